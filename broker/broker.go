@@ -1,0 +1,149 @@
+// Package broker is the domain: registered clients, their secrets, the tokens
+// got with them, and why a lookup fails. It knows no gRPC, no Vault and no HTTP;
+// it asks a [Store] and a [RequestToken] function that it is given.
+//
+// It guards three invariants. A secret leaves it only inside a [TokenRequest]
+// whose endpoint the secret is bound to. Each client has at most one current
+// secret version at every instant, because stages change by one check-and-set
+// write of one record. And no error from upstream deletes or disables anything.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+)
+
+// Config is what a [Broker] is made of. Store, RequestToken and CheckSecret are required.
+type Config struct {
+	// Store keeps everything durable. The caller closes it after the Broker.
+	Store Store
+	// RequestToken asks authorization servers.
+	RequestToken RequestToken
+	// CheckSecret says whether a secret fits an authentication method, with a
+	// SECRET_UNUSABLE error if not. It must not quote the secret.
+	CheckSecret func(Authentication, secret.Value) error
+	// CheckEndpoint says whether a token endpoint is one that RequestToken would
+	// connect to at all, with an UPSTREAM_ADDRESS_REFUSED error if not; nil takes
+	// every https URL.
+	CheckEndpoint func(endpoint string) error
+	// Logger gets what no caller is told; nil discards.
+	Logger *slog.Logger
+	// CachedClients and CachedTokens bound what is kept in memory; 0 means 100,000.
+	CachedClients, CachedTokens int
+}
+
+// Broker is the service without its border. It is safe for concurrent use. Its
+// goroutines end with Close.
+type Broker struct {
+	store         Store
+	requestToken  RequestToken
+	checkSecret   func(Authentication, secret.Value) error
+	checkEndpoint func(string) error
+	log           *slog.Logger
+
+	metaCache atomic.Pointer[metaRecord]
+	clients   *otter.Cache[string, *loadedClient] // id → record as last read
+	tokens    *otter.Cache[tokenKey, *Token]      // key → latest token
+	failures  *otter.Cache[tokenKey, *failure]    // key → why the last mint failed
+
+	reads   singleflight.Group // of client records, by id
+	flights singleflight.Group // of mints, by token key
+
+	background context.Context // ends with Close; detached work hangs on it
+	stop       context.CancelFunc
+	mu         sync.Mutex // guards closed against running
+	closed     bool
+	running    sync.WaitGroup
+}
+
+// New returns a Broker. It does not touch the store: see [Broker.Ready].
+func New(cfg Config) (*Broker, error) {
+	if cfg.Store == nil || cfg.RequestToken == nil || cfg.CheckSecret == nil {
+		return nil, errors.New("broker: Store, RequestToken and CheckSecret are required")
+	}
+	b := &Broker{
+		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
+		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
+	}
+	if b.checkEndpoint == nil {
+		b.checkEndpoint = func(string) error { return nil }
+	}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	bound := func(n int) int {
+		if n <= 0 {
+			return 100_000
+		}
+		return n
+	}
+	var errs [3]error
+	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
+	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
+	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("make caches: %w", err)
+	}
+	b.background, b.stop = context.WithCancel(context.Background())
+	return b, nil
+}
+
+// Ready reports whether the store was read once and is the broker's own; it makes
+// the meta record in an empty store. Call it again after an error.
+func (b *Broker) Ready(ctx context.Context) error {
+	_, err := b.meta(ctx)
+	return err
+}
+
+// Close stops detached work and waits for it. Calls that wait for that work get
+// SHUTTING_DOWN. The Broker must not be used afterwards.
+func (b *Broker) Close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.stop()
+	b.running.Wait()
+	for _, stop := range []func() bool{b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines} {
+		stop()
+	}
+}
+
+// detached runs work that belongs to no caller, on a context that ends with Close
+// or after timeout. It refuses to start after Close.
+func (b *Broker) detached(timeout time.Duration, work func(context.Context) error) error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return newError(ReasonShuttingDown, "", "")
+	}
+	b.running.Add(1)
+	b.mu.Unlock()
+	defer b.running.Done()
+	ctx, cancel := context.WithTimeout(b.background, timeout)
+	defer cancel()
+	err := work(ctx)
+	if err != nil && b.background.Err() != nil {
+		return &Error{Reason: ReasonShuttingDown, Err: err}
+	}
+	return err
+}
+
+// await waits for a flight, or for the caller to give up, which cancels nothing.
+func await(ctx context.Context, flight <-chan singleflight.Result) (any, error) {
+	select {
+	case result := <-flight:
+		return result.Val, result.Err
+	case <-ctx.Done():
+		return nil, &Error{Reason: ReasonDeadlineExceeded, Op: "wait for the answer", Err: ctx.Err()}
+	}
+}

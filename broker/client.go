@@ -1,0 +1,256 @@
+package broker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Client is a registered OAuth client: what the broker needs to know to get
+// tokens for it, and which secret versions it has. It holds no secret.
+//
+// A Client that this package hands out is shared and must not be changed.
+type Client struct {
+	// ID is the name chosen by its creator: [a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?
+	// without "..".
+	ID string `json:"id"`
+	// UID is random, given at creation: equal ids with different uids are
+	// different clients.
+	UID string `json:"-"`
+	// Labels are for people and filters; they change nothing upstream.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Upstream is how tokens are had.
+	Upstream Upstream `json:"upstream"`
+	// TokenPolicy overrides defaults of the token life.
+	TokenPolicy TokenPolicy `json:"token_policy"`
+	// Secrets are all versions whose value may still exist, by ascending number.
+	Secrets []SecretVersion `json:"secrets,omitempty"`
+	// NextVersion is the number that the next staged secret gets.
+	NextVersion int64 `json:"next_version"`
+	// MinSecretVersion is the floor: tokens got with an older secret are not served.
+	MinSecretVersion int64 `json:"min_secret_version,omitempty"`
+	// Disabled says that an operator stopped the client.
+	Disabled bool `json:"disabled,omitempty"`
+	// CreateTime, UpdateTime and DeleteTime are UTC; DeleteTime is zero unless
+	// the client is (softly) deleted.
+	CreateTime time.Time `json:"create_time"`
+	UpdateTime time.Time `json:"update_time"`
+	DeleteTime time.Time `json:"delete_time,omitzero"`
+	// CreateRequestID is the request_id (AIP-155) that created it; "" if none.
+	CreateRequestID string `json:"create_request_id,omitempty"`
+
+	version uint64
+}
+
+// Upstream says where and how a client gets its tokens.
+type Upstream struct {
+	// TokenEndpoint is an absolute https URL without query, fragment or user.
+	TokenEndpoint string `json:"token_endpoint"`
+	// ClientID is what the authorization server calls the client.
+	ClientID string `json:"client_id"`
+	// Authentication is how the client proves who it is.
+	Authentication Authentication `json:"authentication"`
+	// DefaultScopes are asked for when a caller names none.
+	DefaultScopes []string `json:"default_scopes,omitempty"`
+	// AllowedScopes may be asked for besides the default ones.
+	AllowedScopes []string `json:"allowed_scopes,omitempty"`
+	// Audience is sent when a caller names none.
+	Audience string `json:"audience,omitempty"`
+	// AllowedAudiences may be asked for besides Audience.
+	AllowedAudiences []string `json:"allowed_audiences,omitempty"`
+	// Resources are sent when a caller names none (RFC 8707).
+	Resources []string `json:"resources,omitempty"`
+	// AllowedResources may be asked for besides Resources.
+	AllowedResources []string `json:"allowed_resources,omitempty"`
+	// Parameters are sent with each token request.
+	Parameters map[string]string `json:"parameters,omitempty"`
+}
+
+// AuthenticationMethod is a client authentication method in the spelling of the
+// IANA registry "OAuth Token Endpoint Authentication Methods".
+type AuthenticationMethod string
+
+// The methods this broker speaks.
+const (
+	// ClientSecretBasic form-encodes id and secret, then uses HTTP Basic (RFC 6749 §2.3.1).
+	ClientSecretBasic AuthenticationMethod = "client_secret_basic"
+	// ClientSecretBasicRaw is Basic without form-encoding, for servers that skip
+	// that step of the RFC. The name is ours.
+	ClientSecretBasicRaw AuthenticationMethod = "client_secret_basic_raw"
+	// ClientSecretPost sends id and secret in the form.
+	ClientSecretPost AuthenticationMethod = "client_secret_post"
+	// PrivateKeyJWT signs an assertion (RFC 7523 §2.2, OpenID Connect Core §9).
+	PrivateKeyJWT AuthenticationMethod = "private_key_jwt"
+)
+
+// AuthenticationMethods lists the methods in the order in which they are documented.
+func AuthenticationMethods() []AuthenticationMethod {
+	return []AuthenticationMethod{ClientSecretBasic, ClientSecretBasicRaw, ClientSecretPost, PrivateKeyJWT}
+}
+
+// Authentication says how a client authenticates at its token endpoint.
+type Authentication struct {
+	// Method is one of [AuthenticationMethods].
+	Method AuthenticationMethod `json:"method"`
+	// SigningAlgorithm is the JWS algorithm of private_key_jwt, such as "RS256"; ""
+	// takes the natural one of the key (RS256, ES256/384/512, EdDSA).
+	SigningAlgorithm string `json:"signing_algorithm,omitempty"`
+	// KeyID is the assertion's kid header; "" takes the JWK's own, or sends none.
+	KeyID string `json:"key_id,omitempty"`
+	// AssertionAudience is the assertion's aud; "" takes the token endpoint.
+	AssertionAudience string `json:"assertion_audience,omitempty"`
+}
+
+// SigningAlgorithms lists the accepted values of Authentication.SigningAlgorithm.
+func SigningAlgorithms() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+}
+
+// TokenPolicy overrides the defaults of a token's life. Zero fields take the default.
+type TokenPolicy struct {
+	// MinValidity is served when a caller asks for none; default 10 s.
+	MinValidity time.Duration `json:"min_validity,omitempty"`
+	// AssumedLifetime is used where neither the answer nor the token tell when it
+	// expires; default 5 min.
+	AssumedLifetime time.Duration `json:"assumed_lifetime,omitempty"`
+	// RequireAllScopes fails a token that was granted fewer scopes than asked for;
+	// by default it is served with a warning.
+	RequireAllScopes bool `json:"require_all_scopes,omitempty"`
+}
+
+// Stage is a label that at most one secret version of a client carries.
+type Stage string
+
+// The stages.
+const (
+	// Unlabelled versions are kept until retired; nothing uses them.
+	Unlabelled Stage = ""
+	// Pending was staged and waits for promotion.
+	Pending Stage = "pending"
+	// Current is the one that tokens are got with.
+	Current Stage = "current"
+	// Previous was current before the last promotion.
+	Previous Stage = "previous"
+)
+
+// SecretVersion describes one immutable secret value, which is kept elsewhere.
+type SecretVersion struct {
+	// Number is unique within the client's uid and never used twice.
+	Number int64 `json:"number"`
+	Stage  Stage `json:"stage,omitempty"`
+	// Fingerprint covers uid, number, destinations and value; see [Broker].
+	Fingerprint string `json:"fingerprint"`
+	// Destinations are the origins that this value may be sent to, fixed when staged.
+	Destinations []string  `json:"destinations"`
+	CreateTime   time.Time `json:"create_time"`
+	// VerifyTime is when a token was last had with it by VerifySecret; zero if never.
+	VerifyTime time.Time `json:"verify_time,omitzero"`
+	// PromoteTime is when it became current; zero if never.
+	PromoteTime time.Time `json:"promote_time,omitzero"`
+	// ExpireTime is when the authorization server will stop taking it, as declared
+	// by the operator; zero if unknown.
+	ExpireTime time.Time `json:"expire_time,omitzero"`
+	// Destroying says that the value is being, or was, destroyed on request.
+	Destroying bool `json:"destroying,omitempty"`
+	// RequestID is the request_id (AIP-155) that staged it; "" if none.
+	RequestID string `json:"request_id,omitempty"`
+}
+
+// State is what an operator sees of a client's life.
+type State string
+
+// The states of a client.
+const (
+	// StateActive clients get tokens.
+	StateActive State = "active"
+	// StateDisabled clients were stopped by DisableClient.
+	StateDisabled State = "disabled"
+	// StateDeleted clients were softly deleted and can be undeleted.
+	StateDeleted State = "deleted"
+)
+
+// State returns deleted before disabled before active.
+func (c *Client) State() State {
+	switch {
+	case !c.DeleteTime.IsZero():
+		return StateDeleted
+	case c.Disabled:
+		return StateDisabled
+	default:
+		return StateActive
+	}
+}
+
+// Etag identifies this very revision of this very client (AIP-154).
+func (c *Client) Etag() string { return c.UID + "-" + strconv.FormatUint(c.version, 10) }
+
+// Staged returns the version that carries stage, which must not be Unlabelled.
+func (c *Client) Staged(stage Stage) (SecretVersion, bool) {
+	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Stage == stage })
+	if i < 0 {
+		return SecretVersion{}, false
+	}
+	return c.Secrets[i], true
+}
+
+// Secret returns the version of that number.
+func (c *Client) Secret(number int64) (SecretVersion, bool) {
+	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number })
+	if i < 0 {
+		return SecretVersion{}, false
+	}
+	return c.Secrets[i], true
+}
+
+// usable returns the error that a token request for c gets because of c's state.
+func (c *Client) usable() error {
+	switch c.State() {
+	case StateDeleted:
+		return newError(ReasonClientDeleted, c.ID, "deleted at %s", c.DeleteTime.Format(time.RFC3339))
+	case StateDisabled:
+		return newError(ReasonClientDisabled, c.ID, "")
+	default:
+		return nil
+	}
+}
+
+// clone returns a deep copy, so that a shared Client can be the start of a new one.
+func (c *Client) clone() *Client {
+	d := *c
+	d.Labels = maps.Clone(c.Labels)
+	d.Upstream = c.Upstream.clone()
+	d.Secrets = slices.Clone(c.Secrets)
+	for i := range d.Secrets {
+		d.Secrets[i].Destinations = slices.Clone(d.Secrets[i].Destinations)
+	}
+	return &d
+}
+
+func (u Upstream) clone() Upstream {
+	for _, list := range []*[]string{&u.DefaultScopes, &u.AllowedScopes, &u.AllowedAudiences, &u.Resources, &u.AllowedResources} {
+		*list = slices.Clone(*list)
+	}
+	u.Parameters = maps.Clone(u.Parameters)
+	return u
+}
+
+// settingsHash covers the settings that change what the authorization server
+// answers and are not in a token's key by themselves: a token got with other
+// settings must not be served (two tenants must not meet).
+func (u Upstream) settingsHash() string {
+	encoded, err := json.Marshal(struct {
+		Endpoint, ClientID string
+		Authentication     Authentication
+		Parameters         map[string]string
+	}{u.TokenEndpoint, u.ClientID, u.Authentication, u.Parameters})
+	if err != nil {
+		panic(fmt.Sprintf("broker: encode settings: %v", err)) // strings and maps of strings always encode
+	}
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:12])
+}

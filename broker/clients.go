@@ -1,0 +1,373 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+)
+
+const (
+	readTimeout = 15 * time.Second
+	// revalidateAfter is how old a record in memory may be when it is used before
+	// it is read again in the background. It bounds how long a change made by
+	// another replica goes unnoticed here while the store answers.
+	revalidateAfter = 5 * time.Second
+)
+
+// loadedClient is a client record in memory.
+type loadedClient struct {
+	client *Client
+	// defaultKey is the token key of a request that names no scope and no target;
+	// its error, if it has one, is defaultErr.
+	defaultKey tokenKey
+	defaultErr error
+	readTime   time.Time
+	// revalidating says that somebody is reading the record again.
+	revalidating atomic.Bool
+}
+
+// SecretInput is a secret on its way into the store.
+type SecretInput struct {
+	Value secret.Value
+	// ExpireTime is when the authorization server stops taking it; zero if unknown.
+	ExpireTime time.Time
+}
+
+// NewClient is what CreateClient registers.
+type NewClient struct {
+	ID          string
+	Labels      map[string]string
+	Upstream    Upstream
+	TokenPolicy TokenPolicy
+	// Secret becomes current; a zero Value registers without one.
+	Secret SecretInput
+	// RequestID makes a repetition return the first one's client (AIP-155).
+	RequestID string
+}
+
+// CreateClient registers a client. The secret's value is written first and the
+// record second: the record is the commit, and a crash in between leaves a value
+// that nothing names.
+//
+// INVALID_REQUEST, SECRET_UNUSABLE, UPSTREAM_ADDRESS_REFUSED,
+// CLIENT_ALREADY_EXISTS, or a reason of the store.
+func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error) {
+	var v violations
+	if problem := idProblem(n.ID); problem != "" {
+		v.add("client.name", "%s", problem)
+	}
+	checkSettings(&v, n.Labels, n.Upstream, n.TokenPolicy)
+	checkRequestID(&v, n.RequestID)
+	if !n.Secret.Value.IsZero() {
+		checkSecret(&v, "secret", n.Secret.Value)
+	}
+	if err := v.err(); err != nil {
+		return nil, err
+	}
+	if err := b.checkEndpoint(n.Upstream.TokenEndpoint); err != nil {
+		return nil, err
+	}
+	switch existing, err := b.readClient(ctx, n.ID); {
+	case err == nil && n.RequestID != "" && existing.CreateRequestID == n.RequestID:
+		return existing, nil
+	case err == nil:
+		return nil, newError(ReasonClientAlreadyExists, n.ID, "it is %s", existing.State())
+	case ReasonOf(err) != ReasonClientNotFound:
+		return nil, err
+	}
+	now := time.Now().UTC()
+	c := &Client{
+		ID: n.ID, UID: newID(), Labels: n.Labels, Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy,
+		NextVersion: 1, CreateTime: now, CreateRequestID: n.RequestID,
+	}
+	if n.Secret.Value.IsZero() {
+		return b.commit(ctx, c)
+	}
+	version, err := b.writeSecret(ctx, c, n.Secret)
+	if err != nil {
+		return nil, err
+	}
+	version.Stage, version.PromoteTime = Current, now
+	c.addVersion(version)
+	return b.commit(ctx, c)
+}
+
+func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenPolicy) {
+	checkLabels(v, "client.labels", labels)
+	checkUpstream(v, "client.", u)
+	checkPolicy(v, "client.token_policy.", p)
+}
+
+// GetClient reads one client from the store. CLIENT_NOT_FOUND, INVALID_REQUEST,
+// or a reason of the store.
+func (b *Broker) GetClient(ctx context.Context, id string) (*Client, error) {
+	if err := CheckID("name", id); err != nil {
+		return nil, err
+	}
+	return b.readClient(ctx, id)
+}
+
+// ClientUpdate changes a client's settings; nil fields stay as they are.
+type ClientUpdate struct {
+	ID string
+	// Etag, if not empty, must be the present one.
+	Etag string
+	// Edit changes the settings of a copy: labels, upstream, token policy; what it
+	// does to other fields is undone.
+	Edit func(*Client)
+	// Secret, if it has a value, becomes current together with the change.
+	Secret SecretInput
+}
+
+// UpdateClient changes settings. A change that would send a stored secret to an
+// origin it is not bound to is refused unless a new secret comes with it, because
+// else whoever may edit a client could have its secret sent to a host of theirs.
+//
+// CLIENT_NOT_FOUND, CLIENT_DELETED, ETAG_MISMATCH, CONCURRENT_CHANGE,
+// DESTINATION_NOT_BOUND, INVALID_REQUEST, SECRET_UNUSABLE,
+// TOO_MANY_SECRET_VERSIONS, or a reason of the store.
+func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, error) {
+	present, err := b.clientToChange(ctx, u.ID, u.Etag)
+	if err != nil {
+		return nil, err
+	}
+	edited := present.clone()
+	u.Edit(edited)
+	c := present.clone()
+	c.Labels, c.Upstream, c.TokenPolicy = edited.Labels, edited.Upstream, edited.TokenPolicy
+	var v violations
+	checkSettings(&v, c.Labels, c.Upstream, c.TokenPolicy)
+	if !u.Secret.Value.IsZero() {
+		checkSecret(&v, "secret", u.Secret.Value)
+	}
+	if err := v.err(); err != nil {
+		return nil, err
+	}
+	if c.Upstream.TokenEndpoint != present.Upstream.TokenEndpoint {
+		if err := b.checkEndpoint(c.Upstream.TokenEndpoint); err != nil {
+			return nil, err
+		}
+	}
+	if u.Secret.Value.IsZero() {
+		if err := b.checkKeptSecret(ctx, present, c); err != nil {
+			return nil, err
+		}
+		return b.commit(ctx, c)
+	}
+	if err := c.roomFor(Current); err != nil {
+		return nil, err
+	}
+	version, err := b.writeSecret(ctx, c, u.Secret)
+	if err != nil {
+		return nil, err
+	}
+	c.addVersion(version)
+	c.promote(version.Number, time.Now().UTC())
+	return b.commit(ctx, c)
+}
+
+// checkKeptSecret refuses settings that the secrets which the client keeps must
+// not or cannot be used with.
+func (b *Broker) checkKeptSecret(ctx context.Context, present, changed *Client) error {
+	for _, stage := range []Stage{Current, Pending} {
+		version, ok := changed.Staged(stage)
+		if !ok {
+			continue
+		}
+		if err := checkBound(changed, version); err != nil {
+			return err
+		}
+		if changed.Upstream.Authentication == present.Upstream.Authentication {
+			continue
+		}
+		value, err := b.readSecret(ctx, present, version)
+		if err != nil {
+			continue // what is broken already cannot be made worse by settings
+		}
+		if err := b.checkSecret(changed.Upstream.Authentication, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkBound reports whether version may be sent to c's token endpoint.
+func checkBound(c *Client, version SecretVersion) error {
+	origin, err := Origin(c.Upstream.TokenEndpoint)
+	if err != nil {
+		return newError(ReasonInvalidRequest, c.ID, "token_endpoint %v", err)
+	}
+	if !slices.Contains(version.Destinations, origin) {
+		return newError(ReasonDestinationNotBound, c.ID, "secret version %d is bound to %v, not to %s", version.Number, version.Destinations, origin)
+	}
+	return nil
+}
+
+// DeleteClient deletes softly; deleting what is deleted succeeds. CLIENT_NOT_FOUND,
+// ETAG_MISMATCH, CONCURRENT_CHANGE, or a reason of the store.
+func (b *Broker) DeleteClient(ctx context.Context, id, etag string) (*Client, error) {
+	return b.change(ctx, id, etag, func(c *Client) (bool, error) {
+		if c.State() == StateDeleted {
+			return false, nil
+		}
+		c.DeleteTime = time.Now().UTC()
+		return true, nil
+	})
+}
+
+// UndeleteClient brings a deleted client back. CLIENT_NOT_FOUND,
+// CLIENT_NOT_DELETED, CONCURRENT_CHANGE, or a reason of the store.
+func (b *Broker) UndeleteClient(ctx context.Context, id string) (*Client, error) {
+	return b.change(ctx, id, "", func(c *Client) (bool, error) {
+		if c.State() != StateDeleted {
+			return false, newError(ReasonClientNotDeleted, id, "it is %s", c.State())
+		}
+		c.DeleteTime = time.Time{}
+		return true, nil
+	})
+}
+
+// SetDisabled disables or enables a client; doing so twice succeeds.
+// CLIENT_NOT_FOUND, CLIENT_DELETED, CONCURRENT_CHANGE, or a reason of the store.
+func (b *Broker) SetDisabled(ctx context.Context, id string, disabled bool) (*Client, error) {
+	return b.change(ctx, id, "", func(c *Client) (bool, error) {
+		if c.State() == StateDeleted {
+			return false, newError(ReasonClientDeleted, id, "")
+		}
+		changed := c.Disabled != disabled
+		c.Disabled = disabled
+		return changed, nil
+	})
+}
+
+// change reads a client, lets edit work on a copy, and commits it if edit says
+// that there is something to commit.
+func (b *Broker) change(ctx context.Context, id, etag string, edit func(*Client) (bool, error)) (*Client, error) {
+	present, err := b.GetClient(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if etag != "" && etag != present.Etag() {
+		return nil, newError(ReasonEtagMismatch, id, "the present etag is %s", present.Etag())
+	}
+	c := present.clone()
+	changed, err := edit(c)
+	if err != nil {
+		return nil, err
+	}
+	if !changed {
+		return present, nil
+	}
+	return b.commit(ctx, c)
+}
+
+// clientToChange reads a client that must not be deleted.
+func (b *Broker) clientToChange(ctx context.Context, id, etag string) (*Client, error) {
+	c, err := b.GetClient(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if etag != "" && etag != c.Etag() {
+		return nil, newError(ReasonEtagMismatch, id, "the present etag is %s", c.Etag())
+	}
+	if c.State() == StateDeleted {
+		return nil, newError(ReasonClientDeleted, id, "")
+	}
+	return c, nil
+}
+
+// commit writes c over the revision it was read as, and makes it the one in
+// memory. When somebody else won, the values that only this revision names are
+// destroyed.
+func (b *Broker) commit(ctx context.Context, c *Client) (*Client, error) {
+	if _, err := b.meta(ctx); err != nil {
+		return nil, err // never the first writer into a store that is not ours
+	}
+	c.UpdateTime = time.Now().UTC()
+	record := &clientRecord{header: header{UID: c.UID}, Client: *c}
+	base := c.version
+	version, err := b.write(ctx, clientKey(c.ID), base, &record.header, record)
+	switch {
+	case err == nil:
+		c.version = version
+		b.remember(c)
+		return c, nil
+	case ReasonOf(err) != ReasonStoreConflict:
+		return nil, &Error{Reason: ReasonOf(err), Op: "write client record", Client: c.ID, Detail: AsError(err).Detail, RetryAfter: AsError(err).RetryAfter, Err: err}
+	}
+	b.discardUnnamed(ctx, c)
+	if base == 0 {
+		return nil, newError(ReasonClientAlreadyExists, c.ID, "it was created at the same moment")
+	}
+	return nil, newError(ReasonConcurrentChange, c.ID, "")
+}
+
+// discardUnnamed destroys values of c that the committed record does not name. It
+// runs only after c's own write was lost to another one, so c can no longer
+// become the committed revision. Failing leaves a value that nothing names.
+func (b *Broker) discardUnnamed(ctx context.Context, c *Client) {
+	committed, err := b.readClient(ctx, c.ID)
+	if err != nil {
+		return
+	}
+	for _, v := range c.Secrets {
+		if _, named := committed.Secret(v.Number); named && committed.UID == c.UID || v.Number < c.NextVersion-1 {
+			continue
+		}
+		if err := b.store.Destroy(context.WithoutCancel(ctx), secretKey(c.ID, c.UID, v.Number)); err != nil {
+			b.log.WarnContext(ctx, "secret value left behind that no record names", "client", c.ID, "secret_version", v.Number, "reason", ReasonOf(err))
+		}
+	}
+}
+
+// readClient reads the record from the store: CLIENT_NOT_FOUND if there never was
+// one. It refreshes the one in memory.
+func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
+	key := clientKey(id)
+	record, err := b.store.Read(ctx, key)
+	var absent *AbsentError
+	switch {
+	case errors.As(err, &absent) && absent.How == AbsentNeverExisted:
+		b.clients.Invalidate(id)
+		return nil, newError(ReasonClientNotFound, id, "")
+	case err != nil:
+		return nil, &Error{Reason: ReasonOf(err), Op: "read client record", Client: id, Detail: orElse(AsError(err).Detail, key), RetryAfter: AsError(err).RetryAfter, Err: err}
+	}
+	var r clientRecord
+	if err := decode(key, record, &r, "id", "upstream", "next_version"); err != nil {
+		return nil, fmt.Errorf("read client record: %w", err)
+	}
+	if r.ID != id {
+		return nil, newError(ReasonRecordCorrupt, id, "%s: holds the record of another client", key)
+	}
+	c := &r.Client
+	c.UID, c.version = r.header.UID, record.Version
+	b.remember(c)
+	return c, nil
+}
+
+// remember keeps c in memory unless a later revision is there already.
+func (b *Broker) remember(c *Client) {
+	loaded := &loadedClient{client: c, readTime: time.Now()}
+	loaded.defaultKey, loaded.defaultErr = keyOf(c, TokenQuery{})
+	b.clients.Compute(c.ID, func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
+		if found && old.client.UID == c.UID && old.client.version > c.version {
+			return old, otter.CancelOp
+		}
+		return loaded, otter.WriteOp
+	})
+}
+
+func orElse(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}

@@ -1,0 +1,201 @@
+package broker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	defaultPageSize = 50
+	maxPageSize     = 1000
+	// maxScan bounds the records that one page reads: a filter that matches little
+	// yields short pages, not long calls (AIP-158).
+	maxScan = 2000
+	// readsAtOnce bounds the reads that one page has under way.
+	readsAtOnce = 16
+)
+
+// ListQuery asks for one page of clients.
+type ListQuery struct {
+	// PageSize is at most 1,000; 0 means 50.
+	PageSize int
+	// PageToken is the NextPageToken of the page before; "" begins.
+	PageToken string
+	// Filter joins conditions by AND: labels.KEY=VALUE, state=STATE, prefix=PREFIX.
+	Filter string
+}
+
+// ClientPage is one page of clients.
+type ClientPage struct {
+	Clients []*Client
+	// Unreadable are clients whose record could not be read.
+	Unreadable []UnreadableClient
+	// NextPageToken is "" on the last page.
+	NextPageToken string
+}
+
+// UnreadableClient is a client whose record could not be read, and why.
+type UnreadableClient struct {
+	ID     string
+	Reason Reason
+}
+
+// filter is a parsed ListQuery.Filter.
+type filter struct {
+	labels map[string]string // label → value it must have
+	state  State             // "" means any but deleted
+	prefix string
+}
+
+func parseFilter(text string) (filter, error) {
+	f := filter{labels: map[string]string{}}
+	const grammar = "conditions are labels.KEY=VALUE, state=active|disabled|deleted and prefix=PREFIX, joined by AND"
+	if len(text) > 2048 {
+		return f, Invalid("filter", "has %d bytes; at most 2048", len(text))
+	}
+	for _, term := range strings.Split(text, " AND ") {
+		if term = strings.TrimSpace(term); term == "" && strings.TrimSpace(text) == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(term, "=")
+		label, isLabel := strings.CutPrefix(name, "labels.")
+		switch {
+		case !ok || strings.ContainsAny(value, " \""):
+			return f, Invalid("filter", "has %q; %s", truncate(term, 64), grammar)
+		case isLabel && idProblem(label) == "":
+			f.labels[label] = value
+		case name == "prefix":
+			f.prefix = value
+		case name == "state" && slices.Contains([]State{StateActive, StateDisabled, StateDeleted}, State(value)):
+			f.state = State(value)
+		default:
+			return f, Invalid("filter", "has %q; %s", truncate(term, 64), grammar)
+		}
+	}
+	return f, nil
+}
+
+func (f filter) matches(c *Client) bool {
+	if f.state == "" && c.State() == StateDeleted || f.state != "" && f.state != c.State() {
+		return false
+	}
+	for key, value := range f.labels {
+		if got, ok := c.Labels[key]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+// cursor is the last id that was looked at. Clients are ordered by shard, then id.
+type cursor struct {
+	Filter string `json:"f"` // hash of the filter that the token belongs to
+	After  string `json:"a"`
+}
+
+func filterHash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:4])
+}
+
+func (q ListQuery) cursor() (cursor, error) {
+	var at cursor
+	if q.PageToken == "" {
+		return at, nil
+	}
+	decoded, err := base64.RawURLEncoding.DecodeString(q.PageToken)
+	if err != nil || json.Unmarshal(decoded, &at) != nil || idProblem(at.After) != "" {
+		return at, Invalid("page_token", "is not a token that ListClients gave")
+	}
+	if at.Filter != filterHash(q.Filter) {
+		return at, Invalid("page_token", "belongs to another filter")
+	}
+	return at, nil
+}
+
+// ListClients returns one page, reading one shard's names at a time.
+// INVALID_REQUEST or a reason of the store.
+func (b *Broker) ListClients(ctx context.Context, q ListQuery) (ClientPage, error) {
+	f, err := parseFilter(q.Filter)
+	if err != nil {
+		return ClientPage{}, err
+	}
+	at, err := q.cursor()
+	if err != nil {
+		return ClientPage{}, err
+	}
+	if q.PageSize < 0 {
+		return ClientPage{}, Invalid("page_size", "is negative")
+	}
+	size := min(q.PageSize, maxPageSize)
+	if size == 0 {
+		size = defaultPageSize
+	}
+	shards, err := b.store.List(ctx, "clients/")
+	if err != nil {
+		return ClientPage{}, err
+	}
+	page, scanned := ClientPage{}, 0
+	for _, shard := range shards {
+		shard = strings.TrimSuffix(shard, "/")
+		if at.After != "" && shard < shardOf(at.After) {
+			continue
+		}
+		ids, err := b.store.List(ctx, "clients/"+shard+"/")
+		if err != nil {
+			return ClientPage{}, err
+		}
+		ids = slices.DeleteFunc(ids, func(id string) bool {
+			return idProblem(id) != "" || !strings.HasPrefix(id, f.prefix) ||
+				at.After != "" && shard == shardOf(at.After) && id <= at.After
+		})
+		for batch := range slices.Chunk(ids, readsAtOnce) {
+			scanned += len(batch)
+			last := b.readBatch(ctx, batch, f, size, &page)
+			if len(page.Clients)+len(page.Unreadable) >= size || scanned >= maxScan {
+				page.NextPageToken = cursor{filterHash(q.Filter), last}.token()
+				return page, ctx.Err()
+			}
+		}
+	}
+	return page, ctx.Err()
+}
+
+func (c cursor) token() string {
+	encoded, _ := json.Marshal(c) // two strings always encode
+	return base64.RawURLEncoding.EncodeToString(encoded)
+}
+
+// readBatch reads clients side by side and adds those that match to page, in
+// order, until it is full. It returns the last id that was looked at.
+func (b *Broker) readBatch(ctx context.Context, ids []string, f filter, size int, page *ClientPage) string {
+	clients, errs := make([]*Client, len(ids)), make([]error, len(ids))
+	var group errgroup.Group
+	for i, id := range ids {
+		group.Go(func() error {
+			clients[i], errs[i] = b.readClient(ctx, id)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	for i, id := range ids {
+		switch {
+		case ReasonOf(errs[i]) == ReasonClientNotFound:
+		case errs[i] != nil:
+			page.Unreadable = append(page.Unreadable, UnreadableClient{id, ReasonOf(errs[i])})
+		case f.matches(clients[i]):
+			page.Clients = append(page.Clients, clients[i])
+		}
+		if len(page.Clients)+len(page.Unreadable) >= size {
+			return id
+		}
+	}
+	return ids[len(ids)-1]
+}

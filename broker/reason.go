@@ -1,0 +1,147 @@
+package broker
+
+// Reason is a stable, documented name for one cause of a failure or warning. It
+// is the same on the wire (ErrorInfo.reason), in logs and in docs/errors.md.
+type Reason string
+
+// Recovery is the class of action that mends a [Reason].
+type Recovery string
+
+// The recovery actions.
+const (
+	// RecoveryRetry: the same call may succeed at once or after RetryInfo.
+	RecoveryRetry Recovery = "RETRY"
+	// RecoveryWait: a try before RetryInfo's delay is useless.
+	RecoveryWait Recovery = "WAIT"
+	// RecoveryFixCaller: the caller's request or identity is wrong.
+	RecoveryFixCaller Recovery = "FIX_CALLER"
+	// RecoveryFixClient: the registered client's settings are wrong.
+	RecoveryFixClient Recovery = "FIX_CLIENT"
+	// RecoveryRotateSecret: a new secret is needed.
+	RecoveryRotateSecret Recovery = "ROTATE_SECRET"
+	// RecoveryFixStore: Vault or the embedded store needs an operator.
+	RecoveryFixStore Recovery = "FIX_STORE"
+	// RecoveryContactProvider: only the authorization server's operator can mend it.
+	RecoveryContactProvider Recovery = "CONTACT_PROVIDER"
+	// RecoveryContactOperator: only the operator of this service can mend it.
+	RecoveryContactOperator Recovery = "CONTACT_OPERATOR"
+)
+
+// The reasons. What each means and what mends it is in the table below.
+const (
+	ReasonCallerUnauthenticated Reason = "CALLER_UNAUTHENTICATED"
+	ReasonCallerNotAllowed      Reason = "CALLER_NOT_ALLOWED"
+	ReasonInvalidRequest        Reason = "INVALID_REQUEST"
+	ReasonScopeNotAllowed       Reason = "SCOPE_NOT_ALLOWED"
+	ReasonTargetNotAllowed      Reason = "TARGET_NOT_ALLOWED"
+	ReasonTooManyRequests       Reason = "TOO_MANY_REQUESTS"
+	ReasonDeadlineExceeded      Reason = "DEADLINE_EXCEEDED"
+	ReasonShuttingDown          Reason = "SHUTTING_DOWN"
+	ReasonInternal              Reason = "INTERNAL"
+
+	ReasonClientNotFound      Reason = "CLIENT_NOT_FOUND"
+	ReasonClientAlreadyExists Reason = "CLIENT_ALREADY_EXISTS"
+	ReasonClientDisabled      Reason = "CLIENT_DISABLED"
+	ReasonClientDeleted       Reason = "CLIENT_DELETED"
+	ReasonClientNotDeleted    Reason = "CLIENT_NOT_DELETED"
+	ReasonEtagMismatch        Reason = "ETAG_MISMATCH"
+	ReasonConcurrentChange    Reason = "CONCURRENT_CHANGE"
+
+	ReasonStoreUnreachable      Reason = "STORE_UNREACHABLE"
+	ReasonStoreSealed           Reason = "STORE_SEALED"
+	ReasonStoreStandby          Reason = "STORE_STANDBY"
+	ReasonStoreRateLimited      Reason = "STORE_RATE_LIMITED"
+	ReasonStoreLoginFailed      Reason = "STORE_LOGIN_FAILED"
+	ReasonStoreTokenDead        Reason = "STORE_TOKEN_DEAD"
+	ReasonStorePermissionDenied Reason = "STORE_PERMISSION_DENIED"
+	ReasonStoreMountMissing     Reason = "STORE_MOUNT_MISSING"
+	ReasonStoreNotKV2           Reason = "STORE_NOT_KV2"
+	ReasonStoreExpiresRecords   Reason = "STORE_EXPIRES_RECORDS"
+	ReasonStoreForeignData      Reason = "STORE_FOREIGN_DATA"
+	ReasonStoreKeyWrong         Reason = "STORE_KEY_WRONG"
+	ReasonStoreLocked           Reason = "STORE_LOCKED"
+	ReasonStoreDamaged          Reason = "STORE_DAMAGED"
+	ReasonStoreConflict         Reason = "STORE_CONFLICT"
+	ReasonStoreAnswerLost       Reason = "STORE_ANSWER_LOST"
+	ReasonStoreFailed           Reason = "STORE_FAILED"
+
+	ReasonRecordAbsent       Reason = "RECORD_ABSENT"
+	ReasonRecordDeleted      Reason = "RECORD_DELETED"
+	ReasonRecordDestroyed    Reason = "RECORD_DESTROYED"
+	ReasonRecordPruned       Reason = "RECORD_PRUNED"
+	ReasonRecordCorrupt      Reason = "RECORD_CORRUPT"
+	ReasonRecordSchemaNewer  Reason = "RECORD_SCHEMA_NEWER"
+	ReasonRecordFieldMissing Reason = "RECORD_FIELD_MISSING"
+
+	ReasonSecretNotSet          Reason = "SECRET_NOT_SET"
+	ReasonSecretVersionNotFound Reason = "SECRET_VERSION_NOT_FOUND"
+	ReasonSecretAbsent          Reason = "SECRET_ABSENT"
+	ReasonSecretDeleted         Reason = "SECRET_DELETED"
+	ReasonSecretDestroyed       Reason = "SECRET_DESTROYED"
+	ReasonSecretPruned          Reason = "SECRET_PRUNED"
+	ReasonSecretChangedOutside  Reason = "SECRET_CHANGED_OUTSIDE"
+	ReasonSecretExpired         Reason = "SECRET_EXPIRED"
+	ReasonSecretUnusable        Reason = "SECRET_UNUSABLE"
+	ReasonSecretUnchanged       Reason = "SECRET_UNCHANGED"
+	ReasonSecretWrongStage      Reason = "SECRET_WRONG_STAGE"
+	ReasonSecretNotVerified     Reason = "SECRET_NOT_VERIFIED"
+	ReasonTooManySecretVersions Reason = "TOO_MANY_SECRET_VERSIONS"
+	ReasonDestinationNotBound   Reason = "DESTINATION_NOT_BOUND"
+
+	ReasonUpstreamAddressRefused Reason = "UPSTREAM_ADDRESS_REFUSED"
+	ReasonUpstreamDNS            Reason = "UPSTREAM_DNS"
+	ReasonUpstreamConnect        Reason = "UPSTREAM_CONNECT"
+	ReasonUpstreamTLS            Reason = "UPSTREAM_TLS"
+	ReasonUpstreamProxy          Reason = "UPSTREAM_PROXY"
+	ReasonUpstreamTimeout        Reason = "UPSTREAM_TIMEOUT"
+	ReasonUpstreamRedirected     Reason = "UPSTREAM_REDIRECTED"
+	ReasonUpstreamRateLimited    Reason = "UPSTREAM_RATE_LIMITED"
+	ReasonUpstreamUnavailable    Reason = "UPSTREAM_UNAVAILABLE"
+	ReasonUpstreamMalformed      Reason = "UPSTREAM_MALFORMED"
+	ReasonUpstreamRefused        Reason = "UPSTREAM_REFUSED"
+	ReasonClientRejected         Reason = "CLIENT_REJECTED"
+	ReasonGrantRejected          Reason = "GRANT_REJECTED"
+	ReasonGrantTypeRejected      Reason = "GRANT_TYPE_REJECTED"
+	ReasonScopeRejected          Reason = "SCOPE_REJECTED"
+	ReasonTargetRejected         Reason = "TARGET_REJECTED"
+	ReasonRequestRejected        Reason = "REQUEST_REJECTED"
+	ReasonTokenTypeUnsupported   Reason = "TOKEN_TYPE_UNSUPPORTED"
+	ReasonScopeNotGranted        Reason = "SCOPE_NOT_GRANTED"
+	ReasonTokenExpired           Reason = "TOKEN_EXPIRED"
+
+	// Warnings: they stand beside a token, never in an error.
+	ReasonTokenShorterThanAsked Reason = "TOKEN_SHORTER_THAN_ASKED"
+	ReasonScopesNarrowed        Reason = "SCOPES_NARROWED"
+	ReasonRefreshFailing        Reason = "REFRESH_FAILING"
+	ReasonExpiryAssumed         Reason = "EXPIRY_ASSUMED"
+)
+
+// ReasonInfo documents one [Reason].
+type ReasonInfo struct {
+	Reason   Reason
+	Recovery Recovery
+	// Summary is one sentence about the cause that anybody may read.
+	Summary string
+	// Remedy is one sentence about what mends it.
+	Remedy string
+}
+
+// Reasons returns the table of all reasons in the order of docs/errors.md.
+func Reasons() []ReasonInfo { return append([]ReasonInfo(nil), reasonTable...) }
+
+// Info returns the documentation of r; that of INTERNAL if r is not in the table.
+func (r Reason) Info() ReasonInfo {
+	if info, ok := reasonIndex[r]; ok {
+		return info
+	}
+	return reasonIndex[ReasonInternal]
+}
+
+// reasonIndex is reasonTable :: reason → its row.
+var reasonIndex = func() map[Reason]ReasonInfo {
+	index := make(map[Reason]ReasonInfo, len(reasonTable))
+	for _, info := range reasonTable {
+		index[info.Reason] = info
+	}
+	return index
+}()

@@ -1,0 +1,163 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+)
+
+// Bounds on the versions that exist of one client, besides the three labelled ones.
+const maxUnlabelledVersions = 5
+
+// writeSecret checks a secret against c's settings and writes its value under a
+// number that was never used, starting at c.NextVersion. It changes no record;
+// the caller adds the version to c and commits.
+func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) (SecretVersion, error) {
+	if err := b.checkSecret(c.Upstream.Authentication, input.Value); err != nil {
+		return SecretVersion{}, err
+	}
+	origin, err := Origin(c.Upstream.TokenEndpoint)
+	if err != nil {
+		return SecretVersion{}, newError(ReasonInvalidRequest, c.ID, "token_endpoint %v", err)
+	}
+	meta, err := b.meta(ctx)
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	// Numbers from NextVersion on may hold values that a crash left unnamed.
+	const tries = 16
+	for number := c.NextVersion; number < c.NextVersion+tries; number++ {
+		record := &secretRecord{header: header{UID: c.UID}, Number: number, Value: input.Value.RevealString()}
+		_, err := b.write(ctx, secretKey(c.ID, c.UID, number), 0, &record.header, record)
+		if ReasonOf(err) == ReasonStoreConflict {
+			continue
+		}
+		if err != nil {
+			return SecretVersion{}, fmt.Errorf("write secret value: %w", err)
+		}
+		destinations := []string{origin}
+		return SecretVersion{
+			Number: number, Destinations: destinations, CreateTime: time.Now().UTC(), ExpireTime: input.ExpireTime.UTC(),
+			Fingerprint: meta.activeKey().fingerprint(c.UID, number, destinations, input.Value),
+		}, nil
+	}
+	return SecretVersion{}, newError(ReasonConcurrentChange, c.ID, "numbers %d to %d are taken", c.NextVersion, c.NextVersion+tries-1)
+}
+
+// readSecret reads a version's value and makes sure that it is the one that was
+// staged, for this client and these destinations.
+func (b *Broker) readSecret(ctx context.Context, c *Client, version SecretVersion) (secret.Value, error) {
+	key := secretKey(c.ID, c.UID, version.Number)
+	fail := func(reason Reason, err error, detail string, args ...any) (secret.Value, error) {
+		e := newError(reason, c.ID, "version %d at %s: "+detail, append([]any{version.Number, key}, args...)...)
+		e.Op, e.Err, e.RetryAfter = "read secret value", err, 0
+		return secret.Value{}, e
+	}
+	meta, err := b.meta(ctx)
+	if err != nil {
+		return secret.Value{}, err
+	}
+	record, err := b.store.Read(ctx, key)
+	var absent *AbsentError
+	if errors.As(err, &absent) {
+		reason := [...]Reason{ReasonSecretAbsent, ReasonSecretDeleted, ReasonSecretDestroyed, ReasonSecretPruned}[absent.How]
+		if absent.Time.IsZero() {
+			return fail(reason, err, "%s", absent.How)
+		}
+		return fail(reason, err, "%s at %s", absent.How, absent.Time.UTC().Format(time.RFC3339))
+	}
+	if err != nil {
+		return secret.Value{}, fmt.Errorf("read secret value: %w", err)
+	}
+	var r secretRecord
+	if err := decode(key, record, &r, "number", "value"); err != nil {
+		return secret.Value{}, &Error{Reason: ReasonOf(err), Op: "read secret value", Client: c.ID, Detail: AsError(err).Detail, Err: err}
+	}
+	value := secret.NewString(r.Value)
+	fingerprintKey, known := meta.fingerprintKeyOf(version.Fingerprint)
+	if !known {
+		return fail(ReasonSecretChangedOutside, nil, "its fingerprint was made with a key that the store's meta record does not have")
+	}
+	if r.UID != c.UID || r.Number != version.Number ||
+		fingerprintKey.fingerprint(c.UID, version.Number, version.Destinations, value) != version.Fingerprint {
+		return fail(ReasonSecretChangedOutside, nil, "the fingerprint differs")
+	}
+	return value, nil
+}
+
+// sameSecret reports whether two values are one secret, also where a JWK or PEM
+// was only laid out differently.
+func sameSecret(a, b secret.Value) bool {
+	if a.Equal(b) {
+		return true
+	}
+	normal := func(v secret.Value) string {
+		text := strings.TrimSpace(v.RevealString())
+		if !isKeyMaterial(text) {
+			return v.RevealString()
+		}
+		var fields map[string]any
+		if json.Unmarshal([]byte(text), &fields) == nil {
+			sorted, _ := json.Marshal(fields) // what was just decoded encodes
+			return string(sorted)
+		}
+		return strings.Join(strings.Fields(text), "\n")
+	}
+	return normal(a) == normal(b)
+}
+
+// addVersion appends a version that writeSecret made.
+func (c *Client) addVersion(v SecretVersion) {
+	c.Secrets = append(c.Secrets, v)
+	c.NextVersion = v.Number + 1
+}
+
+// relabel gives stage to the version of that number and takes it from any other.
+func (c *Client) relabel(number int64, stage Stage) {
+	for i := range c.Secrets {
+		switch {
+		case c.Secrets[i].Number == number:
+			c.Secrets[i].Stage = stage
+		case c.Secrets[i].Stage == stage:
+			c.Secrets[i].Stage = Unlabelled
+		}
+	}
+}
+
+// promote makes number current and the present current one previous.
+func (c *Client) promote(number int64, now time.Time) {
+	if current, ok := c.Staged(Current); ok {
+		c.relabel(current.Number, Previous)
+	}
+	c.relabel(number, Current)
+	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number })
+	c.Secrets[i].PromoteTime = now
+}
+
+// roomFor reports whether one more version fits that enters at stage: the version
+// that loses its label by that must fit among the unlabelled ones.
+func (c *Client) roomFor(stage Stage) error {
+	var unlabelled []int64
+	for _, v := range c.Secrets {
+		if v.Stage == Unlabelled {
+			unlabelled = append(unlabelled, v.Number)
+		}
+	}
+	displaced := 0
+	if stage == Current {
+		stage = Previous // the current one becomes previous, which loses its label
+	}
+	if _, ok := c.Staged(stage); ok {
+		displaced = 1
+	}
+	if len(unlabelled)+displaced > maxUnlabelledVersions {
+		return newError(ReasonTooManySecretVersions, c.ID, "retire some of the unlabelled versions %v first", unlabelled)
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+package broker
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+)
+
+const (
+	defaultMinValidity     = 10 * time.Second
+	defaultAssumedLifetime = 5 * time.Minute
+	// maxLifetime keeps arithmetic far from overflow; a token that claims more is
+	// asked for anew after it.
+	maxLifetime = 365 * 24 * time.Hour
+	// refreshWindow and its share of the lifetime say how long before expiry a
+	// refresh in the background begins.
+	maxRefreshWindow   = time.Hour
+	refreshWindowShare = 5
+)
+
+// ExpirySource says how a token's expiry is known.
+type ExpirySource string
+
+// The sources, from best to worst.
+const (
+	ExpiryFromResponse ExpirySource = "response"
+	ExpiryFromJWT      ExpirySource = "jwt"
+	ExpiryFromClient   ExpirySource = "client"
+	ExpiryAssumed      ExpirySource = "assumed"
+)
+
+// Warning is something that did not prevent an answer.
+type Warning struct {
+	Reason Reason
+	Detail string
+}
+
+// Token is an access token and what is known about it. It is immutable and
+// shared by all callers that it is served to.
+type Token struct {
+	Access        secret.Value
+	Type          string
+	IssueTime     time.Time
+	ExpireTime    time.Time
+	ExpirySource  ExpirySource
+	RefreshAfter  time.Time
+	Scopes        []string
+	ID            string
+	SecretVersion int64
+	warnings      []Warning
+}
+
+// TokenQuery says whose token is wanted and for what.
+type TokenQuery struct {
+	ClientID string
+	// Scopes, Audience and Resources; empty takes the client's defaults.
+	Scopes    []string
+	Audience  string
+	Resources []string
+	// MinValidity is how long the token must still be good; nil takes the default.
+	MinValidity *time.Duration
+}
+
+// tokenKey says which tokens may be served to whom: never less than this, so that
+// two tenants do not meet, and never the caller.
+type tokenKey struct {
+	uid, settings               string
+	scopes, audience, resources string // joined by a space, sorted
+}
+
+// keyOf resolves a query against a client's settings. SCOPE_NOT_ALLOWED,
+// TARGET_NOT_ALLOWED.
+func keyOf(c *Client, q TokenQuery) (tokenKey, error) {
+	u := c.Upstream
+	scopes, resources, audience := q.Scopes, q.Resources, q.Audience
+	if len(scopes) == 0 {
+		scopes = u.DefaultScopes
+	} else if bad := outside(scopes, u.DefaultScopes, u.AllowedScopes); bad != "" {
+		return tokenKey{}, newError(ReasonScopeNotAllowed, c.ID, "scope %q", truncate(bad, 64))
+	}
+	if len(resources) == 0 {
+		resources = u.Resources
+	} else if bad := outside(resources, u.Resources, u.AllowedResources); bad != "" {
+		return tokenKey{}, newError(ReasonTargetNotAllowed, c.ID, "resource %q", truncate(bad, 64))
+	}
+	if audience == "" {
+		audience = u.Audience
+	} else if audience != u.Audience && !slices.Contains(u.AllowedAudiences, audience) {
+		return tokenKey{}, newError(ReasonTargetNotAllowed, c.ID, "audience %q", truncate(audience, 64))
+	}
+	return tokenKey{
+		uid: c.UID, settings: u.settingsHash(),
+		scopes: joinSorted(scopes), audience: audience, resources: joinSorted(resources),
+	}, nil
+}
+
+func outside(asked, defaults, allowed []string) string {
+	for _, s := range asked {
+		if !slices.Contains(defaults, s) && !slices.Contains(allowed, s) {
+			return s
+		}
+	}
+	return ""
+}
+
+func joinSorted(list []string) string {
+	if len(list) < 2 {
+		return strings.Join(list, " ")
+	}
+	sorted := slices.Clone(list)
+	slices.Sort(sorted)
+	return strings.Join(slices.Compact(sorted), " ")
+}
+
+// usableFor reports whether t may be served at now to somebody who wants it to be
+// good for minValidity, which is clamped to half of the lifetime: an answer that
+// never satisfies would be asked for again and again.
+func (t *Token) usableFor(minValidity time.Duration, now time.Time) bool {
+	clamped := min(minValidity, t.ExpireTime.Sub(t.IssueTime)/2)
+	return now.Add(clamped).Before(t.ExpireTime)
+}
+
+// newToken turns an answer into a token. TOKEN_EXPIRED, SCOPE_NOT_GRANTED.
+func newToken(c *Client, version SecretVersion, key tokenKey, answer TokenResponse) (*Token, error) {
+	t := &Token{
+		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
+		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
+	}
+	requested := strings.Fields(key.scopes)
+	if t.Scopes == nil {
+		t.Scopes = requested
+	}
+	if missing := missingFrom(requested, t.Scopes); len(missing) > 0 {
+		detail := "not granted: " + truncate(strings.Join(missing, " "), 200)
+		if c.TokenPolicy.RequireAllScopes {
+			return nil, newError(ReasonScopeNotGranted, c.ID, "%s", detail)
+		}
+		t.warnings = append(t.warnings, Warning{ReasonScopesNarrowed, detail})
+	}
+	t.setExpiry(c.TokenPolicy, answer)
+	if !t.ExpireTime.After(time.Now()) {
+		return nil, newError(ReasonTokenExpired, c.ID, "it expired at %s", t.ExpireTime.UTC().Format(time.RFC3339))
+	}
+	lifetime := t.ExpireTime.Sub(t.IssueTime)
+	t.RefreshAfter = t.ExpireTime.Add(-min(lifetime/refreshWindowShare, maxRefreshWindow))
+	return t, nil
+}
+
+// setExpiry climbs down the ladder: the answer's field, the token's own exp, the
+// client's setting, five minutes.
+func (t *Token) setExpiry(policy TokenPolicy, answer TokenResponse) {
+	lifetime := func(d time.Duration, source ExpirySource) {
+		t.ExpireTime, t.ExpirySource = t.IssueTime.Add(min(d, maxLifetime)), source
+	}
+	switch exp, isJWT := jwtExpiry(answer.AccessToken); {
+	case answer.ExpiresIn != nil:
+		lifetime(*answer.ExpiresIn, ExpiryFromResponse)
+	case isJWT:
+		lifetime(exp.Sub(t.IssueTime), ExpiryFromJWT)
+	case policy.AssumedLifetime > 0:
+		lifetime(policy.AssumedLifetime, ExpiryFromClient)
+	default:
+		lifetime(defaultAssumedLifetime, ExpiryAssumed)
+		t.warnings = append(t.warnings, Warning{Reason: ReasonExpiryAssumed})
+	}
+}
+
+// jwtExpiry reads the exp claim of a token that happens to be a JWT, without
+// verifying it: it only decides when to ask again, never what is granted.
+func jwtExpiry(token secret.Value) (time.Time, bool) {
+	parts := strings.Split(token.RevealString(), ".")
+	if len(parts) != 3 {
+		return time.Time{}, false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}, false
+	}
+	var claims struct {
+		Exp *float64 `json:"exp"`
+	}
+	if json.Unmarshal(payload, &claims) != nil || claims.Exp == nil || !(*claims.Exp > 0) {
+		return time.Time{}, false
+	}
+	const farFuture = 253402300799 // 9999-12-31, the last time that a protobuf Timestamp takes
+	return time.Unix(int64(math.Min(*claims.Exp, farFuture)), 0), true
+}
+
+func missingFrom(requested, granted []string) []string {
+	var missing []string
+	for _, s := range requested {
+		if !slices.Contains(granted, s) {
+			missing = append(missing, s)
+		}
+	}
+	return missing
+}

@@ -1,0 +1,58 @@
+package broker
+
+import (
+	"context"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+)
+
+// RequestToken asks an authorization server for one access token with the
+// client_credentials grant (RFC 6749 §4.4). It is called without any lock held,
+// makes exactly one HTTP request, never retries, and is safe for concurrent use.
+//
+// Its errors are *[Error] with an UPSTREAM_ or one of the rejection reasons, and
+// never hold a secret, a token or a response body.
+type RequestToken func(ctx context.Context, req TokenRequest) (TokenResponse, error)
+
+// TokenRequest is one request to a token endpoint.
+type TokenRequest struct {
+	// Endpoint is the token endpoint's URL.
+	Endpoint string
+	// Destinations are the origins that the secret is bound to. A request to any
+	// other is refused as DESTINATION_NOT_BOUND before a connection is made.
+	Destinations []string
+	// Authentication says how the client proves who it is.
+	Authentication Authentication
+	// ClientID is what the authorization server calls the client.
+	ClientID string
+	// Secret is the client secret, or the private key for private_key_jwt.
+	Secret secret.Value
+	// Scopes are sorted and unique; empty sends no scope parameter.
+	Scopes []string
+	// Audience is sent as "audience" (not in an RFC; Auth0 and others); "" sends none.
+	Audience string
+	// Resources are RFC 8707 resource indicators, sorted and unique.
+	Resources []string
+	// Parameters are sent in the form as they are. They cannot name a parameter
+	// that the broker itself sends.
+	Parameters map[string]string
+}
+
+// TokenResponse is an authorization server's successful answer (RFC 6749 §5.1).
+type TokenResponse struct {
+	// AccessToken is at most [MaxTokenBytes].
+	AccessToken secret.Value
+	// TokenType as it was answered, in its canonical spelling: "Bearer".
+	TokenType string
+	// ExpiresIn counts from SentTime; nil when the answer did not say.
+	ExpiresIn *time.Duration
+	// Scopes are the granted scopes, sorted; nil when the answer did not say, which
+	// means "as requested".
+	Scopes []string
+	// SentTime is when the request was sent; lifetimes count from it, since the
+	// server's own clock started no earlier.
+	SentTime time.Time
+	// ServerTime is the answer's Date header; zero when missing.
+	ServerTime time.Time
+}
