@@ -1,0 +1,156 @@
+package server
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+)
+
+// methods is AuthenticationMethod :: proto → domain.
+var methods = map[pb.AuthenticationMethod]broker.AuthenticationMethod{
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC:     broker.ClientSecretBasic,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC_RAW: broker.ClientSecretBasicRaw,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_POST:      broker.ClientSecretPost,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT:         broker.PrivateKeyJWT,
+}
+
+// states is ClientState :: domain → proto.
+var states = map[broker.State]pb.ClientState{
+	broker.StateActive:   pb.ClientState_CLIENT_STATE_ACTIVE,
+	broker.StateDisabled: pb.ClientState_CLIENT_STATE_DISABLED,
+	broker.StateDeleted:  pb.ClientState_CLIENT_STATE_DELETED,
+}
+
+// stages is SecretStage :: domain → proto.
+var stages = map[broker.Stage]pb.SecretStage{
+	broker.Unlabelled: pb.SecretStage_SECRET_STAGE_UNSPECIFIED,
+	broker.Pending:    pb.SecretStage_SECRET_STAGE_PENDING,
+	broker.Current:    pb.SecretStage_SECRET_STAGE_CURRENT,
+	broker.Previous:   pb.SecretStage_SECRET_STAGE_PREVIOUS,
+}
+
+// settings are the fields of a client that a peer sets.
+type settings struct {
+	labels      map[string]string
+	upstream    broker.Upstream
+	tokenPolicy broker.TokenPolicy
+}
+
+// settingsFromProto takes the settable fields out of a message. Whether they are
+// sound is the broker's to say; only what has no form in the domain is refused here.
+func settingsFromProto(c *pb.Client) (settings, error) {
+	minValidity, err := durationOf("client.token_policy.min_validity", c.GetTokenPolicy().GetMinValidity())
+	if err != nil {
+		return settings{}, err
+	}
+	assumed, err := durationOf("client.token_policy.assumed_lifetime", c.GetTokenPolicy().GetAssumedLifetime())
+	if err != nil {
+		return settings{}, err
+	}
+	return settings{
+		labels: c.GetLabels(),
+		upstream: broker.Upstream{
+			TokenEndpoint: c.GetTokenEndpoint(), ClientID: c.GetClientId(),
+			Authentication: broker.Authentication{
+				Method:           methods[c.GetAuthenticationMethod()],
+				SigningAlgorithm: c.GetAssertion().GetSigningAlgorithm(),
+				KeyID:            c.GetAssertion().GetKeyId(), AssertionAudience: c.GetAssertion().GetAudience(),
+			},
+			DefaultScopes: c.GetDefaultScopes(), AllowedScopes: c.GetAllowedScopes(),
+			Audience: c.GetAudience(), AllowedAudiences: c.GetAllowedAudiences(),
+			Resources: c.GetResources(), AllowedResources: c.GetAllowedResources(),
+			Parameters: c.GetParameters(),
+		},
+		tokenPolicy: broker.TokenPolicy{
+			MinValidity: orZero(minValidity), AssumedLifetime: orZero(assumed),
+			RequireAllScopes: c.GetTokenPolicy().GetRequireAllScopes(),
+		},
+	}, nil
+}
+
+func orZero(d *time.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	return *d
+}
+
+// secretFromProto takes a secret off the wire. The message stays with gRPC, whose
+// buffers cannot be wiped (SECURITY.md).
+func secretFromProto(in *pb.SecretInput) (broker.SecretInput, error) {
+	var input broker.SecretInput
+	switch value := in.GetValue().(type) {
+	case *pb.SecretInput_ClientSecret:
+		input.Value = secret.NewString(value.ClientSecret)
+	case *pb.SecretInput_PrivateKey:
+		input.Value = secret.NewString(value.PrivateKey)
+	}
+	if input.Value.IsZero() {
+		return input, broker.Invalid("secret", "is empty; set client_secret or private_key")
+	}
+	if expire := in.GetExpireTime(); expire != nil {
+		if expire.CheckValid() != nil {
+			return input, broker.Invalid("secret.expire_time", "is not a valid time")
+		}
+		input.ExpireTime = expire.AsTime()
+	}
+	return input, nil
+}
+
+func clientToProto(c *broker.Client) *pb.Client {
+	u := c.Upstream
+	message := &pb.Client{
+		Name: "clients/" + c.ID, Uid: c.UID, Labels: c.Labels,
+		TokenEndpoint: u.TokenEndpoint, ClientId: u.ClientID,
+		DefaultScopes: u.DefaultScopes, AllowedScopes: u.AllowedScopes,
+		Audience: u.Audience, AllowedAudiences: u.AllowedAudiences,
+		Resources: u.Resources, AllowedResources: u.AllowedResources, Parameters: u.Parameters,
+		State: states[c.State()], Etag: c.Etag(),
+		CreateTime: timeToProto(c.CreateTime), UpdateTime: timeToProto(c.UpdateTime), DeleteTime: timeToProto(c.DeleteTime),
+		MinSecretVersion: c.MinSecretVersion,
+	}
+	for theirs, ours := range methods {
+		if ours == u.Authentication.Method {
+			message.AuthenticationMethod = theirs
+		}
+	}
+	if a := u.Authentication; a.SigningAlgorithm+a.KeyID+a.AssertionAudience != "" {
+		message.Assertion = &pb.AssertionSettings{SigningAlgorithm: a.SigningAlgorithm, KeyId: a.KeyID, Audience: a.AssertionAudience}
+	}
+	if p := c.TokenPolicy; p != (broker.TokenPolicy{}) {
+		message.TokenPolicy = &pb.TokenPolicy{
+			MinValidity: durationToProto(p.MinValidity), AssumedLifetime: durationToProto(p.AssumedLifetime), RequireAllScopes: p.RequireAllScopes,
+		}
+	}
+	for _, v := range c.Secrets {
+		message.SecretVersions = append(message.SecretVersions, versionToProto(v))
+	}
+	return message
+}
+
+func versionToProto(v broker.SecretVersion) *pb.SecretVersion {
+	return &pb.SecretVersion{
+		Number: v.Number, Stage: stages[v.Stage], Fingerprint: v.Fingerprint, BoundDestinations: v.Destinations,
+		CreateTime: timeToProto(v.CreateTime), VerifyTime: timeToProto(v.VerifyTime),
+		PromoteTime: timeToProto(v.PromoteTime), ExpireTime: timeToProto(v.ExpireTime), Destroying: v.Destroying,
+	}
+}
+
+func timeToProto(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func durationToProto(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}

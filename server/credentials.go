@@ -1,0 +1,187 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
+)
+
+// TLSFiles names the PEM files of a listener. They are read again when they change.
+type TLSFiles struct {
+	// CertificateFile and KeyFile are the server's own chain and key.
+	CertificateFile, KeyFile string
+	// ClientCAFile holds the authorities that callers' certificates must come from.
+	ClientCAFile string
+}
+
+// tlsReloader makes a TLS configuration from files and makes it anew when they
+// change. Files that do not fit together are reported and the last good ones
+// stay in use: a half-copied renewal must not take the service down.
+type tlsReloader struct {
+	files TLSFiles
+	log   *slog.Logger
+
+	mu        sync.Mutex // guards the rest
+	config    *tls.Config
+	stamps    [3]time.Time
+	lastCheck time.Time
+}
+
+func newTLSReloader(files TLSFiles, log *slog.Logger) (*tlsReloader, error) {
+	r := &tlsReloader{files: files, log: log}
+	config, err := r.read()
+	if err != nil {
+		return nil, err
+	}
+	stamps, err := r.stat()
+	if err != nil {
+		return nil, err
+	}
+	r.config, r.stamps = config, stamps
+	return r, nil
+}
+
+func (r *tlsReloader) paths() [3]string {
+	return [3]string{r.files.CertificateFile, r.files.KeyFile, r.files.ClientCAFile}
+}
+
+func (r *tlsReloader) stat() (stamps [3]time.Time, err error) {
+	for i, path := range r.paths() {
+		info, err := os.Stat(path)
+		if err != nil {
+			return stamps, fmt.Errorf("TLS file: %w", err)
+		}
+		stamps[i] = info.ModTime()
+	}
+	return stamps, nil
+}
+
+func (r *tlsReloader) read() (*tls.Config, error) {
+	certificate, err := tls.LoadX509KeyPair(r.files.CertificateFile, r.files.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("server certificate: %w", err)
+	}
+	pem, err := os.ReadFile(r.files.ClientCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("client CA: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("client CA %s: holds no certificate", r.files.ClientCAFile)
+	}
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{certificate},
+		ClientCAs:    pool,
+		// Not required, because health checks come without one; access refuses the
+		// rest. A certificate that is presented must verify.
+		ClientAuth: tls.VerifyClientCertIfGiven,
+		NextProtos: []string{"h2"},
+		// A resumed session would skip a client CA that was removed since.
+		SessionTicketsDisabled: true,
+	}, nil
+}
+
+// current returns the configuration for one handshake, looking at the files at
+// most once a second.
+func (r *tlsReloader) current() *tls.Config {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.lastCheck) < time.Second {
+		return r.config
+	}
+	r.lastCheck = time.Now()
+	stamps, err := r.stat()
+	if err == nil && stamps == r.stamps {
+		return r.config
+	}
+	if err == nil {
+		var config *tls.Config
+		if config, err = r.read(); err == nil {
+			r.config, r.stamps = config, stamps
+			r.log.Info("TLS files reloaded")
+			return r.config
+		}
+	}
+	r.log.Error("TLS files cannot be reloaded; the last good ones stay in use", "cause", err)
+	return r.config
+}
+
+// identityInfo is the AuthInfo of a connection: who the peer is was worked out once,
+// at the handshake.
+type identityInfo struct {
+	credentials.AuthInfo
+	caller   *Caller // nil if not identified
+	notAfter time.Time
+}
+
+// identityCredentials finds the caller of each connection from its verified
+// certificate.
+type identityCredentials struct {
+	credentials.TransportCredentials
+	callers callers
+}
+
+func newTLSCredentials(r *tlsReloader, table callers) credentials.TransportCredentials {
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{"h2"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.current(), nil },
+	}
+	return &identityCredentials{credentials.NewTLS(config), table}
+}
+
+func newInsecureCredentials(table callers) credentials.TransportCredentials {
+	return &identityCredentials{insecure.NewCredentials(), table}
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (c *identityCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, auth, err := c.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	info := &identityInfo{AuthInfo: auth}
+	if secured, ok := auth.(credentials.TLSInfo); !ok {
+		info.caller = c.callers[InsecureIdentity]
+	} else if chains := secured.State.VerifiedChains; len(chains) > 0 {
+		info.caller = c.callers.identify(chains[0][0])
+		info.notAfter = chains[0][0].NotAfter
+	}
+	return conn, info, nil
+}
+
+// ClientHandshake refuses: these credentials are a server's.
+func (c *identityCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("server credentials cannot dial")
+}
+
+// Clone implements credentials.TransportCredentials.
+func (c *identityCredentials) Clone() credentials.TransportCredentials {
+	return &identityCredentials{c.TransportCredentials.Clone(), c.callers}
+}
+
+// callerOf returns who calls, or nil. A certificate that expired since the
+// handshake identifies nobody.
+func callerOf(ctx context.Context) *Caller {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(*identityInfo)
+	if !ok || expired(info.notAfter, time.Now()) {
+		return nil
+	}
+	return info.caller
+}

@@ -1,0 +1,250 @@
+// Package server is the gRPC border: who calls, whether they may, what they sent,
+// and what they are told. The work itself is package broker's.
+//
+// It guards these invariants: no method runs for a peer that the access table
+// does not admit, no response or log line holds a request's message, and no error
+// leaves with its cause. It holds no state but connections.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+)
+
+// Limits bound what peers can make the server hold. Zero fields take the default.
+type Limits struct {
+	// MaxMessageBytes bounds a request message; default 2 MiB, so that a secret
+	// that is too large gets a precise error instead of a broken call.
+	MaxMessageBytes int
+	// MaxDeadline caps the deadline of calls; default 60 s.
+	MaxDeadline time.Duration
+	// MaxConcurrentRequests bounds the calls under way; default 8,192.
+	MaxConcurrentRequests int
+	// MaxConcurrentStreams bounds the calls under way on one connection; default 1,024.
+	MaxConcurrentStreams int
+	// ShutdownGrace is how long calls under way may take after a stop; default 20 s.
+	ShutdownGrace time.Duration
+}
+
+func (l *Limits) setDefaults() {
+	for field, value := range map[*int]int{&l.MaxMessageBytes: 2 << 20, &l.MaxConcurrentRequests: 8192, &l.MaxConcurrentStreams: 1024} {
+		if *field <= 0 {
+			*field = value
+		}
+	}
+	for field, value := range map[*time.Duration]time.Duration{&l.MaxDeadline: time.Minute, &l.ShutdownGrace: 20 * time.Second} {
+		if *field <= 0 {
+			*field = value
+		}
+	}
+}
+
+// Config is what a [Server] is made of. Broker and one of TLS and Plaintext are required.
+type Config struct {
+	// Broker does the work. The caller closes it after Serve has returned.
+	Broker *broker.Broker
+	// TLS names the listener's files; nil only with Plaintext.
+	TLS *TLSFiles
+	// Plaintext serves without TLS. Serve then refuses any listener that is not on loopback.
+	Plaintext bool
+	// Callers says who may do what. Empty means nobody.
+	Callers []Caller
+	Limits  Limits
+	// Logger gets one line per call, successful GetToken calls excepted; nil discards.
+	Logger *slog.Logger
+}
+
+// Server serves the API. It is made once and served once.
+type Server struct {
+	broker    *broker.Broker
+	grpc      *grpc.Server
+	health    *health.Server
+	log       *slog.Logger
+	plaintext bool
+	grace     time.Duration
+}
+
+// New returns a server, or what is wrong with its configuration.
+func New(cfg Config) (*Server, error) {
+	if cfg.Broker == nil {
+		return nil, errors.New("server: Broker is required")
+	}
+	if (cfg.TLS == nil) == !cfg.Plaintext {
+		return nil, errors.New("server: either TLS or Plaintext is required, not both")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Limits.setDefaults()
+	creds, err := cfg.credentials()
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s := &Server{
+		broker: cfg.Broker, health: health.NewServer(), log: cfg.Logger,
+		plaintext: cfg.Plaintext, grace: cfg.Limits.ShutdownGrace,
+	}
+	s.grpc = grpc.NewServer(append(options(cfg.Limits, cfg.Logger), grpc.Creds(creds))...)
+	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker})
+	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
+	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
+	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker})
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	s.setServing(healthpb.HealthCheckResponse_NOT_SERVING)
+	return s, nil
+}
+
+func (cfg *Config) credentials() (credentials.TransportCredentials, error) {
+	table, err := newCallers(cfg.Callers)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Plaintext {
+		return newInsecureCredentials(table), nil
+	}
+	if _, listed := table[InsecureIdentity]; listed {
+		return nil, fmt.Errorf("identity %s is for a plaintext listener only", InsecureIdentity)
+	}
+	reloader, err := newTLSReloader(*cfg.TLS, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	return newTLSCredentials(reloader, table), nil
+}
+
+func options(limits Limits, log *slog.Logger) []grpc.ServerOption {
+	border := &border{log: log, maxDeadline: limits.MaxDeadline, maxInFlight: int64(limits.MaxConcurrentRequests)}
+	recovered := recovery.WithRecoveryHandlerContext(func(ctx context.Context, cause any) error {
+		// The value may hold anything, so only a runtime error's text is logged.
+		text := fmt.Sprintf("panic of type %T", cause)
+		if e, ok := cause.(runtime.Error); ok {
+			text = e.Error()
+		}
+		log.ErrorContext(ctx, "handler panicked", "cause", text, "stack", string(debug.Stack()))
+		return &broker.Error{Reason: broker.ReasonInternal, Op: "handle request", Err: errors.New(text)}
+	})
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(border.unary, recovery.UnaryServerInterceptor(recovered)),
+		grpc.ChainStreamInterceptor(border.stream, recovery.StreamServerInterceptor(recovered)),
+		grpc.MaxRecvMsgSize(limits.MaxMessageBytes),
+		grpc.MaxConcurrentStreams(uint32(limits.MaxConcurrentStreams)),
+		grpc.MaxHeaderListSize(16 << 10),
+		grpc.ConnectionTimeout(10 * time.Second),
+		// Workers that live on keep their grown stacks; without them each call grows a
+		// new one through the handler's depth (docs/performance.md).
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge: 30 * time.Minute, MaxConnectionAgeGrace: time.Minute,
+			Time: time.Minute, Timeout: 20 * time.Second,
+		}),
+	}
+}
+
+// streamWorkers is as many calls as are usually under way at once.
+const streamWorkers = 64
+
+func (s *Server) setServing(serving healthpb.HealthCheckResponse_ServingStatus) {
+	for _, service := range services() {
+		s.health.SetServingStatus(service, serving)
+	}
+}
+
+// services lists the names of the services whose health depends on the store. The
+// empty name, liveness, does not: an outage of the store must not restart a fleet
+// and empty its caches.
+func services() []string {
+	return []string{
+		pb.TokenService_ServiceDesc.ServiceName, pb.ClientService_ServiceDesc.ServiceName,
+		pb.RotationService_ServiceDesc.ServiceName, pb.DiagnosticsService_ServiceDesc.ServiceName,
+	}
+}
+
+// Serve serves on listener, which it closes, until ctx ends; then it says so to
+// health checks, lets calls under way finish for the grace period, and returns.
+// Health is NOT_SERVING until the store was read once.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	if s.plaintext && !isLoopback(listener.Addr()) {
+		return errors.Join(fmt.Errorf("refusing to serve plaintext on %s: only loopback is allowed", listener.Addr()), listener.Close())
+	}
+	var owned sync.WaitGroup
+	watching, stopWatching := context.WithCancel(ctx)
+	owned.Go(func() { s.waitForStore(watching) })
+	served := make(chan error, 1)
+	owned.Go(func() { served <- s.grpc.Serve(listener) })
+	defer owned.Wait()
+	defer stopWatching()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	s.shutdown()
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// shutdown stops in the order health, new calls, calls under way.
+func (s *Server) shutdown() {
+	s.health.Shutdown()
+	s.log.Info("stopping", "grace", s.grace)
+	kill := time.AfterFunc(s.grace, s.grpc.Stop)
+	defer kill.Stop()
+	s.grpc.GracefulStop()
+}
+
+// waitForStore reads the store until it answers once, then declares the services
+// healthy.
+func (s *Server) waitForStore(ctx context.Context) {
+	const most = 10 * time.Second
+	last := broker.Reason("")
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, most) {
+		err := s.broker.Ready(ctx)
+		if err == nil {
+			s.setServing(healthpb.HealthCheckResponse_SERVING)
+			s.log.Info("store read, serving")
+			return
+		}
+		if reason := broker.ReasonOf(err); reason != last && ctx.Err() == nil {
+			last = reason
+			s.log.Error("store not ready", "reason", reason, "remedy", reason.Info().Remedy, "cause", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+func isLoopback(addr net.Addr) bool {
+	switch a := addr.(type) {
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	case *net.UnixAddr:
+		return true
+	default:
+		return addr.Network() == "bufconn" // in memory, used by tests
+	}
+}

@@ -1,0 +1,169 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// errorDomain is ErrorInfo.domain of every error (AIP-193).
+const errorDomain = "tokenbroker"
+
+// codeOf gives each reason its gRPC code. What the caller did wrong, what is not
+// there, what is in the wrong state and what may pass are told apart;
+// an authorization server that rejects our client is FAILED_PRECONDITION and not
+// UNAUTHENTICATED, because the caller did nothing wrong.
+var codeOf = map[broker.Reason]codes.Code{
+	broker.ReasonCallerUnauthenticated: codes.Unauthenticated,
+	broker.ReasonCallerNotAllowed:      codes.PermissionDenied,
+	broker.ReasonInvalidRequest:        codes.InvalidArgument,
+	broker.ReasonScopeNotAllowed:       codes.PermissionDenied,
+	broker.ReasonTargetNotAllowed:      codes.PermissionDenied,
+	broker.ReasonTooManyRequests:       codes.ResourceExhausted,
+	broker.ReasonDeadlineExceeded:      codes.DeadlineExceeded,
+	broker.ReasonShuttingDown:          codes.Unavailable,
+	broker.ReasonInternal:              codes.Internal,
+
+	broker.ReasonClientNotFound:      codes.NotFound,
+	broker.ReasonClientAlreadyExists: codes.AlreadyExists,
+	broker.ReasonClientDisabled:      codes.FailedPrecondition,
+	broker.ReasonClientDeleted:       codes.FailedPrecondition,
+	broker.ReasonClientNotDeleted:    codes.FailedPrecondition,
+	broker.ReasonEtagMismatch:        codes.Aborted,
+	broker.ReasonConcurrentChange:    codes.Aborted,
+
+	broker.ReasonStoreUnreachable:      codes.Unavailable,
+	broker.ReasonStoreSealed:           codes.Unavailable,
+	broker.ReasonStoreStandby:          codes.Unavailable,
+	broker.ReasonStoreRateLimited:      codes.ResourceExhausted,
+	broker.ReasonStoreLoginFailed:      codes.FailedPrecondition,
+	broker.ReasonStoreTokenDead:        codes.FailedPrecondition,
+	broker.ReasonStorePermissionDenied: codes.FailedPrecondition,
+	broker.ReasonStoreMountMissing:     codes.FailedPrecondition,
+	broker.ReasonStoreNotKV2:           codes.FailedPrecondition,
+	broker.ReasonStoreExpiresRecords:   codes.FailedPrecondition,
+	broker.ReasonStoreForeignData:      codes.FailedPrecondition,
+	broker.ReasonStoreKeyWrong:         codes.FailedPrecondition,
+	broker.ReasonStoreLocked:           codes.FailedPrecondition,
+	broker.ReasonStoreDamaged:          codes.DataLoss,
+	broker.ReasonStoreConflict:         codes.Aborted,
+	broker.ReasonStoreAnswerLost:       codes.Unavailable,
+	broker.ReasonStoreFailed:           codes.Unavailable,
+
+	broker.ReasonRecordAbsent:       codes.DataLoss,
+	broker.ReasonRecordDeleted:      codes.FailedPrecondition,
+	broker.ReasonRecordDestroyed:    codes.DataLoss,
+	broker.ReasonRecordPruned:       codes.DataLoss,
+	broker.ReasonRecordCorrupt:      codes.DataLoss,
+	broker.ReasonRecordSchemaNewer:  codes.FailedPrecondition,
+	broker.ReasonRecordFieldMissing: codes.DataLoss,
+
+	broker.ReasonSecretNotSet:          codes.FailedPrecondition,
+	broker.ReasonSecretVersionNotFound: codes.NotFound,
+	broker.ReasonSecretAbsent:          codes.FailedPrecondition,
+	broker.ReasonSecretDeleted:         codes.FailedPrecondition,
+	broker.ReasonSecretDestroyed:       codes.FailedPrecondition,
+	broker.ReasonSecretPruned:          codes.FailedPrecondition,
+	broker.ReasonSecretChangedOutside:  codes.FailedPrecondition,
+	broker.ReasonSecretExpired:         codes.FailedPrecondition,
+	broker.ReasonSecretUnusable:        codes.InvalidArgument,
+	broker.ReasonSecretUnchanged:       codes.FailedPrecondition,
+	broker.ReasonSecretWrongStage:      codes.FailedPrecondition,
+	broker.ReasonSecretNotVerified:     codes.FailedPrecondition,
+	broker.ReasonTooManySecretVersions: codes.FailedPrecondition,
+	broker.ReasonDestinationNotBound:   codes.FailedPrecondition,
+
+	broker.ReasonUpstreamAddressRefused: codes.FailedPrecondition,
+	broker.ReasonUpstreamDNS:            codes.Unavailable,
+	broker.ReasonUpstreamConnect:        codes.Unavailable,
+	broker.ReasonUpstreamTLS:            codes.Unavailable,
+	broker.ReasonUpstreamProxy:          codes.Unavailable,
+	broker.ReasonUpstreamTimeout:        codes.Unavailable,
+	broker.ReasonUpstreamRedirected:     codes.FailedPrecondition,
+	broker.ReasonUpstreamRateLimited:    codes.ResourceExhausted,
+	broker.ReasonUpstreamUnavailable:    codes.Unavailable,
+	broker.ReasonUpstreamMalformed:      codes.Unavailable,
+	broker.ReasonUpstreamRefused:        codes.FailedPrecondition,
+	broker.ReasonClientRejected:         codes.FailedPrecondition,
+	broker.ReasonGrantRejected:          codes.FailedPrecondition,
+	broker.ReasonGrantTypeRejected:      codes.FailedPrecondition,
+	broker.ReasonScopeRejected:          codes.FailedPrecondition,
+	broker.ReasonTargetRejected:         codes.FailedPrecondition,
+	broker.ReasonRequestRejected:        codes.FailedPrecondition,
+	broker.ReasonTokenTypeUnsupported:   codes.FailedPrecondition,
+	broker.ReasonScopeNotGranted:        codes.FailedPrecondition,
+	broker.ReasonTokenExpired:           codes.FailedPrecondition,
+}
+
+// Code returns the gRPC code of a reason; Internal for one that never is an error.
+func Code(r broker.Reason) codes.Code {
+	if code, ok := codeOf[r]; ok {
+		return code
+	}
+	return codes.Internal
+}
+
+// defaultRetryDelay stands in RetryInfo where the broker knows no better.
+const defaultRetryDelay = time.Second
+
+// statusOf turns an error into what the peer is told: code, reason, recovery, what
+// is wrong and what mends it. Only operators get the detail, which may name paths
+// and settings; nobody gets the cause, which is for the log.
+func statusOf(err error, requestID string, operator bool) *status.Status {
+	if errors.Is(err, context.Canceled) && broker.ReasonOf(err) == broker.ReasonDeadlineExceeded {
+		return status.New(codes.Canceled, "the caller left before there was an answer")
+	}
+	e := broker.AsError(err)
+	info, code := e.Reason.Info(), Code(e.Reason)
+	metadata := map[string]string{"recovery": string(info.Recovery), "request_id": requestID}
+	if e.Client != "" {
+		metadata["client"] = "clients/" + e.Client
+	}
+	if operator && e.Detail != "" {
+		metadata["detail"] = e.Detail
+	}
+	details := []protoadapt.MessageV1{protoadapt.MessageV1Of(&errdetails.ErrorInfo{Reason: string(e.Reason), Domain: errorDomain, Metadata: metadata})}
+	if len(e.Fields) > 0 {
+		bad := &errdetails.BadRequest{}
+		for _, f := range e.Fields {
+			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: f.Field, Description: f.Problem})
+		}
+		details = append(details, protoadapt.MessageV1Of(bad))
+	}
+	if delay := e.RetryAfter; delay > 0 || code == codes.Unavailable || code == codes.ResourceExhausted {
+		if delay <= 0 {
+			delay = defaultRetryDelay
+		}
+		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)}))
+	}
+	st, detailErr := status.New(code, publicText(e, info, operator)).WithDetails(details...)
+	if detailErr != nil { // only an OK status refuses details
+		return status.New(code, string(e.Reason))
+	}
+	return st
+}
+
+// publicText is one line for people: what is wrong, where, and what mends it.
+func publicText(e *broker.Error, info broker.ReasonInfo, operator bool) string {
+	parts := []string{string(info.Reason) + ":"}
+	if e.Client != "" {
+		parts = append(parts, "clients/"+e.Client+":")
+	}
+	parts = append(parts, info.Summary)
+	for _, f := range e.Fields {
+		parts = append(parts, "["+f.Field+" "+f.Problem+"]")
+	}
+	if operator && e.Detail != "" {
+		parts = append(parts, "("+e.Detail+")")
+	}
+	return strings.Join(append(parts, info.Remedy), " ")
+}
