@@ -94,7 +94,7 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	if err != nil {
 		return nil, err
 	}
-	version.Stage, version.PromoteTime = Current, now
+	version.Stage, version.PromoteTime = Current, version.CreateTime
 	c.addVersion(version)
 	return b.commit(ctx, c)
 }
