@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,7 +77,7 @@ func New(cfg Config) (*Broker, error) {
 		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
 	}
 	if b.checkEndpoint == nil {
-		b.checkEndpoint = func(string) error { return nil }
+		b.checkEndpoint = httpsOnly
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -96,6 +97,14 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b.background, b.stop = context.WithCancel(context.Background())
 	return b, nil
+}
+
+// httpsOnly is the CheckEndpoint of a Config that has none.
+func httpsOnly(endpoint string) error {
+	if origin, err := Origin(endpoint); err != nil || !strings.HasPrefix(origin, "https:") {
+		return newError(ReasonUpstreamAddressRefused, "", "the token endpoint is not an https URL")
+	}
+	return nil
 }
 
 // Ready reports whether the store was read once and is the broker's own; it makes

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -84,25 +86,25 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	}
 	now := time.Now().UTC()
 	c := &Client{
-		ID: n.ID, UID: newID(), Labels: n.Labels, Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy,
+		ID: n.ID, UID: newID(), Labels: maps.Clone(n.Labels), Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy,
 		NextVersion: 1, CreateTime: now, CreateRequestID: n.RequestID,
 	}
-	if n.Secret.Value.IsZero() {
-		return b.commit(ctx, c)
+	if !n.Secret.Value.IsZero() {
+		version, err := b.writeSecret(ctx, c, n.Secret)
+		if err != nil {
+			return nil, err
+		}
+		version.Stage, version.PromoteTime = Current, version.CreateTime
+		c.addVersion(version)
 	}
-	version, err := b.writeSecret(ctx, c, n.Secret)
-	if err != nil {
-		return nil, err
+	created, err := b.commit(ctx, c)
+	if ReasonOf(err) == ReasonClientAlreadyExists && n.RequestID != "" {
+		// The other one may be this request, sent again while its first try ran.
+		if other, readErr := b.readClient(ctx, n.ID); readErr == nil && other.CreateRequestID == n.RequestID {
+			return other, nil
+		}
 	}
-	version.Stage, version.PromoteTime = Current, version.CreateTime
-	c.addVersion(version)
-	return b.commit(ctx, c)
-}
-
-func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenPolicy) {
-	checkLabels(v, "client.labels", labels)
-	checkUpstream(v, "client.", u)
-	checkPolicy(v, "client.token_policy.", p)
+	return created, err
 }
 
 // GetClient reads one client from the store. CLIENT_NOT_FOUND, INVALID_REQUEST,
@@ -140,6 +142,7 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	}
 	edited := present.clone()
 	u.Edit(edited)
+	edited = edited.clone() // what the caller put in stays the caller's
 	c := present.clone()
 	c.Labels, c.Upstream, c.TokenPolicy = edited.Labels, edited.Upstream, edited.TokenPolicy
 	var v violations
@@ -188,8 +191,11 @@ func (b *Broker) checkKeptSecret(ctx context.Context, present, changed *Client) 
 			continue
 		}
 		value, err := b.readSecret(ctx, present, version)
-		if err != nil {
+		switch reason := string(ReasonOf(err)); {
+		case strings.HasPrefix(reason, "SECRET_"), strings.HasPrefix(reason, "RECORD_"):
 			continue // what is broken already cannot be made worse by settings
+		case err != nil:
+			return err // whether it fits is not known
 		}
 		if err := b.checkSecret(changed.Upstream.Authentication, value); err != nil {
 			return err
@@ -292,12 +298,12 @@ func (b *Broker) commit(ctx context.Context, c *Client) (*Client, error) {
 	}
 	c.UpdateTime = time.Now().UTC()
 	record := &clientRecord{header: header{UID: c.UID}, Client: *c}
-	base := c.version
+	base, begun := c.version, time.Now()
 	version, err := b.write(ctx, clientKey(c.ID), base, &record.header, record)
 	switch {
 	case err == nil:
 		c.version = version
-		b.remember(c)
+		b.remember(newLoaded(c, begun))
 		return c, nil
 	case ReasonOf(err) != ReasonStoreConflict:
 		return nil, &Error{Reason: ReasonOf(err), Op: "write client record", Client: c.ID, Detail: AsError(err).Detail, RetryAfter: AsError(err).RetryAfter, Err: err}
@@ -330,7 +336,7 @@ func (b *Broker) discardUnnamed(ctx context.Context, c *Client) {
 // readClient reads the record from the store: CLIENT_NOT_FOUND if there never was
 // one. It refreshes the one in memory.
 func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
-	key := clientKey(id)
+	key, begun := clientKey(id), time.Now()
 	record, err := b.store.Read(ctx, key)
 	var absent *AbsentError
 	switch {
@@ -349,16 +355,26 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 	}
 	c := &r.Client
 	c.UID, c.version = r.header.UID, record.Version
-	b.remember(c)
+	b.remember(newLoaded(c, begun))
 	return c, nil
 }
 
-// remember keeps c in memory unless a later revision is there already.
-func (b *Broker) remember(c *Client) {
-	loaded := &loadedClient{client: c, readTime: time.Now()}
+// newLoaded returns c as a call to the store that began at begun found or left it.
+func newLoaded(c *Client, begun time.Time) *loadedClient {
+	loaded := &loadedClient{client: c, readTime: begun}
 	loaded.defaultKey, loaded.defaultErr = keyOf(c, TokenQuery{})
+	return loaded
+}
+
+// remember keeps a record in memory unless a later revision is there that a later
+// call brought. A later call that brings an earlier revision wins: the store was
+// restored from a backup.
+func (b *Broker) remember(loaded *loadedClient) {
+	c := loaded.client
 	b.clients.Compute(c.ID, func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
-		if found && old.client.UID == c.UID && old.client.version > c.version {
+		newer := found && (old.client.UID != c.UID || old.client.version > c.version)
+		if newer && old.readTime.After(loaded.readTime) {
+			old.revalidating.Store(false)
 			return old, otter.CancelOp
 		}
 		return loaded, otter.WriteOp

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/maypok86/otter/v2"
 )
 
 const (
@@ -19,6 +21,7 @@ const (
 	holdDown      = 5 * time.Second
 	maxHoldDown   = 30 * time.Second
 	maxRetryAfter = 5 * time.Minute
+	maxPatience   = 2 * time.Second
 )
 
 // failure remembers why the last mint of a key failed.
@@ -58,29 +61,43 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 	}
 	now, minValidity := time.Now(), c.minValidity(q)
 	held, ok := b.tokens.GetIfPresent(key)
-	if ok && held.SecretVersion < c.MinSecretVersion {
-		ok = false
-	}
-	if ok && held.usableFor(minValidity, now) {
+	valid := ok && held.SecretVersion >= c.MinSecretVersion && held.ExpireTime.After(now)
+	if valid && held.usableFor(minValidity, now) {
+		warnings := held.serveWarnings(minValidity, now)
 		if now.After(held.RefreshAfter) {
-			b.refresh(c, q, key, now)
+			warnings = append(slices.Clip(warnings), b.refresh(c, q, key, held, now)...)
 		}
+		return held, warnings, nil
+	}
+	if valid && now.Sub(held.IssueTime) < holdDown {
 		return held, held.serveWarnings(minValidity, now), nil
 	}
-	if ok && !held.ExpireTime.After(now) {
-		ok = false
+	if valid { // then there is something better than to wait for long
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience(ctx))
+		defer cancel()
 	}
-	if ok && now.Sub(held.IssueTime) < holdDown {
-		return held, held.serveWarnings(minValidity, now), nil
-	}
-	token, err := b.mintFor(ctx, c, q, key, now)
-	if err != nil && ok && time.Now().Before(held.ExpireTime) && ReasonOf(err) != ReasonClientDisabled && ReasonOf(err) != ReasonClientDeleted {
-		return held, append(held.serveWarnings(minValidity, now), Warning{ReasonRefreshFailing, string(ReasonOf(err))}), nil
+	token, err := b.mintFor(ctx, c, q, key, held, now)
+	if err != nil && valid && time.Now().Before(held.ExpireTime) && ReasonOf(err) != ReasonClientDisabled && ReasonOf(err) != ReasonClientDeleted {
+		return held, append(slices.Clip(held.serveWarnings(minValidity, now)), refreshFailing(err)), nil
 	}
 	if err != nil {
 		return nil, nil, err
 	}
 	return token, token.serveWarnings(minValidity, time.Now()), nil
+}
+
+// patience is how long a caller waits for a new token while the present one is
+// valid: it must still have time to use that.
+func patience(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(maxPatience, time.Until(deadline)/4)
+	}
+	return maxPatience
+}
+
+func refreshFailing(err error) Warning {
+	return Warning{Reason: ReasonRefreshFailing, Detail: string(ReasonOf(err))}
 }
 
 func checkQuery(q TokenQuery) error {
@@ -130,52 +147,67 @@ func (b *Broker) load(ctx context.Context, id string) (*loadedClient, error) {
 	if err := CheckID("client", id); err != nil {
 		return nil, err
 	}
-	if _, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(id))); err != nil {
+	loaded, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(id)))
+	if err != nil {
 		return nil, err
 	}
-	loaded, ok := b.clients.GetIfPresent(id)
-	if !ok { // evicted, or removed at this very moment
-		return nil, newError(ReasonClientNotFound, id, "")
-	}
-	return loaded, nil
+	return loaded.(*loadedClient), nil // what was read, not what is in memory: that may have been evicted
 }
 
 func (b *Broker) readIntoMemory(id string) func() (any, error) {
 	return func() (any, error) {
-		return nil, b.detached(readTimeout, func(ctx context.Context) error {
-			_, err := b.readClient(ctx, id)
+		var loaded *loadedClient
+		err := b.detached(readTimeout, func(ctx context.Context) error {
+			begun := time.Now()
+			c, err := b.readClient(ctx, id)
 			if err != nil {
 				b.keepUnread(id)
+				return err
 			}
-			return err
+			loaded = newLoaded(c, begun)
+			return nil
 		})
+		return loaded, err
 	}
 }
 
 // keepUnread makes the record that could not be read again due later, not at once.
 func (b *Broker) keepUnread(id string) {
-	if old, ok := b.clients.GetIfPresent(id); ok {
-		again := &loadedClient{client: old.client, defaultKey: old.defaultKey, defaultErr: old.defaultErr, readTime: time.Now()}
-		b.clients.Set(id, again)
-	}
+	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
+		return &loadedClient{client: old.client, defaultKey: old.defaultKey, defaultErr: old.defaultErr, readTime: time.Now()}, otter.WriteOp
+	})
 }
 
-// refresh starts a mint in the background unless the last one failed lately.
-func (b *Broker) refresh(c *Client, q TokenQuery, key tokenKey, now time.Time) {
-	if b.heldDown(c, key, now) == nil {
-		b.flights.DoChan(key.String(), b.mint(c, q, key))
+// refresh starts a mint in the background unless one was begun or failed lately:
+// each caller that joined a flight would be kept in its list until it lands, and a
+// store that fails fast would be asked as fast as callers come. It warns while
+// refreshing fails.
+func (b *Broker) refresh(c *Client, q TokenQuery, key tokenKey, held *Token, now time.Time) []Warning {
+	if held.beginRefresh(now) && b.heldDown(c, key, now) == nil {
+		mint := b.mint(c, q, key, held)
+		b.flights.DoChan(key.String(), func() (any, error) {
+			token, err := mint()
+			if err != nil { // nobody waits who would be told
+				b.log.WarnContext(b.background, "token not refreshed", "client", c.ID, "reason", ReasonOf(err), "cause", err)
+			}
+			return token, err
+		})
 	}
+	if f, ok := b.failures.GetIfPresent(key); ok {
+		return []Warning{refreshFailing(f.err)}
+	}
+	return nil
 }
 
 // mintFor joins or starts the one mint of key and waits for it. A token that came
 // back below the floor, because its secret was compromised meanwhile, is minted
 // once more.
-func (b *Broker) mintFor(ctx context.Context, c *Client, q TokenQuery, key tokenKey, now time.Time) (*Token, error) {
+func (b *Broker) mintFor(ctx context.Context, c *Client, q TokenQuery, key tokenKey, seen *Token, now time.Time) (*Token, error) {
 	if err := b.heldDown(c, key, now); err != nil {
 		return nil, err
 	}
 	for range 2 {
-		result, err := await(ctx, b.flights.DoChan(key.String(), b.mint(c, q, key)))
+		result, err := await(ctx, b.flights.DoChan(key.String(), b.mint(c, q, key, seen)))
 		if err != nil {
 			return nil, err
 		}
@@ -183,6 +215,7 @@ func (b *Broker) mintFor(ctx context.Context, c *Client, q TokenQuery, key token
 		if loaded, ok := b.clients.GetIfPresent(c.ID); !ok || token.SecretVersion >= loaded.client.MinSecretVersion {
 			return token, nil
 		}
+		seen = token
 	}
 	return nil, newError(ReasonConcurrentChange, c.ID, "its secret changed while a token was requested")
 }
@@ -202,24 +235,30 @@ func (b *Broker) heldDown(c *Client, key tokenKey, now time.Time) error {
 	return &e
 }
 
-func (b *Broker) mint(c *Client, q TokenQuery, key tokenKey) func() (any, error) {
+// mint returns the work of a flight: one mint that belongs to no caller. seen is
+// the token that its starter found in memory: since it looked, another flight may
+// have ended, well or badly.
+func (b *Broker) mint(c *Client, q TokenQuery, key tokenKey, seen *Token) func() (any, error) {
 	return func() (any, error) {
+		if token, ok := b.tokens.GetIfPresent(key); ok && token != seen && token.SecretVersion >= c.MinSecretVersion {
+			return token, nil
+		}
+		if err := b.heldDown(c, key, time.Now()); err != nil {
+			return nil, err
+		}
 		var token *Token
 		err := b.detached(mintTimeout, func(ctx context.Context) error {
 			var err error
-			token, err = b.mintNow(ctx, q, key)
+			token, err = b.mintNow(ctx, q)
 			return err
 		})
-		if err != nil {
-			b.log.WarnContext(b.background, "token request failed", "client", c.ID, "reason", ReasonOf(err), "cause", err)
-		}
 		return token, err
 	}
 }
 
 // mintNow reads what decides (the record, the secret) from the store, not from
 // memory, and asks for a token.
-func (b *Broker) mintNow(ctx context.Context, q TokenQuery, key tokenKey) (*Token, error) {
+func (b *Broker) mintNow(ctx context.Context, q TokenQuery) (*Token, error) {
 	c, err := b.readClient(ctx, q.ClientID)
 	if err != nil {
 		return nil, err
@@ -227,7 +266,7 @@ func (b *Broker) mintNow(ctx context.Context, q TokenQuery, key tokenKey) (*Toke
 	if err := c.usable(); err != nil {
 		return nil, err
 	}
-	present, err := keyOf(c, q)
+	key, err := keyOf(c, q) // of the settings as they are now
 	if err != nil {
 		return nil, err
 	}
@@ -235,13 +274,13 @@ func (b *Broker) mintNow(ctx context.Context, q TokenQuery, key tokenKey) (*Toke
 	if !ok {
 		return nil, newError(ReasonSecretNotSet, c.ID, "")
 	}
-	token, err := b.requestWith(ctx, c, current, present)
+	token, err := b.requestWith(ctx, c, current, key)
 	if err != nil {
 		b.noteFailure(c, current, key, err)
 		return nil, err
 	}
 	b.failures.Invalidate(key)
-	b.tokens.Set(present, token)
+	b.tokens.Set(key, token)
 	return token, nil
 }
 
@@ -284,7 +323,7 @@ func (b *Broker) requestWith(ctx context.Context, c *Client, version SecretVersi
 			return newToken(c, version, key, answer)
 		}
 		e := AsError(err)
-		if try == attempts || !transient(e.Reason) || e.RetryAfter > maxBackoff || !pause(ctx, try) {
+		if try == attempts || !transient(e.Reason) || e.RetryAfter > maxBackoff || !pause(ctx, try, e.RetryAfter) {
 			return nil, &Error{Reason: e.Reason, Op: "request token", Client: c.ID, Detail: e.Detail, RetryAfter: e.RetryAfter, Err: err}
 		}
 	}
@@ -296,10 +335,10 @@ func (b *Broker) requestOnce(ctx context.Context, request TokenRequest) (TokenRe
 	return b.requestToken(ctx, request)
 }
 
-// pause waits between tries with full jitter, and reports whether there is time
-// for another one.
-func pause(ctx context.Context, try int) bool {
-	wait := rand.N(min(minBackoff<<(2*try), maxBackoff))
+// pause waits between tries with full jitter, but no shorter than the server asks
+// for, and reports whether there is time for another one.
+func pause(ctx context.Context, try int, atLeast time.Duration) bool {
+	wait := max(atLeast, rand.N(min(minBackoff<<(2*try), maxBackoff)))
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

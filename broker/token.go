@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
@@ -53,6 +54,8 @@ type Token struct {
 	ID            string
 	SecretVersion int64
 	warnings      []Warning
+	// refreshBegun is when a refresh in the background was last begun, in ns since 1970.
+	refreshBegun atomic.Int64
 }
 
 // TokenQuery says whose token is wanted and for what.
@@ -123,6 +126,14 @@ func joinSorted(list []string) string {
 func (t *Token) usableFor(minValidity time.Duration, now time.Time) bool {
 	clamped := min(minValidity, t.ExpireTime.Sub(t.IssueTime)/2)
 	return now.Add(clamped).Before(t.ExpireTime)
+}
+
+// beginRefresh reports whether the caller is the one to refresh t in the
+// background, which is so once per hold-down.
+func (t *Token) beginRefresh(now time.Time) bool {
+	last := t.refreshBegun.Load()
+	since := time.Duration(now.UnixNano() - last)
+	return (since < 0 || since >= holdDown) && t.refreshBegun.CompareAndSwap(last, now.UnixNano())
 }
 
 // newToken turns an answer into a token. TOKEN_EXPIRED, SCOPE_NOT_GRANTED.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
@@ -19,6 +20,7 @@ const (
 	maxLabels          = 32
 	maxLabelLength     = 63
 	maxURLLength       = 2048
+	maxHostLength      = 253
 	maxClientIDLength  = 512
 	maxScopes          = 100
 	maxScopeLength     = 256
@@ -28,6 +30,10 @@ const (
 	maxRequestIDLength = 64
 	maxMinValidity     = 24 * time.Hour
 	maxAssumedLifetime = 30 * 24 * time.Hour
+	// maxSettings bounds all settings of a client together, encoded. It leaves room
+	// for what else is in a record; the single bounds do not suffice, because JSON
+	// encodes some characters in six bytes.
+	maxSettings = MaxRecordBytes - 32<<10
 )
 
 // reservedParameters are the form parameters that the broker itself sends, or
@@ -86,6 +92,20 @@ func Origin(rawURL string) (string, error) {
 	return scheme + "://" + host + ":" + port, nil
 }
 
+// checkSettings validates all that a client can be given besides its id and secret.
+func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenPolicy) {
+	checkLabels(v, "client.labels", labels)
+	checkUpstream(v, "client.", u)
+	checkPolicy(v, "client.token_policy.", p)
+	if len(*v) > 0 {
+		return
+	}
+	encoded, err := json.Marshal(Client{Labels: labels, Upstream: u, TokenPolicy: p})
+	if err != nil || len(encoded) > maxSettings {
+		v.add("client", "all settings together have %d bytes when stored; at most %d", len(encoded), maxSettings)
+	}
+}
+
 // checkEndpoint validates a token endpoint's form. Whether plain http and the
 // address are allowed is for the adapter that connects.
 func checkEndpoint(v *violations, field, raw string) {
@@ -109,9 +129,11 @@ func checkEndpoint(v *violations, field, raw string) {
 		v.add(field, "must not have a user or password")
 	case u.Fragment != "" || strings.Contains(raw, "#"):
 		v.add(field, "must not have a fragment (RFC 6749 §3.2)")
-	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }):
+	case strings.ContainsFunc(raw+u.Host, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }):
 		v.add(field, "has a character that must be percent-encoded, or a host name that must be in ASCII form")
-	case u.RawQuery != "":
+	case len(u.Hostname()) > maxHostLength:
+		v.add(field, "has a host name of %d bytes; at most %d", len(u.Hostname()), maxHostLength)
+	case u.RawQuery != "" || u.ForceQuery:
 		v.add(field, "must not have a query; use parameters")
 	}
 }
@@ -159,13 +181,20 @@ func checkTargets(v *violations, field string, targets []string, resource bool) 
 			v.add(at, "is empty")
 		}
 		checkText(v, at, target, maxURLLength)
-		if u, err := url.Parse(target); resource && (err != nil || !u.IsAbs() || strings.Contains(target, "#")) {
+		if resource && !isResource(target) {
 			v.add(at, "is not an absolute URI without fragment (RFC 8707 §2)")
 		}
 		if slices.Contains(targets[:i], target) {
 			v.add(at, "is there twice")
 		}
 	}
+}
+
+// isResource reports whether s is an absolute URI without fragment. A space, which
+// url.Parse lets through, would make one resource look like two in a token's key.
+func isResource(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.IsAbs() && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '#' })
 }
 
 func checkUpstream(v *violations, prefix string, u Upstream) {

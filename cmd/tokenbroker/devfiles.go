@@ -1,22 +1,13 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"fmt"
-	"math/big"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/tokenbroker/tokenbroker/internal/devpki"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/server"
 )
@@ -25,8 +16,6 @@ import (
 const (
 	devCaller   = "spiffe://tokenbroker.dev/caller"
 	devOperator = "spiffe://tokenbroker.dev/operator"
-	// devCertificateLife is short: the files are made anew at each start.
-	devCertificateLife = 30 * 24 * time.Hour
 )
 
 // devFiles is the folder of a development set-up.
@@ -37,57 +26,30 @@ func (f devFiles) path(name string) string { return filepath.Join(f.dir, name) }
 // writeCertificates makes an authority, whose key is thrown away, and certificates
 // of the server, a caller and an operator.
 func (f devFiles) writeCertificates() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	authority, err := devpki.New("tokenbroker development CA")
 	if err != nil {
 		return err
 	}
-	authority := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "tokenbroker development CA"},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(devCertificateLife),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, authority, authority, key.Public(), key)
-	if err != nil {
+	if err := os.WriteFile(f.path("ca.pem"), authority.PEM(), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(f.path("ca.pem"), encodePEM("CERTIFICATE", der), 0o644); err != nil {
-		return err
-	}
-	for name, leaf := range map[string]*x509.Certificate{
-		"server":   {DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}},
-		"caller":   {URIs: []*url.URL{mustURL(devCaller)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
-		"operator": {URIs: []*url.URL{mustURL(devOperator)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
+	for name, issue := range map[string]func() (certificate, key []byte, err error){
+		"server":   func() ([]byte, []byte, error) { return authority.Server("localhost", "127.0.0.1", "::1") },
+		"caller":   func() ([]byte, []byte, error) { return authority.Caller(devCaller) },
+		"operator": func() ([]byte, []byte, error) { return authority.Caller(devOperator) },
 	} {
-		if err := f.writeLeaf(name, leaf, authority, key); err != nil {
-			return fmt.Errorf("certificate of %s: %w", name, err)
+		certificate, key, err := issue()
+		if err != nil {
+			return err
+		}
+		if err := writePrivate(f.path(name+"-key.pem"), key); err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.path(name+".pem"), certificate, 0o644); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-func (f devFiles) writeLeaf(name string, leaf, authority *x509.Certificate, authorityKey *ecdsa.PrivateKey) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return err
-	}
-	leaf.SerialNumber, leaf.Subject = serial, pkix.Name{CommonName: name}
-	leaf.NotBefore, leaf.NotAfter, leaf.KeyUsage = authority.NotBefore, authority.NotAfter, x509.KeyUsageDigitalSignature
-	der, err := x509.CreateCertificate(rand.Reader, leaf, authority, key.Public(), authorityKey)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := writePrivate(f.path(name+"-key.pem"), encodePEM("PRIVATE KEY", keyDER)); err != nil {
-		return err
-	}
-	return os.WriteFile(f.path(name+".pem"), encodePEM("CERTIFICATE", der), 0o644)
 }
 
 // writePrivate writes a file that only its owner may read, also where an older one
@@ -97,18 +59,6 @@ func writePrivate(path string, content []byte) error {
 		return err
 	}
 	return os.WriteFile(path, content, 0o600)
-}
-
-func encodePEM(kind string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-}
-
-func mustURL(s string) *url.URL {
-	u, err := url.Parse(s)
-	if err != nil {
-		panic(err) // a constant of this file
-	}
-	return u
 }
 
 // writeConfig writes a configuration file that `serve` takes too.

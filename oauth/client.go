@@ -1,0 +1,168 @@
+// Package oauth speaks to authorization servers: it makes the one request for an
+// access token that package broker asks for (RFC 6749 §4.4) and says precisely
+// what became of it.
+//
+// It guards three invariants. A secret goes to no origin that it is not bound to,
+// and to no address that a public name should not have, so that neither an edited
+// setting, a redirect, nor a DNS answer can carry it elsewhere. Each request
+// carries exactly one way of client authentication. And nothing that an
+// authorization server sends reaches an error unscrubbed: servers echo what they
+// were given.
+//
+// It does not retry, cache, or decide what an error means for later requests:
+// that is broker's.
+package oauth
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// defaultTimeout bounds one attempt, as docs say under "Tokens".
+const defaultTimeout = 8 * time.Second
+
+// op is what [broker.Error] calls the work of this package.
+const op = "request token"
+
+// Config says what a [Client] may connect to. The zero value is the strictest
+// useful one: https to public addresses, certificates checked against the
+// system's authorities, proxies taken from the environment.
+type Config struct {
+	// RootCAs are the authorities that certificates are checked against; nil takes
+	// the system's. Not changed by this package; the caller must not change it either.
+	RootCAs *x509.CertPool
+	// AllowHTTPLoopback permits loopback addresses, and plain http to them. Meant
+	// for development: whoever can listen on this host then gets what is sent there.
+	AllowHTTPLoopback bool
+	// AllowedAddresses are ranges that may be connected to although they are
+	// private, link-local or otherwise not public. An address in one of them is
+	// not looked at any further: allowing 64:ff9b::/96 (NAT64) allows the IPv4
+	// addresses behind it.
+	AllowedAddresses []netip.Prefix
+	// Proxy chooses the proxy for a URL as [http.Transport.Proxy] does; the request
+	// that it gets has a method and a URL and nothing else. nil takes
+	// [http.ProxyFromEnvironment].
+	//
+	// The proxy is the operator's choice, so its own address is not checked; and it
+	// is the proxy that resolves the token endpoint's name, so the check of resolved
+	// addresses is then the proxy's to make. Addresses that stand in the URL itself
+	// are refused either way. Plain http is never proxied.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Timeout bounds one attempt from name resolution to the answer's last byte;
+	// 0 means 8 s. Connecting and the TLS handshake may each take half of it.
+	Timeout time.Duration
+}
+
+// Client requests tokens. It is safe for concurrent use and keeps connections
+// open between requests until [Client.Close].
+type Client struct {
+	allowLoopback bool
+	allowed       []netip.Prefix
+	proxy         func(*http.Request) (*url.URL, error)
+	timeout       time.Duration
+
+	// One transport for each policy of what may be dialled, so that a dialler never
+	// has to find out on whose behalf it dials.
+	direct   *http.Transport // https, addresses checked
+	proxied  *http.Transport // https through a proxy, whose address is not checked
+	loopback *http.Transport // http, loopback only
+}
+
+// New returns a Client. It makes no connection.
+func New(cfg Config) *Client {
+	c := &Client{
+		allowLoopback: cfg.AllowHTTPLoopback,
+		allowed:       slices.Clone(cfg.AllowedAddresses),
+		proxy:         cfg.Proxy,
+		timeout:       cfg.Timeout,
+	}
+	if c.proxy == nil {
+		c.proxy = http.ProxyFromEnvironment
+	}
+	if c.timeout <= 0 {
+		c.timeout = defaultTimeout
+	}
+	c.direct = c.newTransport(cfg.RootCAs, c.checkAddress)
+	c.proxied = c.newTransport(cfg.RootCAs, anyAddress)
+	c.proxied.Proxy = c.proxyAgain
+	c.proxied.OnProxyConnectResponse = refuseProxyAnswer
+	c.loopback = c.newTransport(cfg.RootCAs, onlyLoopback)
+	return c
+}
+
+// Close closes the connections that are kept open and not in use. It does not
+// wait for requests; whoever made them cancels their contexts.
+func (c *Client) Close() {
+	for _, t := range []*http.Transport{c.direct, c.proxied, c.loopback} {
+		t.CloseIdleConnections()
+	}
+}
+
+// RequestToken is a [broker.RequestToken]: one POST to the token endpoint
+// (RFC 6749 §3.2, §4.4.2), never repeated once a byte of it was written.
+//
+// All checks that need no connection come first: DESTINATION_NOT_BOUND,
+// UPSTREAM_ADDRESS_REFUSED, SECRET_UNUSABLE, INVALID_REQUEST for a parameter that
+// is the broker's own. Then each way in which the exchange can fail has its
+// UPSTREAM_ reason, and each OAuth error code its rejection. When ctx was
+// cancelled the error is DEADLINE_EXCEEDED and wraps [context.Canceled]; when time
+// was up, be it ctx's or the Client's, UPSTREAM_TIMEOUT and it wraps
+// [context.DeadlineExceeded].
+func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (broker.TokenResponse, error) {
+	endpoint, err := c.boundEndpoint(req.Endpoint, req.Destinations)
+	if err != nil {
+		return broker.TokenResponse{}, err
+	}
+	limited, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	seen := new(progress)
+	out, err := newRequest(httptrace.WithClientTrace(limited, seen.trace()), endpoint, req)
+	if err != nil {
+		return broker.TokenResponse{}, err
+	}
+	transport, err := c.route(endpoint)
+	if err != nil {
+		return broker.TokenResponse{}, err
+	}
+	a := &attempt{
+		origin: originOf(endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
+		proxied: transport == c.proxied, basic: out.basic, credentials: out.credentials, sent: time.Now(),
+	}
+	// RoundTrip and not Client.Do: it follows no redirect, keeps no cookie, and its
+	// errors do not quote the URL.
+	res, err := transport.RoundTrip(out.Request)
+	if err != nil {
+		return broker.TokenResponse{}, a.failed(err)
+	}
+	defer func() { _ = res.Body.Close() }() // nothing depends on how the end of an answer went
+	return a.read(res)
+}
+
+// attempt is what the parts that judge an answer, or the lack of one, need to know.
+type attempt struct {
+	origin   string
+	parent   context.Context // the caller's
+	limited  context.Context // parent with the attempt's own timeout
+	timeout  time.Duration
+	progress *progress
+	proxied  bool
+	basic    bool // HTTP Basic credentials were sent
+	// credentials are all spellings in which the request held its credential.
+	credentials []string
+	sent        time.Time
+}
+
+// fail returns an error about the attempt. Server-provided text among args must
+// have gone through a scrubber.
+func (a *attempt) fail(reason broker.Reason, err error, format string, args ...any) *broker.Error {
+	return &broker.Error{Reason: reason, Op: op, Detail: a.origin + ": " + fmt.Sprintf(format, args...), Err: err}
+}

@@ -1,0 +1,123 @@
+package oauth
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+)
+
+const (
+	// maxLifetime is what longer lifetimes are cut to. It is longer than anything
+	// lives and far from where times overflow.
+	maxLifetime = 10 * 365 * 24 * time.Hour
+	// maxScopeBytes bounds the granted scopes, which are kept beside the token.
+	maxScopeBytes = 16 << 10
+)
+
+// token returns the access token, or what is wrong with it. RFC 6749 appendix A.12
+// allows printable ASCII; a space would end it in an Authorization header.
+func (d document) token() (secret.Value, string) {
+	token := d.text("access_token")
+	switch {
+	case token == "":
+		return secret.Value{}, "it has no access_token"
+	case len(token) > broker.MaxTokenBytes:
+		return secret.Value{}, fmt.Sprintf("its access_token has %d bytes, over the limit of %d", len(token), broker.MaxTokenBytes)
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return secret.Value{}, "its access_token has a character that none may have (RFC 6749 appendix A.12)"
+	}
+	return secret.NewString(token), ""
+}
+
+// tokenType returns "Bearer", or the answered type and false for another one. A
+// missing type is taken for Bearer: RFC 6749 §5.1 requires it, but servers forget
+// it, and those with a special type depend on its being seen. "BearerToken" is
+// what Apigee answers by default.
+func (d document) tokenType() (string, bool) {
+	if !d.has("token_type") {
+		return "Bearer", true
+	}
+	switch answered := strings.TrimSpace(d.text("token_type")); strings.ToLower(answered) {
+	case "bearer", "bearertoken":
+		return "Bearer", true
+	case "":
+		return "that is not a string", false
+	default:
+		return answered, false
+	}
+}
+
+// lifetime returns expires_in, in whatever of its many shapes: a number, a string
+// (errata 5379), a fraction. It is nil when the answer does not say: missing,
+// null, empty, not a number. And nil for zero and below, too: some servers mean
+// "never expires" by 0, some "expired", and what cannot be told apart is unknown;
+// the token itself may know better.
+func (d document) lifetime() *time.Duration {
+	raw := strings.TrimSpace(string(d.members["expires_in"]))
+	if strings.HasPrefix(raw, `"`) {
+		raw = strings.TrimSpace(d.text("expires_in"))
+	}
+	// ParseFloat also reads hexadecimal, "Inf" and "NaN".
+	if raw == "" || strings.Trim(raw, "0123456789.eE+-") != "" {
+		return nil
+	}
+	seconds, err := strconv.ParseFloat(raw, 64)
+	if err != nil && !math.IsInf(seconds, 1) || !(seconds > 0) {
+		return nil
+	}
+	lifetime := maxLifetime
+	if seconds < maxLifetime.Seconds() {
+		lifetime = time.Duration(seconds * float64(time.Second))
+	}
+	if lifetime <= 0 { // a fraction below a nanosecond
+		return nil
+	}
+	return &lifetime
+}
+
+// scopes returns the granted scopes, sorted and without repetition, or what is
+// wrong with them. They are nil if the answer does not say, which means "as
+// requested" (RFC 6749 §5.1), and empty if it says that there are none. A JSON
+// array is what several servers make of the list.
+func (d document) scopes() ([]string, string) {
+	raw := d.members["scope"]
+	if raw == nil || string(raw) == "null" {
+		return nil, ""
+	}
+	var granted []string
+	if len(raw) > 0 && raw[0] == '[' {
+		var list []string
+		if json.Unmarshal(raw, &list) != nil {
+			return nil, "its scope is an array with something else than strings"
+		}
+		for _, entry := range list {
+			granted = append(granted, strings.Fields(entry)...)
+		}
+	} else {
+		var list string
+		if json.Unmarshal(raw, &list) != nil {
+			return nil, "its scope is neither a string nor an array"
+		}
+		granted = strings.Fields(list)
+	}
+	bytes := 0
+	for _, scope := range granted {
+		bytes += len(scope)
+		if !utf8.ValidString(scope) || strings.ContainsFunc(scope, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return nil, "its scope has a control character"
+		}
+	}
+	if bytes > maxScopeBytes {
+		return nil, fmt.Sprintf("its scope has %d bytes, over the limit of %d", bytes, maxScopeBytes)
+	}
+	slices.Sort(granted)
+	return append([]string{}, slices.Compact(granted)...), ""
+}

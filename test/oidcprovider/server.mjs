@@ -1,0 +1,167 @@
+// Serves the real oidc-provider (npm, certified) on loopback for package oidcprovider, which starts this file.
+//
+// The first line on stdin is the configuration as JSON; stdin's end means that the test is gone, and ends the server too. The first
+// line on stdout that starts with {"issuer" tells where it listens. A second port, never given to the code under test, answers what
+// a test wants to know and change: GET /requests, PUT /clients.
+//
+// Usage: node server.mjs FOLDER, where FOLDER/node_modules has oidc-provider.
+
+import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import readline from 'node:readline';
+import { pathToFileURL } from 'node:url';
+
+const folder = path.resolve(process.argv[2] ?? '.');
+const entry = createRequire(path.join(folder, 'package.json')).resolve('oidc-provider');
+const { default: Provider, errors } = await import(pathToFileURL(entry));
+
+const lines = readline.createInterface({ input: process.stdin });
+const config = JSON.parse((await lines[Symbol.asyncIterator]().next()).value);
+lines.on('close', () => process.exit(0));
+process.stdin.resume();
+
+// What the provider stores: one map for all models, gone with the process. Clients live here and not in the provider's static list,
+// so that a test can change one while it runs: the provider keys its cache by their content.
+const store = new Map();
+
+class Adapter {
+  constructor(model) {
+    this.prefix = `${model}:`;
+  }
+
+  async find(id) {
+    const found = store.get(this.prefix + id);
+    return found && (!found.expires || found.expires > Date.now()) ? found.payload : undefined;
+  }
+
+  async upsert(id, payload, expiresIn) {
+    store.set(this.prefix + id, { payload, expires: expiresIn && Date.now() + expiresIn * 1000 });
+  }
+
+  async destroy(id) {
+    store.delete(this.prefix + id);
+  }
+
+  async consume(id) {
+    store.get(this.prefix + id).payload.consumed = Math.floor(Date.now() / 1000);
+  }
+}
+
+const clients = new Adapter('Client');
+for (const client of config.clients) {
+  await clients.upsert(client.client_id, client);
+}
+
+// The signing key of JWT access tokens. A key id derived from the key keeps two servers' keys apart in a cache.
+const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+const jwk = privateKey.export({ format: 'jwk' });
+jwk.kid = createHash('sha256').update(jwk.x).digest('base64url').slice(0, 16);
+
+const resources = new Map(config.resources.map((resource) => [resource.uri, resource]));
+
+function build(issuer) {
+  const provider = new Provider(issuer, {
+    adapter: Adapter,
+    jwks: { keys: [{ ...jwk, use: 'sig', alg: 'ES256' }] },
+    cookies: { keys: [randomBytes(16).toString('hex')] },
+    scopes: config.scopes,
+    responseTypes: [],
+    // No ID tokens are issued, but metadata must name an algorithm that the key above can do.
+    clientDefaults: { id_token_signed_response_alg: 'ES256' },
+    ttl: { ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime },
+    features: {
+      devInteractions: { enabled: false },
+      clientCredentials: { enabled: true },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: async (ctx, client, oneOf) => oneOf ?? (config.defaultResource || undefined),
+        getResourceServerInfo: async (ctx, uri) => {
+          const resource = resources.get(uri);
+          if (!resource) throw new errors.InvalidTarget();
+          return {
+            audience: uri,
+            scope: resource.scopes.join(' '),
+            accessTokenTTL: resource.lifetime || config.lifetime,
+            accessTokenFormat: resource.opaque ? 'opaque' : 'jwt',
+            jwt: { sign: { alg: 'ES256' } },
+          };
+        },
+      },
+    },
+  });
+  // What the provider answers without a word on the wire: shown with a failed test.
+  provider.on('server_error', (ctx, err) => console.error('server_error', err));
+  provider.on('grant.error', (ctx, err) => console.error('grant.error', err.error, err.error_description, err.error_detail ?? ''));
+  return provider;
+}
+
+function listen(server) {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => resolve(server.address().port));
+  });
+}
+
+let requests = 0;
+let serve; // set once the port, and so the issuer, is known
+const handler = (request, response) => {
+  if (request.method === 'POST' && request.url.split('?')[0] === '/token') requests += 1;
+  serve(request, response);
+};
+const secure = config.certFile !== '';
+const api = secure
+  ? https.createServer({ cert: readFileSync(config.certFile), key: readFileSync(config.keyFile) }, handler)
+  : http.createServer(handler);
+const port = await listen(api);
+const issuer = `${secure ? 'https' : 'http'}://127.0.0.1:${port}`;
+const provider = build(issuer);
+serve = provider.callback();
+
+const control = http.createServer(async (request, response) => {
+  try {
+    if (request.method === 'GET' && request.url === '/requests') {
+      response.end(JSON.stringify({ requests }));
+      return;
+    }
+    if (request.method === 'PUT' && request.url === '/clients') {
+      let body = '';
+      for await (const chunk of request) body += chunk;
+      const client = JSON.parse(body);
+      const previous = await clients.find(client.client_id);
+      await clients.upsert(client.client_id, client);
+      try {
+        await provider.Client.find(client.client_id); // refuses metadata that is not valid
+      } catch (err) {
+        await (previous ? clients.upsert(client.client_id, previous) : clients.destroy(client.client_id));
+        throw err;
+      }
+      response.statusCode = 204;
+      response.end();
+      return;
+    }
+    response.statusCode = 404;
+    response.end();
+  } catch (err) {
+    response.statusCode = 400;
+    response.end(`${err.message}: ${err.error_description ?? ''}`);
+  }
+});
+const controlPort = await listen(control);
+
+// Metadata that is not valid is told now, not at the first token request, where it would look like a wrong secret.
+for (const client of config.clients) {
+  try {
+    await provider.Client.find(client.client_id);
+  } catch (err) {
+    console.error(`client ${client.client_id}: ${err.message}: ${err.error_description ?? ''}`);
+    process.exit(1);
+  }
+}
+
+console.log(JSON.stringify({ issuer, control: `http://127.0.0.1:${controlPort}` }));

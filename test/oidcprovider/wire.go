@@ -1,0 +1,83 @@
+package oidcprovider
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// defaultLifetime is that of access tokens where Config says nothing.
+const defaultLifetime = 10 * time.Minute
+
+// wireConfig is Config as server.mjs reads it.
+type wireConfig struct {
+	Clients         []map[string]any `json:"clients"`
+	Resources       []wireResource   `json:"resources"`
+	DefaultResource string           `json:"defaultResource"`
+	Scopes          []string         `json:"scopes"`
+	Lifetime        int              `json:"lifetime"` // seconds
+	CertFile        string           `json:"certFile"`
+	KeyFile         string           `json:"keyFile"`
+}
+
+// wireResource is Resource as server.mjs reads it.
+type wireResource struct {
+	URI      string   `json:"uri"`
+	Scopes   []string `json:"scopes"`
+	Lifetime int      `json:"lifetime"` // seconds
+	Opaque   bool     `json:"opaque"`
+}
+
+// wire translates. The server's scopes are all that occur: a scope that it does not know is invalid in a client's metadata.
+func (c Config) wire() wireConfig {
+	w := wireConfig{
+		Clients:         []map[string]any{},
+		Resources:       []wireResource{},
+		DefaultResource: c.DefaultResource,
+		Lifetime:        int(c.Lifetime / time.Second),
+	}
+	if c.Lifetime == 0 {
+		w.Lifetime = int(defaultLifetime / time.Second)
+	}
+	for _, client := range c.Clients {
+		w.Clients = append(w.Clients, client.metadata())
+		w.Scopes = append(w.Scopes, client.Scopes...)
+	}
+	for _, resource := range c.Resources {
+		w.Resources = append(w.Resources, wireResource{
+			URI:      resource.URI,
+			Scopes:   append([]string{}, resource.Scopes...),
+			Lifetime: int(resource.Lifetime / time.Second),
+			Opaque:   resource.Opaque,
+		})
+		w.Scopes = append(w.Scopes, resource.Scopes...)
+	}
+	slices.Sort(w.Scopes)
+	w.Scopes = slices.Compact(w.Scopes)
+	return w
+}
+
+// metadata is the client in the words of RFC 7591.
+func (c Client) metadata() map[string]any {
+	method := c.AuthMethod
+	if method == "" {
+		method = Basic
+	}
+	metadata := map[string]any{
+		"client_id":                  c.ID,
+		"token_endpoint_auth_method": method,
+		"grant_types":                []string{"client_credentials"},
+		"response_types":             []string{},
+		"redirect_uris":              []string{},
+	}
+	if c.Secret != "" {
+		metadata["client_secret"] = c.Secret
+	}
+	if len(c.Scopes) > 0 {
+		metadata["scope"] = strings.Join(c.Scopes, " ")
+	}
+	if c.JWKS != nil {
+		metadata["jwks"] = c.JWKS
+	}
+	return metadata
+}

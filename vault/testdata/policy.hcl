@@ -1,0 +1,47 @@
+# The least that the broker needs. To apply it:
+#
+#   vault secrets enable -path=tokenbroker -version=2 kv
+#   vault policy write tokenbroker tokenbroker.hcl
+#   vault write auth/approle/role/tokenbroker token_policies=tokenbroker \
+#     token_ttl=20m token_max_ttl=4h token_num_uses=0 secret_id_num_uses=0
+#
+# It grants no delete, no undelete, no patch and no write of metadata: none of
+# those is check-and-set, so they could undo what another replica has decided.
+
+# Read records, and write them by check-and-set: create for a new key, update
+# for one that exists.
+path "tokenbroker/data/*" {
+  capabilities = ["create", "read", "update"]
+}
+
+# List keys, and tell a value that was deleted, destroyed or pushed out from one
+# that never was.
+path "tokenbroker/metadata/*" {
+  capabilities = ["list", "read"]
+}
+
+# Destroy the value of a retired secret for good. Its metadata stays, so that
+# nothing can be put in its place.
+path "tokenbroker/destroy/*" {
+  capabilities = ["update"]
+}
+
+# Make sure that the mount does not delete versions after a time.
+path "tokenbroker/config" {
+  capabilities = ["read"]
+}
+
+# Tell a dead token from a denial by policy: Vault answers 403 to both.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+
+# Renew the broker's own token.
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+
+# Name the capability that is missing when a path is denied.
+path "sys/capabilities-self" {
+  capabilities = ["update"]
+}
