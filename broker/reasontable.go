@@ -32,7 +32,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonStoreNotKV2, RecoveryFixStore, "The configured mount is not a KV version 2 secrets engine.", "Point the broker at a KV version 2 mount; version 1 ignores check-and-set and would lose writes."},
 	{ReasonStoreExpiresRecords, RecoveryFixStore, "The mount is set to delete versions after a time, which would lose secrets.", "Set delete_version_after of the mount to 0s."},
 	{ReasonStoreForeignData, RecoveryFixStore, "The store's prefix holds data that is not the broker's.", "Choose an empty prefix; if it is the broker's own, restore its meta record from a backup."},
-	{ReasonStoreKeyWrong, RecoveryFixStore, "The key file does not open the embedded store.", "Use the key file that was made with this store file."},
+	{ReasonStoreKeyWrong, RecoveryFixStore, "The key file of the embedded store is missing, unreadable, open to others, or of another store.", "Use the key file that was made with this store file, with mode 0600."},
 	{ReasonStoreLocked, RecoveryFixStore, "Another process has the embedded store open.", "Stop the other process, or give this one a store of its own."},
 	{ReasonStoreDamaged, RecoveryFixStore, "The embedded store's file is damaged or is not such a file.", "Restore the file from a backup; it was not changed."},
 	{ReasonStoreConflict, RecoveryRetry, "A record was changed by another writer at the same moment.", "Try again."},
@@ -43,7 +43,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonRecordDeleted, RecoveryFixStore, "A record was deleted in the store by somebody else than the broker.", "Undelete the version in Vault; the evidence names the path."},
 	{ReasonRecordDestroyed, RecoveryFixStore, "A record was destroyed in the store by somebody else than the broker.", "Restore the record from a backup; the evidence names the path."},
 	{ReasonRecordPruned, RecoveryFixStore, "A record was pushed out by later versions that the broker did not write.", "Restore the record from a backup; the evidence names the path."},
-	{ReasonRecordCorrupt, RecoveryFixStore, "A record in the store is not what the broker writes.", "Roll the record back to its last good version in Vault; the evidence names the path."},
+	{ReasonRecordCorrupt, RecoveryFixStore, "A record in the store is not what the broker writes.", "Roll the record back to its last good version in Vault, or restore the store's file; the evidence names the path."},
 	{ReasonRecordSchemaNewer, RecoveryContactOperator, "A record was written by a newer release of the broker.", "Run the newer release; an older one must not touch what it cannot read."},
 	{ReasonRecordFieldMissing, RecoveryFixStore, "A record in the store lacks a field that it must have.", "Roll the record back to its last good version in Vault; the evidence names the path and the field."},
 	// Secrets.

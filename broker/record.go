@@ -149,7 +149,7 @@ func (b *Broker) write(ctx context.Context, key string, version uint64, h *heade
 		return 0, fmt.Errorf("encode %s: %w", key, err)
 	}
 	if len(encoded) > MaxRecordBytes {
-		return 0, newError(ReasonInvalidRequest, "", "record %s would have %d bytes; at most %d", key, len(encoded), MaxRecordBytes)
+		return 0, Invalid("client", "its record would have %d bytes; at most %d", len(encoded), MaxRecordBytes)
 	}
 	data := secret.New(encoded)
 	clear(encoded)

@@ -9,8 +9,10 @@ import (
 )
 
 // Store keeps small JSON objects under slash-separated keys. It is the only
-// durable thing the broker has. All methods are safe for concurrent use, honour
-// the context, and return *[Error] with a STORE_ or RECORD_ reason.
+// durable thing the broker has. All methods are safe for concurrent use, keep no
+// reference to what they are given, honour the context, and return *[Error] with a
+// STORE_ or RECORD_ reason, DEADLINE_EXCEEDED when the context ended before
+// anything was sent, or INVALID_REQUEST for a key or data that no store takes.
 //
 // Keys are made by this package: segments of [a-z0-9._-], none of them "." or
 // "..", so that an adapter may use them as a path.
@@ -90,7 +92,7 @@ type AbsentError struct {
 	// Time is when it was deleted; zero where the store does not say.
 	Time time.Time
 	// Version is the version that a Write must name to put something here again; 0
-	// if nothing was ever there.
+	// if nothing was ever there, and above 0 for everything else.
 	Version uint64
 }
 

@@ -36,6 +36,13 @@ const (
 	maxSettings = MaxRecordBytes - 32<<10
 )
 
+// ReservedParameter reports whether a form parameter is one that the broker itself
+// sends, or that would carry a credential or another grant. A client's settings
+// may not name it.
+func ReservedParameter(name string) bool {
+	return slices.Contains(reservedParameters, strings.ToLower(name))
+}
+
 // reservedParameters are the form parameters that the broker itself sends, or
 // that would carry a credential or another grant: a setting must not replace them.
 var reservedParameters = []string{
@@ -203,6 +210,9 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 		v.add(prefix+"client_id", "is required: what the authorization server calls the client")
 	}
 	checkText(v, prefix+"client_id", u.ClientID, maxClientIDLength)
+	if u.Authentication.Method == ClientSecretBasicRaw && strings.Contains(u.ClientID, ":") {
+		v.add(prefix+"client_id", "has a colon, which %s cannot send (RFC 7617 §2)", ClientSecretBasicRaw)
+	}
 	checkAuthentication(v, prefix, u.Authentication)
 	checkScopes(v, prefix+"default_scopes", u.DefaultScopes)
 	checkScopes(v, prefix+"allowed_scopes", u.AllowedScopes)
@@ -216,7 +226,7 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(u.Parameters)) {
 		at := fmt.Sprintf("%sparameters[%q]", prefix, truncate(name, 64))
-		if name == "" || slices.Contains(reservedParameters, strings.ToLower(name)) {
+		if name == "" || ReservedParameter(name) {
 			v.add(at, "is a parameter that the broker sends itself or that carries a credential")
 		}
 		checkText(v, at, name, maxParameterLength)

@@ -10,7 +10,9 @@
 // were given.
 //
 // It does not retry, cache, or decide what an error means for later requests:
-// that is broker's.
+// that is broker's. And it cannot keep net/http from writing to package log, of all
+// things bytes that a server sent unasked; whoever owns the process discards that
+// output.
 package oauth
 
 import (
@@ -27,7 +29,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// defaultTimeout bounds one attempt, as docs say under "Tokens".
+// defaultTimeout leaves room for two attempts in the 20 s that broker gives a mint.
 const defaultTimeout = 8 * time.Second
 
 // op is what [broker.Error] calls the work of this package.

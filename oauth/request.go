@@ -15,14 +15,6 @@ import (
 // server's operator may want to tell apart, not the release's.
 const userAgent = "tokenbroker/1"
 
-// ownParameters are the form parameters that this package sends itself, or that
-// would carry a second credential or another grant. Extra ones must not have
-// their names, in any case of letters: some servers ignore it.
-var ownParameters = []string{
-	"actor_token", "assertion", "audience", "client_assertion", "client_assertion_type", "client_id",
-	"client_secret", "code", "grant_type", "password", "refresh_token", "resource", "scope", "subject_token", "username",
-}
-
 // request is a token request ready to be sent.
 type request struct {
 	*http.Request
@@ -34,7 +26,7 @@ type request struct {
 func newRequest(ctx context.Context, endpoint *url.URL, req broker.TokenRequest) (*request, error) {
 	form := url.Values{"grant_type": {"client_credentials"}}
 	for name, value := range req.Parameters {
-		if slices.Contains(ownParameters, strings.ToLower(name)) {
+		if broker.ReservedParameter(name) { // checked when saved; a record written by hand was not
 			return nil, broker.Invalid("parameters", "%q is a parameter that the broker sends itself or that carries a credential", name)
 		}
 		form.Set(name, value)

@@ -76,14 +76,14 @@ func (s scrubber) echoes(text string) bool {
 	}
 	windows := make(map[string]bool)
 	for i, reading := range readings {
-		readings[i] = strings.ToLower(reading)
+		readings[i] = lower(reading)
 		for at := 0; at+window <= len(readings[i]); at++ {
 			windows[readings[i][at:at+window]] = true
 		}
 	}
 	for _, credential := range s.credentials {
 		for _, spelling := range spellings(credential) {
-			if within(strings.ToLower(spelling), readings, windows) {
+			if within(lower(spelling), readings, windows) {
 				return true
 			}
 		}
@@ -137,6 +137,18 @@ func spellings(credential string) []string {
 		}
 	}
 	return all
+}
+
+// lower changes ASCII letters only: strings.ToLower also replaces bytes that are
+// not UTF-8, and whether they are depends on their neighbours.
+func lower(text string) string {
+	bytes := []byte(text)
+	for i, b := range bytes {
+		if b >= 'A' && b <= 'Z' {
+			bytes[i] = b + ('a' - 'A')
+		}
+	}
+	return string(bytes)
 }
 
 func lettersAndDigits(text string) string {

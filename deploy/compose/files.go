@@ -89,11 +89,13 @@ func (c *filesCommand) Run(log *slog.Logger) error {
 		return err
 	}
 	for name, issue := range map[string]func() (certificate, key []byte, err error){
-		"vault":         func() ([]byte, []byte, error) { return authority.Server("vault", "localhost", "127.0.0.1") },
-		"authorization": func() ([]byte, []byte, error) { return authority.Server("authorization-server", "localhost", "127.0.0.1") },
-		"broker":        func() ([]byte, []byte, error) { return authority.Server("tokenbroker", "localhost", "127.0.0.1") },
-		"caller":        func() ([]byte, []byte, error) { return authority.Caller("spiffe://compose/caller") },
-		"operator":      func() ([]byte, []byte, error) { return authority.Caller("spiffe://compose/operator") },
+		"vault": func() ([]byte, []byte, error) { return authority.Server("vault", "localhost", "127.0.0.1") },
+		"authorization": func() ([]byte, []byte, error) {
+			return authority.Server("authorization-server", "localhost", "127.0.0.1")
+		},
+		"broker":   func() ([]byte, []byte, error) { return authority.Server("tokenbroker", "localhost", "127.0.0.1") },
+		"caller":   func() ([]byte, []byte, error) { return authority.Caller("spiffe://compose/caller") },
+		"operator": func() ([]byte, []byte, error) { return authority.Caller("spiffe://compose/operator") },
 	} {
 		certificate, key, err := issue()
 		if err != nil {

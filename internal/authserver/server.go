@@ -129,7 +129,8 @@ type Running struct {
 }
 
 // Start listens on address, a loopback address and port such as "127.0.0.1:0", and
-// serves until Close. With certificates it speaks https, else plain http.
+// serves until Close; ctx is for the listening only. With certificates it speaks
+// https, else plain http.
 func Start(ctx context.Context, address string, cfg Config, certificates ...tls.Certificate) (*Running, error) {
 	// Secrets travel here without TLS, and everything is made up: never beyond this host.
 	if target, err := netip.ParseAddrPort(address); err != nil || !target.Addr().IsLoopback() {
