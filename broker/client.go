@@ -45,6 +45,8 @@ type Client struct {
 	CreateRequestID string `json:"create_request_id,omitempty"`
 
 	version uint64
+	// added is the version that this not yet committed revision brings; 0 if none.
+	added int64
 }
 
 // Upstream says where and how a client gets its tokens.

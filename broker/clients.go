@@ -290,7 +290,7 @@ func (b *Broker) clientToChange(ctx context.Context, id, etag string) (*Client, 
 }
 
 // commit writes c over the revision it was read as, and makes it the one in
-// memory. When somebody else won, the values that only this revision names are
+// memory. When somebody else won, the value that only this revision names is
 // destroyed.
 func (b *Broker) commit(ctx context.Context, c *Client) (*Client, error) {
 	if _, err := b.meta(ctx); err != nil {
@@ -302,7 +302,7 @@ func (b *Broker) commit(ctx context.Context, c *Client) (*Client, error) {
 	version, err := b.write(ctx, clientKey(c.ID), base, &record.header, record)
 	switch {
 	case err == nil:
-		c.version = version
+		c.version, c.added = version, 0
 		b.remember(newLoaded(c, begun))
 		return c, nil
 	case ReasonOf(err) != ReasonStoreConflict:
@@ -315,21 +315,19 @@ func (b *Broker) commit(ctx context.Context, c *Client) (*Client, error) {
 	return nil, newError(ReasonConcurrentChange, c.ID, "")
 }
 
-// discardUnnamed destroys values of c that the committed record does not name. It
-// runs only after c's own write was lost to another one, so c can no longer
+// discardUnnamed destroys the value that c added unless the committed record names
+// it. It runs only after c's own write was lost to another one, so c can no longer
 // become the committed revision. Failing leaves a value that nothing names.
 func (b *Broker) discardUnnamed(ctx context.Context, c *Client) {
 	committed, err := b.readClient(ctx, c.ID)
-	if err != nil {
+	if err != nil || c.added == 0 {
 		return
 	}
-	for _, v := range c.Secrets {
-		if _, named := committed.Secret(v.Number); named && committed.UID == c.UID || v.Number < c.NextVersion-1 {
-			continue
-		}
-		if err := b.store.Destroy(context.WithoutCancel(ctx), secretKey(c.ID, c.UID, v.Number)); err != nil {
-			b.log.WarnContext(ctx, "secret value left behind that no record names", "client", c.ID, "secret_version", v.Number, "reason", ReasonOf(err))
-		}
+	if _, named := committed.Secret(c.added); named && committed.UID == c.UID {
+		return
+	}
+	if err := b.store.Destroy(context.WithoutCancel(ctx), secretKey(c.ID, c.UID, c.added)); err != nil {
+		b.log.WarnContext(ctx, "secret value left behind that no record names", "client", c.ID, "secret_version", c.added, "reason", ReasonOf(err))
 	}
 }
 
@@ -373,7 +371,7 @@ func (b *Broker) remember(loaded *loadedClient) {
 	c := loaded.client
 	b.clients.Compute(c.ID, func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
 		newer := found && (old.client.UID != c.UID || old.client.version > c.version)
-		if newer && old.readTime.After(loaded.readTime) {
+		if newer && !old.readTime.Before(loaded.readTime) {
 			old.revalidating.Store(false)
 			return old, otter.CancelOp
 		}

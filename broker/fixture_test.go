@@ -29,6 +29,8 @@ type fixture struct {
 	upstream *brokertest.Upstream
 	sent     *sent
 	log      *logged
+	// ctx is for hooks, which have no test to ask.
+	ctx context.Context
 }
 
 // newFixture returns a Broker on an empty store, closed when the test ends.

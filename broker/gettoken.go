@@ -72,9 +72,9 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 	if valid && now.Sub(held.IssueTime) < holdDown {
 		return held, held.serveWarnings(minValidity, now), nil
 	}
-	if valid { // then there is something better than to wait for long
+	if most := patience(ctx); valid && held.ExpireTime.Sub(now) > most {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, patience(ctx))
+		ctx, cancel = context.WithTimeout(ctx, most)
 		defer cancel()
 	}
 	token, err := b.mintFor(ctx, c, q, key, held, now)

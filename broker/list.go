@@ -153,7 +153,7 @@ func (b *Broker) ListClients(ctx context.Context, q ListQuery) (ClientPage, erro
 			return ClientPage{}, err
 		}
 		ids = slices.DeleteFunc(ids, func(id string) bool {
-			return idProblem(id) != "" || !strings.HasPrefix(id, f.prefix) ||
+			return idProblem(id) != "" || shardOf(id) != shard || !strings.HasPrefix(id, f.prefix) ||
 				at.After != "" && shard == shardOf(at.After) && id <= at.After
 		})
 		for batch := range slices.Chunk(ids, readsAtOnce) {

@@ -128,7 +128,10 @@ func (w *walk) passUntil(name string) {
 func (w *walk) fail(at string, err error) {
 	e := AsError(err)
 	stage, ok := stageOf[e.Reason]
-	if !ok || indexOf(stage) < len(w.report.Stages) || indexOf(stage) > indexOf(at) && indexOf(at) < indexOf(StageSecretPresent) {
+	// A store is found unusable by whatever is asked of it first; what a record
+	// holds breaks the link that needed that record.
+	ofStore := indexOf(stage) <= indexOf(StageStorePermitted)
+	if !ok || indexOf(stage) < len(w.report.Stages) || !ofStore && indexOf(at) < indexOf(StageSecretPresent) {
 		stage = at
 	}
 	w.passUntil(stage)
@@ -168,7 +171,11 @@ func (b *Broker) CheckLookup(ctx context.Context, id string, depth LookupDepth) 
 	}
 	w := &walk{started: time.Now()}
 	if err := b.Ready(ctx); err != nil {
-		w.fail(StageStoreReachable, err)
+		at := StageStoreReachable
+		if strings.HasPrefix(string(ReasonOf(err)), "RECORD_") { // the store's own record
+			at = StageStoreUsable
+		}
+		w.fail(at, err)
 		return w.finish(), nil
 	}
 	c, err := b.readClient(ctx, id)

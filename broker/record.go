@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -256,6 +257,9 @@ func (b *Broker) createMeta(ctx context.Context) (*metaRecord, error) {
 	names, err := b.store.List(ctx, "")
 	if err != nil {
 		return nil, err
+	}
+	if slices.Contains(names, metaKey) {
+		return b.readMeta(ctx) // another replica made it since it was looked for
 	}
 	if len(names) > 0 {
 		return nil, newError(ReasonStoreForeignData, "", "the prefix holds %q but no meta record", names[:min(len(names), 5)])

@@ -101,7 +101,7 @@ func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (Sec
 func (c *Client) pending(number int64) (SecretVersion, error) {
 	version, ok := c.Staged(Pending)
 	switch {
-	case number != 0 && number >= c.NextVersion:
+	case number < 0 || number >= c.NextVersion:
 		return version, newError(ReasonSecretVersionNotFound, c.ID, "there is no version %d", number)
 	case !ok:
 		return version, newError(ReasonSecretWrongStage, c.ID, "no version is pending; stage one first")

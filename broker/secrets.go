@@ -115,7 +115,7 @@ func sameSecret(a, b secret.Value) bool {
 // addVersion appends a version that writeSecret made.
 func (c *Client) addVersion(v SecretVersion) {
 	c.Secrets = append(c.Secrets, v)
-	c.NextVersion = v.Number + 1
+	c.NextVersion, c.added = v.Number+1, v.Number
 }
 
 // relabel gives stage to the version of that number and takes it from any other.

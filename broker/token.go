@@ -56,6 +56,20 @@ type Token struct {
 	warnings      []Warning
 	// refreshBegun is when a refresh in the background was last begun, in ns since 1970.
 	refreshBegun atomic.Int64
+	// derived is what Derived keeps.
+	derived atomic.Value
+}
+
+// Derived returns what build makes of t. It is made for the first call and kept as
+// long as t is, so that serving a token again costs no more than finding it; all
+// callers share it, and none may change it. A token keeps one such value: build
+// must be the same function in all calls.
+func (t *Token) Derived(build func(*Token) any) any {
+	if kept := t.derived.Load(); kept != nil {
+		return kept
+	}
+	t.derived.CompareAndSwap(nil, build(t)) // of callers that come at once, one wins
+	return t.derived.Load()
 }
 
 // TokenQuery says whose token is wanted and for what.
