@@ -124,6 +124,7 @@ func newCallers(list []Caller) (callers, error) {
 		if err := c.Validate(); err != nil {
 			return nil, fmt.Errorf("callers[%d]: %w", i, err)
 		}
+		c.Identity = normalIdentity(c.Identity)
 		if _, twice := table[c.Identity]; twice {
 			return nil, fmt.Errorf("callers[%d]: identity %q is listed twice", i, c.Identity)
 		}
@@ -132,20 +133,31 @@ func newCallers(list []Caller) (callers, error) {
 	return table, nil
 }
 
+// normalIdentity spells a configured identity as identify spells a certificate's
+// names: hosts compare without case (RFC 5280 §7.2), URIs as net/url prints them.
+func normalIdentity(identity string) string {
+	if strings.HasPrefix(identity, "dns:") {
+		return strings.ToLower(identity)
+	}
+	if u, err := url.Parse(identity); err == nil {
+		return u.String()
+	}
+	return identity
+}
+
 // identify returns the caller that a verified certificate names, or nil. A
-// certificate with two SPIFFE ids is nobody's (SPIFFE X.509-SVID §2), and so is
-// one whose names belong to different callers: which one speaks is unknown.
+// certificate with a SPIFFE id and any other URI is nobody's (SPIFFE X.509-SVID
+// §2), and so is one whose names belong to different callers: which one speaks is
+// unknown. A URI "dns:NAME" (RFC 4501) is not a DNS SAN and names nobody.
 func (table callers) identify(leaf *x509.Certificate) *Caller {
 	var names []string
-	spiffe := 0
 	for _, uri := range leaf.URIs {
-		if uri.Scheme == "spiffe" {
-			spiffe++
+		if uri.Scheme == "spiffe" && len(leaf.URIs) > 1 {
+			return nil
 		}
-		names = append(names, uri.String())
-	}
-	if spiffe > 1 {
-		return nil
+		if uri.Scheme != "dns" {
+			names = append(names, uri.String())
+		}
 	}
 	for _, name := range leaf.DNSNames {
 		names = append(names, "dns:"+strings.ToLower(name))

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -24,7 +25,13 @@ type border struct {
 	log         *slog.Logger
 	maxDeadline time.Duration
 	maxInFlight int64
-	inFlight    atomic.Int64
+	// inFlight counts the calls under way; those that need no identity have a count
+	// of their own, so that strangers cannot use up what callers need, nor a busy
+	// server fail the health check that keeps it alive.
+	inFlight, anonymous atomic.Int64
+	// stopping ends when the server stops: streams end then, or those of load
+	// balancers would hold the stop up until its grace is over.
+	stopping context.Context
 }
 
 // unary is a grpc.UnaryServerInterceptor.
@@ -38,11 +45,11 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		ctx, cancel = context.WithTimeout(ctx, b.maxDeadline)
 		defer cancel()
 	}
-	err := b.admit(info.FullMethod, caller)
+	counted, err := b.admit(info.FullMethod, caller)
 	var response any
 	if err == nil {
 		response, err = handler(ctx, req)
-		b.inFlight.Add(-1)
+		counted.Add(-1)
 	}
 	if err == nil && quiet(info.FullMethod) {
 		return response, nil
@@ -54,10 +61,16 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	caller := callerOf(ss.Context())
 	started := time.Now()
-	err := b.admit(info.FullMethod, caller)
+	counted, err := b.admit(info.FullMethod, caller)
 	if err == nil {
-		err = handler(srv, ss)
-		b.inFlight.Add(-1)
+		ctx, cancel := context.WithCancel(ss.Context())
+		defer cancel()
+		defer context.AfterFunc(b.stopping, cancel)()
+		err = handler(srv, &boundStream{ss, ctx})
+		counted.Add(-1)
+		if ctx.Err() != nil && quiet(info.FullMethod) {
+			return err // how a watch of health ends
+		}
 	}
 	if err == nil && quiet(info.FullMethod) {
 		return nil
@@ -65,17 +78,45 @@ func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	return b.finish(ss.Context(), call{method: info.FullMethod, caller: caller, started: started}, err)
 }
 
-// admit counts the call in, if it may pass. Access comes before the limit, so that
-// a stranger learns nothing of our load.
-func (b *border) admit(method string, caller *Caller) error {
-	if err := authorize(method, caller); err != nil {
+// boundStream is a stream with a context of its own.
+type boundStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s *boundStream) Context() context.Context { return s.ctx }
+
+// RecvMsg implements grpc.ServerStream. It returns when the context ends, which the
+// stream's own would not: reflection waits in it for as long as its peer likes. The
+// message must not be used after an error.
+func (s *boundStream) RecvMsg(m any) error {
+	received := make(chan error, 1)
+	go func() { received <- s.ServerStream.RecvMsg(m) }() // ends with the stream, which the handler's return ends
+	select {
+	case err := <-received:
 		return err
+	case <-s.ctx.Done():
+		return status.FromContextError(s.ctx.Err()).Err()
 	}
-	if b.inFlight.Add(1) > b.maxInFlight {
-		b.inFlight.Add(-1)
-		return &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
+}
+
+// admit counts the call in, if it may pass, and returns the count that it is to be
+// taken off again. Access comes before the limit, so that a stranger learns
+// nothing of our load.
+func (b *border) admit(method string, caller *Caller) (*atomic.Int64, error) {
+	if err := authorize(method, caller); err != nil {
+		return nil, err
 	}
-	return nil
+	counted := &b.inFlight
+	if access[method] == needNothing {
+		counted = &b.anonymous
+	}
+	if counted.Add(1) > b.maxInFlight {
+		counted.Add(-1)
+		return nil, &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
+	}
+	return counted, nil
 }
 
 // quiet methods have no log line when they succeed.
@@ -108,19 +149,44 @@ func (b *border) finish(ctx context.Context, c call, err error) error {
 	}
 	st, isStatus := status.FromError(err)
 	reason := broker.ReasonOf(err)
-	if !isStatus || reason != broker.ReasonInternal {
+	// Only gRPC's own services answer in its terms. In an error of ours a status may
+	// be the cause, whose text is not for the peer.
+	if !isStatus || reason != broker.ReasonInternal || !strings.HasPrefix(c.method, "/grpc.") {
+		err = ofContext(err)
+		reason = broker.ReasonOf(err)
 		st = statusOf(err, requestID, c.caller != nil && c.caller.Role == RoleOperator)
 		attrs = append(attrs, slog.String("reason", string(reason)), slog.String("cause", err.Error()))
 	}
-	level := slog.LevelInfo
-	switch st.Code() {
-	case codes.Internal, codes.Unavailable, codes.DataLoss, codes.Unknown, codes.Unimplemented:
-		level = slog.LevelError
-	case codes.FailedPrecondition:
-		level = slog.LevelWarn
-	}
-	b.log.LogAttrs(ctx, level, "rpc", append(attrs, slog.String("code", st.Code().String()))...)
+	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", append(attrs, slog.String("code", st.Code().String()))...)
 	return st.Err()
+}
+
+// levelOf returns error for what this service or its store is to blame for, warn
+// for what a client's settings or its provider are, info for the peer's faults.
+func levelOf(code codes.Code, reason broker.Reason) slog.Level {
+	switch reason.Info().Recovery {
+	case broker.RecoveryFixStore, broker.RecoveryContactOperator:
+		if reason != broker.ReasonInternal { // also what has no reason: gRPC's own answers
+			return slog.LevelError
+		}
+	}
+	switch code {
+	case codes.Internal, codes.Unavailable, codes.DataLoss, codes.Unknown, codes.Unimplemented:
+		return slog.LevelError
+	case codes.FailedPrecondition:
+		return slog.LevelWarn
+	default:
+		return slog.LevelInfo
+	}
+}
+
+// ofContext gives the end of a call's context its reason where the work returned
+// the bare error.
+func ofContext(err error) error {
+	if broker.ReasonOf(err) == broker.ReasonInternal && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		return &broker.Error{Reason: broker.ReasonDeadlineExceeded, Err: err}
+	}
+	return err
 }
 
 // clientOf returns the client that a request names, for the log: bounded, because

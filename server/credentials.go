@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,17 +36,25 @@ type tlsReloader struct {
 
 	mu        sync.Mutex // guards the rest
 	config    *tls.Config
-	stamps    [3]time.Time
+	stamps    [3]stamp
 	lastCheck time.Time
+}
+
+// stamp tells whether a file changed. The size catches what is written within one
+// tick of the file system's clock.
+type stamp struct {
+	modified time.Time
+	size     int64
 }
 
 func newTLSReloader(files TLSFiles, log *slog.Logger) (*tlsReloader, error) {
 	r := &tlsReloader{files: files, log: log}
-	config, err := r.read()
+	// Stamps first: files that change while they are read are read again.
+	stamps, err := r.stat()
 	if err != nil {
 		return nil, err
 	}
-	stamps, err := r.stat()
+	config, err := r.read()
 	if err != nil {
 		return nil, err
 	}
@@ -56,13 +66,13 @@ func (r *tlsReloader) paths() [3]string {
 	return [3]string{r.files.CertificateFile, r.files.KeyFile, r.files.ClientCAFile}
 }
 
-func (r *tlsReloader) stat() (stamps [3]time.Time, err error) {
+func (r *tlsReloader) stat() (stamps [3]stamp, err error) {
 	for i, path := range r.paths() {
 		info, err := os.Stat(path)
 		if err != nil {
 			return stamps, fmt.Errorf("TLS file: %w", err)
 		}
-		stamps[i] = info.ModTime()
+		stamps[i] = stamp{info.ModTime(), info.Size()}
 	}
 	return stamps, nil
 }
@@ -72,13 +82,13 @@ func (r *tlsReloader) read() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server certificate: %w", err)
 	}
-	pem, err := os.ReadFile(r.files.ClientCAFile)
+	bundle, err := os.ReadFile(r.files.ClientCAFile)
 	if err != nil {
 		return nil, fmt.Errorf("client CA: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("client CA %s: holds no certificate", r.files.ClientCAFile)
+	pool, err := poolOf(bundle)
+	if err != nil {
+		return nil, fmt.Errorf("client CA %s: %w", r.files.ClientCAFile, err)
 	}
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
@@ -91,6 +101,27 @@ func (r *tlsReloader) read() (*tls.Config, error) {
 		// A resumed session would skip a client CA that was removed since.
 		SessionTicketsDisabled: true,
 	}, nil
+}
+
+// poolOf reads a bundle to its end. x509.CertPool.AppendCertsFromPEM skips what it
+// cannot read, and half a bundle would lock out the callers of the other half.
+func poolOf(bundle []byte) (*x509.CertPool, error) {
+	pool, found := x509.NewCertPool(), 0
+	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("holds a %s", block.Type)
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d: %w", found+1, err)
+		}
+		pool.AddCert(certificate)
+		found++
+	}
+	if begun := bytes.Count(bundle, []byte("-----BEGIN ")); found == 0 || found != begun {
+		return nil, fmt.Errorf("holds %d certificates, of which %d are whole", begun, found)
+	}
+	return pool, nil
 }
 
 // current returns the configuration for one handshake, looking at the files at

@@ -33,15 +33,15 @@ import (
 type Limits struct {
 	// MaxMessageBytes bounds a request message; default 2 MiB, so that a secret
 	// that is too large gets a precise error instead of a broken call.
-	MaxMessageBytes int
+	MaxMessageBytes int `yaml:"max_message_bytes"`
 	// MaxDeadline caps the deadline of calls; default 60 s.
-	MaxDeadline time.Duration
+	MaxDeadline time.Duration `yaml:"max_deadline"`
 	// MaxConcurrentRequests bounds the calls under way; default 8,192.
-	MaxConcurrentRequests int
+	MaxConcurrentRequests int `yaml:"max_concurrent_requests"`
 	// MaxConcurrentStreams bounds the calls under way on one connection; default 1,024.
-	MaxConcurrentStreams int
+	MaxConcurrentStreams int `yaml:"max_concurrent_streams"`
 	// ShutdownGrace is how long calls under way may take after a stop; default 20 s.
-	ShutdownGrace time.Duration
+	ShutdownGrace time.Duration `yaml:"shutdown_grace"`
 }
 
 func (l *Limits) setDefaults() {
@@ -80,6 +80,8 @@ type Server struct {
 	log       *slog.Logger
 	plaintext bool
 	grace     time.Duration
+	// endStreams ends health watches, which would outlast a graceful stop.
+	endStreams context.CancelFunc
 }
 
 // New returns a server, or what is wrong with its configuration.
@@ -98,11 +100,16 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
+	stopping, endStreams := context.WithCancel(context.Background())
 	s := &Server{
 		broker: cfg.Broker, health: health.NewServer(), log: cfg.Logger,
-		plaintext: cfg.Plaintext, grace: cfg.Limits.ShutdownGrace,
+		plaintext: cfg.Plaintext, grace: cfg.Limits.ShutdownGrace, endStreams: endStreams,
 	}
-	s.grpc = grpc.NewServer(append(options(cfg.Limits, cfg.Logger), grpc.Creds(creds))...)
+	border := &border{
+		log: cfg.Logger, maxDeadline: cfg.Limits.MaxDeadline,
+		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
+	}
+	s.grpc = grpc.NewServer(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds))...)
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker})
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
@@ -131,15 +138,15 @@ func (cfg *Config) credentials() (credentials.TransportCredentials, error) {
 	return newTLSCredentials(reloader, table), nil
 }
 
-func options(limits Limits, log *slog.Logger) []grpc.ServerOption {
-	border := &border{log: log, maxDeadline: limits.MaxDeadline, maxInFlight: int64(limits.MaxConcurrentRequests)}
+func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOption {
 	recovered := recovery.WithRecoveryHandlerContext(func(ctx context.Context, cause any) error {
 		// The value may hold anything, so only a runtime error's text is logged.
 		text := fmt.Sprintf("panic of type %T", cause)
 		if e, ok := cause.(runtime.Error); ok {
 			text = e.Error()
 		}
-		log.ErrorContext(ctx, "handler panicked", "cause", text, "stack", string(debug.Stack()))
+		method, _ := grpc.Method(ctx)
+		log.ErrorContext(ctx, "handler panicked", "method", method, "cause", text, "stack", string(debug.Stack()))
 		return &broker.Error{Reason: broker.ReasonInternal, Op: "handle request", Err: errors.New(text)}
 	})
 	return []grpc.ServerOption{
@@ -183,6 +190,8 @@ func services() []string {
 // health checks, lets calls under way finish for the grace period, and returns.
 // Health is NOT_SERVING until the store was read once.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	defer s.grpc.Stop() // does nothing after a graceful stop
+	defer s.endStreams()
 	if s.plaintext && !isLoopback(listener.Addr()) {
 		return errors.Join(fmt.Errorf("refusing to serve plaintext on %s: only loopback is allowed", listener.Addr()), listener.Close())
 	}
@@ -205,10 +214,15 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// shutdown stops in the order health, new calls, calls under way.
+// tellWatchers is how long watches of health have to send that it is over.
+const tellWatchers = 100 * time.Millisecond
+
+// shutdown stops in the order health, new calls, watches of health, calls under way.
 func (s *Server) shutdown() {
 	s.health.Shutdown()
 	s.log.Info("stopping", "grace", s.grace)
+	end := time.AfterFunc(tellWatchers, s.endStreams)
+	defer end.Stop()
 	kill := time.AfterFunc(s.grace, s.grpc.Stop)
 	defer kill.Stop()
 	s.grpc.GracefulStop()

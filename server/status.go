@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -75,7 +76,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonSecretPruned:          codes.FailedPrecondition,
 	broker.ReasonSecretChangedOutside:  codes.FailedPrecondition,
 	broker.ReasonSecretExpired:         codes.FailedPrecondition,
-	broker.ReasonSecretUnusable:        codes.InvalidArgument,
+	broker.ReasonSecretUnusable:        codes.FailedPrecondition,
 	broker.ReasonSecretUnchanged:       codes.FailedPrecondition,
 	broker.ReasonSecretWrongStage:      codes.FailedPrecondition,
 	broker.ReasonSecretNotVerified:     codes.FailedPrecondition,
@@ -134,7 +135,7 @@ func statusOf(err error, requestID string, operator bool) *status.Status {
 	details := []protoadapt.MessageV1{protoadapt.MessageV1Of(&errdetails.ErrorInfo{Reason: string(e.Reason), Domain: errorDomain, Metadata: metadata})}
 	if len(e.Fields) > 0 {
 		bad := &errdetails.BadRequest{}
-		for _, f := range e.Fields {
+		for _, f := range within(e.Fields, mostDetailBytes) {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: f.Field, Description: f.Problem})
 		}
 		details = append(details, protoadapt.MessageV1Of(bad))
@@ -152,6 +153,27 @@ func statusOf(err error, requestID string, operator bool) *status.Status {
 	return st
 }
 
+// An error travels in trailers, of which some clients take no more than 8 KiB (gRPC
+// for Java by default). The text is in them twice, once percent-encoded and once,
+// with the details, in base64.
+const (
+	mostTextBytes   = 384
+	mostDetailBytes = 1536
+)
+
+// within returns the first violations that fit into most bytes, but at least one,
+// and says how many it left out.
+func within(fields []broker.FieldViolation, most int) []broker.FieldViolation {
+	size := 0
+	for i, f := range fields {
+		if size += len(f.Field) + len(f.Problem); size > most && i > 0 {
+			left := broker.FieldViolation{Field: f.Field, Problem: fmt.Sprintf("and %d more", len(fields)-i)}
+			return append(fields[:i:i], left)
+		}
+	}
+	return fields
+}
+
 // publicText is one line for people: what is wrong, where, and what mends it.
 func publicText(e *broker.Error, info broker.ReasonInfo, operator bool) string {
 	parts := []string{string(info.Reason) + ":"}
@@ -159,7 +181,7 @@ func publicText(e *broker.Error, info broker.ReasonInfo, operator bool) string {
 		parts = append(parts, "clients/"+e.Client+":")
 	}
 	parts = append(parts, info.Summary)
-	for _, f := range e.Fields {
+	for _, f := range within(e.Fields, mostTextBytes) {
 		parts = append(parts, "["+f.Field+" "+f.Problem+"]")
 	}
 	if operator && e.Detail != "" {

@@ -35,12 +35,25 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	if len(warnings) == 0 {
+		return token.Derived(sharedResponse).(*pb.GetTokenResponse), nil
+	}
+	response := newResponse(token)
+	response.Warnings = warningsToProto(warnings)
+	return response, nil
+}
+
+// sharedResponse makes the response that a token is served with as long as there is
+// nothing to warn of. It is made once for each token; gRPC only reads it.
+func sharedResponse(token *broker.Token) any { return newResponse(token) }
+
+func newResponse(token *broker.Token) *pb.GetTokenResponse {
 	return &pb.GetTokenResponse{
 		AccessToken: token.Access.RevealString(), TokenType: token.Type,
 		IssueTime: timestamppb.New(token.IssueTime), ExpireTime: timestamppb.New(token.ExpireTime),
 		ExpirySource: expirySources[token.ExpirySource], RefreshAfter: timestamppb.New(token.RefreshAfter),
-		Scopes: token.Scopes, TokenId: token.ID, SecretVersion: token.SecretVersion, Warnings: warningsToProto(warnings),
-	}, nil
+		Scopes: token.Scopes, TokenId: token.ID, SecretVersion: token.SecretVersion,
+	}
 }
 
 // expirySources is ExpirySource :: domain → proto.

@@ -1,0 +1,134 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server"
+)
+
+// method is one RPC that a server has registered.
+type method struct {
+	full   string // "/tokenbroker.v1.TokenService/GetToken"
+	stream bool
+	input  protoreflect.MessageType
+	output protoreflect.MessageType
+}
+
+// ours reports whether the method is of this service's own API.
+func (m method) ours() bool { return strings.HasPrefix(m.full, "/tokenbroker.") }
+
+// registered returns all methods that s serves, from its service descriptors.
+func registered(t *testing.T, s *server.Server) []method {
+	t.Helper()
+	var methods []method
+	for service, info := range s.ServiceInfo() {
+		descriptor, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+		if err != nil {
+			t.Fatalf("service %s: %v", service, err)
+		}
+		for _, m := range info.Methods {
+			declared := descriptor.(protoreflect.ServiceDescriptor).Methods().ByName(protoreflect.Name(m.Name))
+			methods = append(methods, method{
+				full: "/" + service + "/" + m.Name, stream: m.IsClientStream || m.IsServerStream,
+				input: messageType(t, declared.Input()), output: messageType(t, declared.Output()),
+			})
+		}
+	}
+	slices.SortFunc(methods, func(a, b method) int { return strings.Compare(a.full, b.full) })
+	if len(methods) < 20 {
+		t.Fatalf("found only %d methods: %v", len(methods), methods)
+	}
+	return methods
+}
+
+func messageType(t *testing.T, descriptor protoreflect.MessageDescriptor) protoreflect.MessageType {
+	t.Helper()
+	found, err := protoregistry.GlobalTypes.FindMessageByName(descriptor.FullName())
+	if err != nil {
+		t.Fatalf("message %s: %v", descriptor.FullName(), err)
+	}
+	return found
+}
+
+// invoke calls m, whichever it is. Of a stream it takes the first message, and no
+// options: those that write are written to after the stream was left.
+func (p *peer) invoke(ctx context.Context, m method, request proto.Message, options ...grpc.CallOption) (proto.Message, error) {
+	response := m.output.New().Interface()
+	if !m.stream {
+		return response, p.conn.Invoke(ctx, m.full, request, response, options...)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := p.conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, m.full)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.SendMsg(request); err != nil {
+		return nil, fmt.Errorf("send: %w", err)
+	}
+	if err := stream.CloseSend(); err != nil {
+		return nil, fmt.Errorf("close: %w", err)
+	}
+	return response, stream.RecvMsg(response)
+}
+
+func labelsMask() *fieldmaskpb.FieldMask { return &fieldmaskpb.FieldMask{Paths: []string{"labels"}} }
+
+func trailers(into *metadata.MD) grpc.CallOption { return grpc.Trailer(into) }
+
+// reflectionAlpha is reflection under its older name, with the same messages.
+const reflectionAlpha = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+// sample returns a request that succeeds in a world with the client acme, whose
+// pending secret is version 2.
+func sample(t *testing.T, m method) proto.Message {
+	t.Helper()
+	const name = "clients/acme"
+	samples := map[string]proto.Message{
+		pb.TokenService_GetToken_FullMethodName:              &pb.GetTokenRequest{Client: name},
+		pb.ClientService_CreateClient_FullMethodName:         &pb.CreateClientRequest{Client: clientMessage("sample"), Secret: clientSecret("a sample")},
+		pb.ClientService_GetClient_FullMethodName:            &pb.GetClientRequest{Name: name},
+		pb.ClientService_ListClients_FullMethodName:          &pb.ListClientsRequest{},
+		pb.ClientService_UpdateClient_FullMethodName:         &pb.UpdateClientRequest{Client: clientMessage("acme"), UpdateMask: labelsMask()},
+		pb.ClientService_DeleteClient_FullMethodName:         &pb.DeleteClientRequest{Name: name},
+		pb.ClientService_UndeleteClient_FullMethodName:       &pb.UndeleteClientRequest{Name: name},
+		pb.ClientService_DisableClient_FullMethodName:        &pb.DisableClientRequest{Name: name},
+		pb.ClientService_EnableClient_FullMethodName:         &pb.EnableClientRequest{Name: name},
+		pb.RotationService_StageSecret_FullMethodName:        &pb.StageSecretRequest{Client: name, Secret: clientSecret("another sample")},
+		pb.RotationService_VerifySecret_FullMethodName:       &pb.VerifySecretRequest{Client: name},
+		pb.RotationService_PromoteSecret_FullMethodName:      &pb.PromoteSecretRequest{Client: name},
+		pb.RotationService_RetireSecret_FullMethodName:       &pb.RetireSecretRequest{Client: name, SecretVersion: 2},
+		pb.RotationService_ListSecretVersions_FullMethodName: &pb.ListSecretVersionsRequest{Client: name},
+		pb.DiagnosticsService_CheckLookup_FullMethodName:     &pb.CheckLookupRequest{Client: name},
+
+		healthpb.Health_Check_FullMethodName: &healthpb.HealthCheckRequest{},
+		healthpb.Health_List_FullMethodName:  &healthpb.HealthListRequest{},
+		healthpb.Health_Watch_FullMethodName: &healthpb.HealthCheckRequest{},
+
+		reflectionpb.ServerReflection_ServerReflectionInfo_FullMethodName: &reflectionpb.ServerReflectionRequest{
+			MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{},
+		},
+		reflectionAlpha: &reflectionpb.ServerReflectionRequest{
+			MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{},
+		},
+	}
+	request, ok := samples[m.full]
+	if !ok {
+		t.Fatalf("there is no sample request for %s: add one", m.full)
+	}
+	return request
+}

@@ -1,0 +1,330 @@
+package server_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/brokertest"
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+)
+
+// contract is how to provoke each code :: RPC → provocations. Codes that every
+// method has (docs/errors.md) have tests of their own.
+var contract = map[string][]provocation{
+	"GetToken": {
+		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", getToken("acme", nil)},
+		{"bad id", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", getToken("clients/../acme", nil)},
+		{"bad scope", codes.InvalidArgument, broker.ReasonInvalidRequest, "scopes[1]", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.Scopes = []string{"a", "b c"} })},
+		{"duplicate scope", codes.InvalidArgument, broker.ReasonInvalidRequest, "scopes[1]", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.Scopes = []string{"a", "a"} })},
+		{"101 scopes", codes.InvalidArgument, broker.ReasonInvalidRequest, "scopes", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.Scopes = make([]string, 101) })},
+		{"relative resource", codes.InvalidArgument, broker.ReasonInvalidRequest, "resources[0]", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.Resources = []string{"api"} })},
+		{"negative validity", codes.InvalidArgument, broker.ReasonInvalidRequest, "min_validity", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.MinValidity = durationpb.New(-second) })},
+		{"more than a day of validity", codes.InvalidArgument, broker.ReasonInvalidRequest, "min_validity", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.MinValidity = durationpb.New(25 * time.Hour) })},
+		{"no duration", codes.InvalidArgument, broker.ReasonInvalidRequest, "min_validity", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.MinValidity = &durationpb.Duration{Seconds: 1, Nanos: -1} })},
+		{"scope", codes.PermissionDenied, broker.ReasonScopeNotAllowed, "", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.Scopes = []string{"admin"} })},
+		{"audience", codes.PermissionDenied, broker.ReasonTargetNotAllowed, "", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.Audience = "https://other.example.com" })},
+		{"resource", codes.PermissionDenied, broker.ReasonTargetNotAllowed, "", getToken("clients/acme", func(r *pb.GetTokenRequest) { r.Resources = []string{"https://other.example.com"} })},
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", getToken("clients/nobody", nil)},
+		{"disabled", codes.FailedPrecondition, broker.ReasonClientDisabled, "", after(disable, getToken("clients/acme", nil))},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, getToken("clients/acme", nil))},
+		{"no secret", codes.FailedPrecondition, broker.ReasonSecretNotSet, "", getToken("clients/bare", nil)},
+		{"secret destroyed", codes.FailedPrecondition, broker.ReasonSecretDestroyed, "", after(takeSecret(broker.AbsentDestroyed), getToken("clients/acme", nil))},
+		{"secret deleted", codes.FailedPrecondition, broker.ReasonSecretDeleted, "", after(takeSecret(broker.AbsentDeleted), getToken("clients/acme", nil))},
+		{"secret changed", codes.FailedPrecondition, broker.ReasonSecretChangedOutside, "", after(changeSecret, getToken("clients/acme", nil))},
+		{"rejected", codes.FailedPrecondition, broker.ReasonClientRejected, "", after(withdraw, getToken("clients/acme", nil))},
+		{"store down", codes.Unavailable, broker.ReasonStoreUnreachable, "", after(storeFails(broker.ReasonStoreUnreachable), getToken("clients/acme", nil))},
+		{"store sealed", codes.Unavailable, broker.ReasonStoreSealed, "", after(storeFails(broker.ReasonStoreSealed), getToken("clients/acme", nil))},
+		{"upstream down", codes.Unavailable, broker.ReasonUpstreamConnect, "", after(upstreamFails(broker.ReasonUpstreamConnect, 0), getToken("clients/acme", nil))},
+		{"upstream slow", codes.Unavailable, broker.ReasonUpstreamTimeout, "", after(upstreamHangs, getToken("clients/acme", nil))},
+		{"store limits", codes.ResourceExhausted, broker.ReasonStoreRateLimited, "", after(storeFails(broker.ReasonStoreRateLimited), getToken("clients/acme", nil))},
+		{"upstream limits", codes.ResourceExhausted, broker.ReasonUpstreamRateLimited, "", after(upstreamFails(broker.ReasonUpstreamRateLimited, time.Minute), getToken("clients/acme", nil))},
+	},
+	"CreateClient": {
+		{"no client", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.name", create(func(r *pb.CreateClientRequest) { r.Client = nil })},
+		{"bad endpoint", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.token_endpoint", create(func(r *pb.CreateClientRequest) { r.Client.TokenEndpoint = "https://user:pass@auth.example.com/" })},
+		{"no method", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.authentication_method", create(func(r *pb.CreateClientRequest) { r.Client.AuthenticationMethod = 0 })},
+		{"unknown method", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.authentication_method", create(func(r *pb.CreateClientRequest) { r.Client.AuthenticationMethod = 99 })},
+		{"bad policy", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.token_policy.min_validity", create(func(r *pb.CreateClientRequest) {
+			r.Client.TokenPolicy = &pb.TokenPolicy{MinValidity: &durationpb.Duration{Seconds: 1 << 60}}
+		})},
+		{"empty secret", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", create(func(r *pb.CreateClientRequest) { r.Secret = &pb.SecretInput{} })},
+		{"secret with a newline", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", create(func(r *pb.CreateClientRequest) { r.Secret = clientSecret("a\n") })},
+		{"bad request id", codes.InvalidArgument, broker.ReasonInvalidRequest, "request_id", create(func(r *pb.CreateClientRequest) { r.RequestId = "a b" })},
+		{"taken", codes.AlreadyExists, broker.ReasonClientAlreadyExists, "", create(func(r *pb.CreateClientRequest) { r.Client.Name = "clients/acme" })},
+		{"taken by a deleted one", codes.AlreadyExists, broker.ReasonClientAlreadyExists, "", after(remove, create(func(r *pb.CreateClientRequest) { r.Client.Name = "clients/acme" }))},
+	},
+	"GetClient": {{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
+		_, err := w.clients.GetClient(t.Context(), &pb.GetClientRequest{Name: "clients/nobody"})
+		return err
+	})}},
+	"ListClients": {
+		{"bad filter", codes.InvalidArgument, broker.ReasonInvalidRequest, "filter", list(&pb.ListClientsRequest{Filter: "name=~x"})},
+		{"bad page token", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_token", list(&pb.ListClientsRequest{PageToken: "2"})},
+		{"negative page", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_size", list(&pb.ListClientsRequest{PageSize: -1})},
+	},
+	"UpdateClient": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", update("labels", func(c *pb.Client) { c.Name = "clients/nobody" })},
+		{"etag", codes.Aborted, broker.ReasonEtagMismatch, "", update("labels", func(c *pb.Client) { c.Etag = "old" })},
+		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(race, update("labels", func(c *pb.Client) { c.Labels = map[string]string{"a": "b"} }))},
+		{"origin", codes.FailedPrecondition, broker.ReasonDestinationNotBound, "", update("token_endpoint", func(c *pb.Client) { c.TokenEndpoint = "https://thief.example.com/token" })},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, update("labels", nil))},
+	},
+	"DeleteClient": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
+			_, err := w.clients.DeleteClient(t.Context(), &pb.DeleteClientRequest{Name: "clients/nobody"})
+			return err
+		})},
+		{"etag", codes.Aborted, broker.ReasonEtagMismatch, "", call(func(t *testing.T, w *world) error {
+			_, err := w.clients.DeleteClient(t.Context(), &pb.DeleteClientRequest{Name: "clients/acme", Etag: "old"})
+			return err
+		})},
+	},
+	"UndeleteClient": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", undelete("nobody")},
+		{"active", codes.FailedPrecondition, broker.ReasonClientNotDeleted, "", undelete("acme")},
+	},
+	"DisableClient": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", setDisabled("nobody", true)},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, setDisabled("acme", true))},
+	},
+	"EnableClient": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", setDisabled("nobody", false)},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, setDisabled("acme", false))},
+	},
+	"StageSecret": {
+		{"no secret", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", "")},
+		{"space around it", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", " new")},
+		{"too large", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", strings.Repeat("x", broker.MaxSecretBytes+1))},
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", stage("nobody", "new")},
+		{"unchanged", codes.FailedPrecondition, broker.ReasonSecretUnchanged, "", stage("acme", "secret-1 of acme")},
+		{"unfit", codes.FailedPrecondition, broker.ReasonSecretUnusable, "", stage("acme", "-----BEGIN PRIVATE KEY-----")},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, stage("acme", "new"))},
+		{"eight versions", codes.FailedPrecondition, broker.ReasonTooManySecretVersions, "", after(eightVersions, stage("acme", "one more"))},
+		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(race, stage("acme", "new"))},
+	},
+	"VerifySecret": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", verify("nobody", 0)},
+		{"no such version", codes.NotFound, broker.ReasonSecretVersionNotFound, "", verify("acme", 9)},
+		{"nothing pending", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", verify("acme", 0)},
+		{"another is pending", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", after(stageAnother, verify("acme", 1))},
+		{"rejected", codes.FailedPrecondition, broker.ReasonClientRejected, "", after(stageUnknown, verify("acme", 2))},
+		{"store down", codes.Unavailable, broker.ReasonStoreUnreachable, "", after(storeFails(broker.ReasonStoreUnreachable), verify("acme", 0))},
+		{"upstream down", codes.Unavailable, broker.ReasonUpstreamDNS, "", after(stageAnother, after(upstreamFails(broker.ReasonUpstreamDNS, 0), verify("acme", 2)))},
+	},
+	"PromoteSecret": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", promote("nobody", true)},
+		{"nothing pending", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", promote("acme", true)},
+		{"not verified", codes.FailedPrecondition, broker.ReasonSecretNotVerified, "", after(stageAnother, promote("acme", false))},
+		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(stageAnother, after(race, promote("acme", true)))},
+	},
+	"RetireSecret": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", retire("nobody", 1)},
+		{"no such version", codes.NotFound, broker.ReasonSecretVersionNotFound, "", retire("acme", 9)},
+		{"no version", codes.NotFound, broker.ReasonSecretVersionNotFound, "", retire("acme", 0)},
+		{"current", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", retire("acme", 1)},
+	},
+	"ListSecretVersions": {{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
+		_, err := w.rotations.ListSecretVersions(t.Context(), &pb.ListSecretVersionsRequest{Client: "clients/nobody"})
+		return err
+	})}},
+	"CheckLookup": {
+		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", check(&pb.CheckLookupRequest{Client: "acme"})},
+		{"bad id", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", check(&pb.CheckLookupRequest{Client: "clients/A"})},
+		{"unknown depth", codes.InvalidArgument, broker.ReasonInvalidRequest, "depth", check(&pb.CheckLookupRequest{Client: "clients/acme", Depth: 99})},
+	},
+}
+
+// act is one thing that happens in a world where the client acme has a secret and
+// the client bare has none.
+type act = func(t *testing.T, w *world) error
+
+// call makes the two clients, then calls.
+func call(do act) act {
+	return func(t *testing.T, w *world) error {
+		if !slices.ContainsFunc(w.memory.Keys(), func(key string) bool { return strings.HasPrefix(key, "clients/") }) {
+			w.register(t, w.peer, "acme")
+			if _, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: clientMessage("bare")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return do(t, w)
+	}
+}
+
+// after prepares a world in which the two clients exist, then does.
+func after(prepare func(t *testing.T, w *world), do act) act {
+	return func(t *testing.T, w *world) error {
+		_ = call(func(t *testing.T, w *world) error {
+			prepare(t, w)
+			return nil
+		})(t, w)
+		return do(t, w)
+	}
+}
+
+func getToken(name string, edit func(*pb.GetTokenRequest)) act {
+	return call(func(t *testing.T, w *world) error {
+		request := &pb.GetTokenRequest{Client: name}
+		if edit != nil {
+			edit(request)
+		}
+		_, err := w.tokens.GetToken(t.Context(), request)
+		return err
+	})
+}
+
+func create(edit func(*pb.CreateClientRequest)) act {
+	return call(func(t *testing.T, w *world) error {
+		request := &pb.CreateClientRequest{Client: clientMessage("new"), Secret: clientSecret("a secret")}
+		edit(request)
+		_, err := w.clients.CreateClient(t.Context(), request)
+		return err
+	})
+}
+
+func list(request *pb.ListClientsRequest) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.clients.ListClients(t.Context(), request)
+		return err
+	})
+}
+
+func update(path string, edit func(*pb.Client)) act {
+	return call(func(t *testing.T, w *world) error {
+		request := &pb.UpdateClientRequest{Client: clientMessage("acme"), UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{path}}}
+		if edit != nil {
+			edit(request.Client)
+		}
+		_, err := w.clients.UpdateClient(t.Context(), request)
+		return err
+	})
+}
+
+func undelete(id string) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.clients.UndeleteClient(t.Context(), &pb.UndeleteClientRequest{Name: "clients/" + id})
+		return err
+	})
+}
+
+func setDisabled(id string, disabled bool) act {
+	return call(func(t *testing.T, w *world) error {
+		if disabled {
+			_, err := w.clients.DisableClient(t.Context(), &pb.DisableClientRequest{Name: "clients/" + id})
+			return err
+		}
+		_, err := w.clients.EnableClient(t.Context(), &pb.EnableClientRequest{Name: "clients/" + id})
+		return err
+	})
+}
+
+func stage(id, value string) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.rotations.StageSecret(t.Context(), &pb.StageSecretRequest{Client: "clients/" + id, Secret: clientSecret(value)})
+		return err
+	})
+}
+
+func verify(id string, number int64) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.rotations.VerifySecret(t.Context(), &pb.VerifySecretRequest{Client: "clients/" + id, SecretVersion: number})
+		return err
+	})
+}
+
+func promote(id string, unverified bool) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.rotations.PromoteSecret(t.Context(), &pb.PromoteSecretRequest{Client: "clients/" + id, AllowUnverified: unverified})
+		return err
+	})
+}
+
+func retire(id string, number int64) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.rotations.RetireSecret(t.Context(), &pb.RetireSecretRequest{Client: "clients/" + id, SecretVersion: number})
+		return err
+	})
+}
+
+func check(request *pb.CheckLookupRequest) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.diagnostics.CheckLookup(t.Context(), request)
+		return err
+	})
+}
+
+func disable(t *testing.T, w *world) { must(t, setDisabled("acme", true)(t, w)) }
+
+func remove(t *testing.T, w *world) {
+	_, err := w.clients.DeleteClient(t.Context(), &pb.DeleteClientRequest{Name: "clients/acme"})
+	must(t, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func secretKey(t *testing.T, w *world) string {
+	t.Helper()
+	for _, key := range w.memory.Keys() {
+		if strings.HasPrefix(key, "secrets/acme/") {
+			return key
+		}
+	}
+	t.Fatal("acme has no secret")
+	return ""
+}
+
+func takeSecret(how broker.Absence) func(*testing.T, *world) {
+	return func(t *testing.T, w *world) { w.memory.Remove(secretKey(t, w), how) }
+}
+
+func changeSecret(t *testing.T, w *world) {
+	key := secretKey(t, w)
+	record, err := w.memory.Read(t.Context(), key)
+	must(t, err)
+	w.memory.Put(key, strings.Replace(record.Data.RevealString(), "secret-1", "secret-X", 1))
+}
+
+func withdraw(_ *testing.T, w *world) { w.upstream.Withdraw("acme-at-provider", "secret-1 of acme") }
+
+func storeFails(reason broker.Reason) func(*testing.T, *world) {
+	return func(_ *testing.T, w *world) { w.store.Always(brokertest.Fail(reason), brokertest.Any) }
+}
+
+func upstreamFails(reason broker.Reason, retry time.Duration) func(*testing.T, *world) {
+	return func(_ *testing.T, w *world) {
+		w.upstream.Always(brokertest.Step{Err: &broker.Error{Reason: reason, RetryAfter: retry}})
+	}
+}
+
+func upstreamHangs(_ *testing.T, w *world) { w.upstream.Always(brokertest.Step{Delay: time.Hour}) }
+
+// race lets another writer change acme just before the broker does.
+func race(t *testing.T, w *world) {
+	key := w.recordKey(t, "acme")
+	w.store.Once(brokertest.Before(func(brokertest.Call) { w.rewrite(t, key) }), brokertest.On(brokertest.OpWrite, key))
+}
+
+func stageAnother(t *testing.T, w *world) { w.stage(t, w.peer, "acme", "secret-2 of acme") }
+
+func stageUnknown(t *testing.T, w *world) { must(t, stage("acme", "a secret that nobody knows")(t, w)) }
+
+// eightVersions makes a current, a previous, a pending and five unlabelled ones.
+func eightVersions(t *testing.T, w *world) {
+	stageAnother(t, w)
+	must(t, promote("acme", true)(t, w))
+	for i := range 6 {
+		must(t, stage("acme", "secret "+strings.Repeat("x", i+1))(t, w))
+	}
+}

@@ -1,0 +1,456 @@
+package server_test
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/brokertest"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server"
+)
+
+const (
+	operatorIdentity = "spiffe://example.org/operator"
+	callerIdentity   = "spiffe://example.org/crm"
+)
+
+// overSockets returns a world behind mutual TLS on a loopback socket, and an
+// operator's connection to it.
+func overSockets(t *testing.T) (w *world, a *authority, operator *peer) {
+	t.Helper()
+	a = newAuthority(t)
+	files := a.serverFiles(t)
+	w = newWorld(t, setup{tls: &files, socket: true, callers: []server.Caller{
+		{Name: "operator", Identity: operatorIdentity, Role: server.RoleOperator},
+		{Name: "crm", Identity: callerIdentity, Role: server.RoleCaller},
+	}})
+	return w, a, w.connectTLS(t, a, a.caller(t, operatorIdentity))
+}
+
+// fullClient sets every field that a client can have.
+func fullClient(id string) *pb.Client {
+	return &pb.Client{
+		Name: "clients/" + id, Labels: map[string]string{"team": "crm"},
+		TokenEndpoint: endpoint, ClientId: id + "-at-provider",
+		AuthenticationMethod: pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT,
+		Assertion:            &pb.AssertionSettings{SigningAlgorithm: "ES256", KeyId: "key-1", Audience: "https://auth.example.com"},
+		DefaultScopes:        []string{"read"}, AllowedScopes: []string{"write"},
+		Audience: "https://api.example.com", AllowedAudiences: []string{"https://other.example.com"},
+		Resources: []string{"https://api.example.com/a"}, AllowedResources: []string{"https://api.example.com/b"},
+		Parameters:  map[string]string{"tenant": "t1"},
+		TokenPolicy: &pb.TokenPolicy{MinValidity: durationpb.New(20 * second), AssumedLifetime: durationpb.New(time.Hour), RequireAllScopes: true},
+	}
+}
+
+// settingsOf returns the fields of c that a peer sets.
+func settingsOf(c *pb.Client) *pb.Client {
+	settings := proto.CloneOf(c)
+	settings.Uid, settings.Etag, settings.State, settings.SecretVersions = "", "", 0, nil
+	settings.CreateTime, settings.UpdateTime, settings.DeleteTime, settings.MinSecretVersion = nil, nil, nil, 0
+	return settings
+}
+
+func TestClientLifeOverMTLS(t *testing.T) {
+	_, _, operator := overSockets(t)
+	expire := time.Now().Add(24 * time.Hour).Truncate(time.Second)
+	key := &pb.SecretInput{Value: &pb.SecretInput_PrivateKey{PrivateKey: string(keyPEM(t, newKey(t)))}, ExpireTime: timestamppb.New(expire)}
+
+	created, err := operator.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: fullClient("acme"), Secret: key, RequestId: "create-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := created.GetClient()
+	if got, want := settingsOf(c), fullClient("acme"); !proto.Equal(got, want) {
+		t.Errorf("created client:\ngot  %v\nwant %v", got, want)
+	}
+	if c.GetUid() == "" || c.GetEtag() == "" || c.GetState() != pb.ClientState_CLIENT_STATE_ACTIVE || c.GetCreateTime() == nil || c.GetUpdateTime() == nil || c.GetDeleteTime() != nil {
+		t.Errorf("created client has unset or wrong output fields: %v", c)
+	}
+	versions := c.GetSecretVersions()
+	if len(versions) != 1 {
+		t.Fatalf("got %d secret versions, want 1", len(versions))
+	}
+	v := versions[0]
+	if v.GetNumber() != 1 || v.GetStage() != pb.SecretStage_SECRET_STAGE_CURRENT || !v.GetExpireTime().AsTime().Equal(expire) || v.GetPromoteTime() == nil || v.GetVerifyTime() != nil {
+		t.Errorf("got version %v, want number 1, current, promoted, not verified, expiring at %v", v, expire)
+	}
+	if got, want := v.GetBoundDestinations(), []string{"https://auth.example.com"}; !slices.Equal(got, want) {
+		t.Errorf("got bound destinations %q, want %q", got, want)
+	}
+
+	again, err := operator.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: fullClient("acme"), Secret: key, RequestId: "create-1"})
+	if err != nil || !proto.Equal(again.GetClient(), c) {
+		t.Errorf("repeated CreateClient: got %v, %v, want the same client", again, err)
+	}
+	got, err := operator.clients.GetClient(t.Context(), &pb.GetClientRequest{Name: "clients/acme"})
+	if err != nil || !proto.Equal(got.GetClient(), c) {
+		t.Errorf("GetClient: got %v, %v, want the created client", got, err)
+	}
+
+	disabled, err := operator.clients.DisableClient(t.Context(), &pb.DisableClientRequest{Name: "clients/acme"})
+	requireState(t, disabled.GetClient(), err, pb.ClientState_CLIENT_STATE_DISABLED)
+	enabled, err := operator.clients.EnableClient(t.Context(), &pb.EnableClientRequest{Name: "clients/acme"})
+	requireState(t, enabled.GetClient(), err, pb.ClientState_CLIENT_STATE_ACTIVE)
+	deleted, err := operator.clients.DeleteClient(t.Context(), &pb.DeleteClientRequest{Name: "clients/acme", Etag: enabled.GetClient().GetEtag()})
+	requireState(t, deleted.GetClient(), err, pb.ClientState_CLIENT_STATE_DELETED)
+	if deleted.GetClient().GetDeleteTime() == nil {
+		t.Error("a deleted client has no delete_time")
+	}
+	undeleted, err := operator.clients.UndeleteClient(t.Context(), &pb.UndeleteClientRequest{Name: "clients/acme"})
+	requireState(t, undeleted.GetClient(), err, pb.ClientState_CLIENT_STATE_ACTIVE)
+	if got, want := settingsOf(undeleted.GetClient()), fullClient("acme"); !proto.Equal(got, want) {
+		t.Errorf("undeleted client:\ngot  %v\nwant %v", got, want)
+	}
+}
+
+func requireState(t *testing.T, c *pb.Client, err error, want pb.ClientState) {
+	t.Helper()
+	if err != nil || c.GetState() != want {
+		t.Fatalf("got state %v, %v, want %v", c.GetState(), err, want)
+	}
+}
+
+// otherClient differs from fullClient in every field, and its key fits still.
+func otherClient(id string) *pb.Client {
+	return &pb.Client{
+		Name: "clients/" + id, Labels: map[string]string{"team": "erp"},
+		TokenEndpoint: "https://auth.example.com/v2/token", ClientId: id + "-2",
+		AuthenticationMethod: pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT,
+		Assertion:            &pb.AssertionSettings{SigningAlgorithm: "ES384", KeyId: "key-2", Audience: "https://auth2.example.com"},
+		DefaultScopes:        []string{"admin"}, AllowedScopes: []string{"delete"},
+		Audience: "https://api2.example.com", AllowedAudiences: []string{"https://other2.example.com"},
+		Resources: []string{"https://api.example.com/c"}, AllowedResources: []string{"https://api.example.com/d"},
+		Parameters:  map[string]string{"tenant": "t2"},
+		TokenPolicy: &pb.TokenPolicy{MinValidity: durationpb.New(30 * second), AssumedLifetime: durationpb.New(2 * time.Hour)},
+	}
+}
+
+// TestUpdateClientTakesTheFieldsOfTheMask asks for each settable field alone, for
+// each field within a message alone, and for all.
+func TestUpdateClientTakesTheFieldsOfTheMask(t *testing.T) {
+	w := newWorld(t, setup{})
+	key := &pb.SecretInput{Value: &pb.SecretInput_PrivateKey{PrivateKey: string(keyPEM(t, newKey(t)))}}
+	paths := []string{"*"}
+	fullClient("x").ProtoReflect().Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		if field.Name() == "name" {
+			return true
+		}
+		paths = append(paths, string(field.Name()))
+		if field.Kind() == protoreflect.MessageKind && !field.IsMap() {
+			for i := range field.Message().Fields().Len() {
+				paths = append(paths, string(field.Name()+"."+field.Message().Fields().Get(i).Name()))
+			}
+		}
+		return true
+	})
+	if got, want := len(paths), 20; got != want {
+		t.Fatalf("got %d paths %q, want %d: does fullClient set every field?", got, paths, want)
+	}
+	for i, path := range paths {
+		t.Run(path, func(t *testing.T) {
+			id := fmt.Sprintf("acme-%d", i)
+			if _, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: fullClient(id), Secret: key}); err != nil {
+				t.Fatal(err)
+			}
+			response, err := w.clients.UpdateClient(t.Context(), &pb.UpdateClientRequest{
+				Client: otherClient(id), UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{path}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := fullClient(id)
+			take(want.ProtoReflect(), otherClient(id).ProtoReflect(), strings.Split(path, "."))
+			if got := settingsOf(response.GetClient()); !proto.Equal(got, want) {
+				t.Errorf("after the update:\ngot  %v\nwant %v", got, want)
+			}
+		})
+	}
+}
+
+// take copies the field at path from one message to another.
+func take(into, from protoreflect.Message, path []string) {
+	if path[0] == "*" {
+		proto.Reset(into.Interface())
+		proto.Merge(into.Interface(), from.Interface())
+		return
+	}
+	field := into.Descriptor().Fields().ByName(protoreflect.Name(path[0]))
+	switch {
+	case len(path) > 1:
+		take(into.Mutable(field).Message(), from.Get(field).Message(), path[1:])
+	case from.Has(field):
+		into.Set(field, from.Get(field))
+	default:
+		into.Clear(field)
+	}
+}
+
+func TestUpdateClientWithASecretChangesMethodAndOrigin(t *testing.T) {
+	w := newWorld(t, setup{})
+	before := w.register(t, w.peer, "acme")
+	w.upstream.Register("acme-at-provider", "secret-2")
+	moved := &pb.Client{
+		Name: "clients/acme", Etag: before.GetEtag(), TokenEndpoint: "https://elsewhere.example.com/token",
+		AuthenticationMethod: pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_POST,
+	}
+	response, err := w.clients.UpdateClient(t.Context(), &pb.UpdateClientRequest{
+		Client: moved, Secret: clientSecret("secret-2"), UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"token_endpoint", "authentication_method"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := response.GetClient()
+	if c.GetTokenEndpoint() != moved.GetTokenEndpoint() || c.GetAuthenticationMethod() != moved.GetAuthenticationMethod() || c.GetClientId() != before.GetClientId() {
+		t.Errorf("got %v, want the new endpoint and method and the old client_id", c)
+	}
+	versions := c.GetSecretVersions()
+	if len(versions) != 2 || versions[0].GetStage() != pb.SecretStage_SECRET_STAGE_PREVIOUS || versions[1].GetStage() != pb.SecretStage_SECRET_STAGE_CURRENT {
+		t.Fatalf("got versions %v, want 1 previous and 2 current", versions)
+	}
+	if got, want := versions[1].GetBoundDestinations(), []string{"https://elsewhere.example.com"}; !slices.Equal(got, want) {
+		t.Errorf("got bound destinations %q, want %q", got, want)
+	}
+	token, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/acme"})
+	if err != nil || token.GetSecretVersion() != 2 {
+		t.Errorf("got token %v, %v, want one of secret version 2", token, err)
+	}
+}
+
+func TestListClients(t *testing.T) {
+	w := newWorld(t, setup{})
+	for _, id := range []string{"a-1", "a-2", "a-3", "b-1"} {
+		w.register(t, w.peer, id, func(c *pb.Client) { c.Labels = map[string]string{"letter": id[:1]} })
+	}
+	if _, err := w.clients.DeleteClient(t.Context(), &pb.DeleteClientRequest{Name: "clients/a-3"}); err != nil {
+		t.Fatal(err)
+	}
+	w.memory.Put(w.recordKey(t, "b-1"), `{"schema": 1}`)
+	var got []string
+	request := &pb.ListClientsRequest{PageSize: 1}
+	for pages := 0; ; pages++ {
+		response, err := w.clients.ListClients(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range response.GetClients() {
+			got = append(got, c.GetName())
+		}
+		for _, u := range response.GetUnreadable() {
+			got = append(got, u.GetName()+" "+u.GetReason())
+		}
+		if request.PageToken = response.GetNextPageToken(); request.PageToken == "" {
+			break
+		}
+		if pages > 10 {
+			t.Fatal("the pages do not end")
+		}
+	}
+	slices.Sort(got)
+	if want := []string{"clients/a-1", "clients/a-2", "clients/b-1 RECORD_FIELD_MISSING"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	filtered, err := w.clients.ListClients(t.Context(), &pb.ListClientsRequest{Filter: "state=deleted AND labels.letter=a AND prefix=a-"})
+	if err != nil || len(filtered.GetClients()) != 1 || filtered.GetClients()[0].GetName() != "clients/a-3" {
+		t.Errorf("filtered: got %v, %v, want clients/a-3", filtered, err)
+	}
+}
+
+func TestRotationOverMTLS(t *testing.T) {
+	w, a, operator := overSockets(t)
+	crm := w.connectTLS(t, a, a.caller(t, callerIdentity))
+	w.register(t, operator, "acme")
+	first, err := crm.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/acme", MinValidity: durationpb.New(time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.stage(t, operator, "acme", "secret-2")
+	verified, err := operator.rotations.VerifySecret(t.Context(), &pb.VerifySecretRequest{Client: "clients/acme", SecretVersion: 2})
+	if err != nil || verified.GetSecretVersion().GetVerifyTime() == nil || len(verified.GetWarnings()) != 0 {
+		t.Fatalf("verify: got %v, %v, want a verify_time and no warnings", verified, err)
+	}
+	for range 2 { // a repetition is harmless
+		promoted, err := operator.rotations.PromoteSecret(t.Context(), &pb.PromoteSecretRequest{Client: "clients/acme", SecretVersion: 2, DropTokens: true})
+		if err != nil || promoted.GetCurrent().GetNumber() != 2 || promoted.GetPrevious().GetNumber() != 1 {
+			t.Fatalf("promote: got %v, %v, want current 2 and previous 1", promoted, err)
+		}
+	}
+	second, err := crm.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/acme"})
+	if err != nil || second.GetSecretVersion() != 2 || second.GetAccessToken() == first.GetAccessToken() {
+		t.Errorf("after drop_tokens: got %v, %v, want another token, of version 2", second, err)
+	}
+	for range 2 {
+		retired, err := operator.rotations.RetireSecret(t.Context(), &pb.RetireSecretRequest{Client: "clients/acme", SecretVersion: 1})
+		if err != nil || retired.GetSecretVersion() != 1 {
+			t.Fatalf("retire: got %v, %v", retired, err)
+		}
+	}
+	list, err := operator.rotations.ListSecretVersions(t.Context(), &pb.ListSecretVersionsRequest{Client: "clients/acme"})
+	if err != nil || len(list.GetSecretVersions()) != 1 || list.GetSecretVersions()[0].GetNumber() != 2 {
+		t.Errorf("list: got %v, %v, want version 2 alone", list, err)
+	}
+}
+
+func TestGetTokenOverMTLS(t *testing.T) {
+	w, a, operator := overSockets(t)
+	crm := w.connectTLS(t, a, a.caller(t, callerIdentity))
+	w.register(t, operator, "acme", func(c *pb.Client) {
+		c.DefaultScopes, c.AllowedScopes = []string{"read"}, []string{"write"}
+		c.AllowedAudiences, c.AllowedResources = []string{"https://api.example.com"}, []string{"https://api.example.com/a"}
+	})
+	w.upstream.Script(brokertest.Step{Edit: func(r *broker.TokenResponse) { r.Scopes = []string{"read"} }})
+	got, err := crm.tokens.GetToken(t.Context(), &pb.GetTokenRequest{
+		Client: "clients/acme", Scopes: []string{"write", "read"}, Audience: "https://api.example.com",
+		Resources: []string{"https://api.example.com/a"}, MinValidity: durationpb.New(2 * time.Hour),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := w.upstream.Requests()[0]
+	if !slices.Equal(asked.Scopes, []string{"read", "write"}) || asked.Audience != "https://api.example.com" || !slices.Equal(asked.Resources, []string{"https://api.example.com/a"}) {
+		t.Errorf("the authorization server was asked for %v, want what the caller wants", asked.TokenRequest)
+	}
+	var reasons []string
+	for _, warning := range got.GetWarnings() {
+		reasons = append(reasons, warning.GetReason())
+		if warning.GetMessage() == "" {
+			t.Errorf("warning %s has no message", warning.GetReason())
+		}
+	}
+	if want := []string{"SCOPES_NARROWED", "TOKEN_SHORTER_THAN_ASKED"}; !slices.Equal(reasons, want) {
+		t.Errorf("got warnings %q, want %q", reasons, want)
+	}
+	sum := sha256.Sum256([]byte("token-1"))
+	want := &pb.GetTokenResponse{
+		AccessToken: "token-1", TokenType: "Bearer", IssueTime: timestamppb.New(asked.Time),
+		ExpireTime: timestamppb.New(asked.Time.Add(time.Hour)), ExpirySource: pb.ExpirySource_EXPIRY_SOURCE_RESPONSE,
+		RefreshAfter: timestamppb.New(asked.Time.Add(48 * time.Minute)), Scopes: []string{"read"},
+		TokenId: hex.EncodeToString(sum[:8]), SecretVersion: 1, Warnings: got.GetWarnings(),
+	}
+	if !proto.Equal(got, want) {
+		t.Errorf("\ngot  %v\nwant %v", got, want)
+	}
+}
+
+// TestAWarmTokenIsSharedSafely lets callers read one token at once, with and
+// without warnings of their own.
+func TestAWarmTokenIsSharedSafely(t *testing.T) {
+	w, a, operator := overSockets(t)
+	crm := w.connectTLS(t, a, a.caller(t, callerIdentity))
+	w.register(t, operator, "acme")
+	var callers sync.WaitGroup
+	for i := range 8 {
+		callers.Go(func() {
+			for range 20 {
+				request := &pb.GetTokenRequest{Client: "clients/acme"}
+				warnings := 0
+				if i%2 == 0 {
+					request.MinValidity, warnings = durationpb.New(2*time.Hour), 1
+				}
+				token, err := crm.tokens.GetToken(t.Context(), request)
+				if err != nil || token.GetAccessToken() != "token-1" || len(token.GetWarnings()) != warnings {
+					t.Errorf("got %v, %v, want token-1 with %d warnings", token, err, warnings)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	if got := w.upstream.Count(); got != 1 {
+		t.Errorf("the authorization server was asked %d times, want once", got)
+	}
+}
+
+// TestEveryValueHasAForm looks for values of the domain that the contract has no
+// name for.
+func TestEveryValueHasAForm(t *testing.T) {
+	w := newWorld(t, setup{})
+	for number, name := range pb.AuthenticationMethod_name {
+		if number == 0 {
+			continue
+		}
+		c := clientMessage(fmt.Sprintf("method-%d", number))
+		c.AuthenticationMethod = pb.AuthenticationMethod(number)
+		response, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: c})
+		if got := response.GetClient().GetAuthenticationMethod(); err != nil || got != c.GetAuthenticationMethod() {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+	if got, want := len(pb.AuthenticationMethod_name)-1, len(broker.AuthenticationMethods()); got != want {
+		t.Errorf("the contract has %d authentication methods, the domain %d", got, want)
+	}
+	for _, info := range broker.Reasons() {
+		if _, ok := pb.Recovery_value["RECOVERY_"+string(info.Recovery)]; !ok {
+			t.Errorf("%s: the contract has no RECOVERY_%s", info.Reason, info.Recovery)
+		}
+	}
+	jwt := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, time.Now().Add(time.Hour).Unix())) + ".x"
+	w.upstream.OmitLifetime()
+	for id, source := range map[string]pb.ExpirySource{
+		"jwt": pb.ExpirySource_EXPIRY_SOURCE_JWT, "client": pb.ExpirySource_EXPIRY_SOURCE_CLIENT, "assumed": pb.ExpirySource_EXPIRY_SOURCE_ASSUMED,
+	} {
+		w.register(t, w.peer, id, func(c *pb.Client) {
+			if id == "client" {
+				c.TokenPolicy = &pb.TokenPolicy{AssumedLifetime: durationpb.New(time.Hour)}
+			}
+		})
+		if id == "jwt" {
+			w.upstream.Script(brokertest.Step{Edit: func(r *broker.TokenResponse) { r.AccessToken = secret.NewString(jwt) }})
+		}
+		token, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/" + id})
+		if got := token.GetExpirySource(); err != nil || got != source {
+			t.Errorf("%s: got %v, %v, want %v", id, got, err, source)
+		}
+	}
+}
+
+func TestCheckLookupOverMTLS(t *testing.T) {
+	w, _, operator := overSockets(t)
+	w.register(t, operator, "acme")
+	whole, err := operator.diagnostics.CheckLookup(t.Context(), &pb.CheckLookupRequest{Client: "clients/acme"})
+	if err != nil || whole.GetRootCause() != nil || len(whole.GetStages()) != len(broker.LookupStages()) {
+		t.Fatalf("got %v, %v, want %d stages without a root cause", whole, err, len(broker.LookupStages()))
+	}
+	for _, stage := range whole.GetStages() {
+		if stage.GetOutcome() != pb.StageOutcome_STAGE_OUTCOME_PASSED || stage.GetDuration() == nil {
+			t.Errorf("got stage %v, want it passed, with a duration", stage)
+		}
+	}
+	index, err := operator.diagnostics.CheckLookup(t.Context(), &pb.CheckLookupRequest{Client: "clients/acme", Depth: pb.LookupDepth_LOOKUP_DEPTH_INDEX})
+	if last := index.GetStages()[len(index.GetStages())-1]; err != nil || last.GetOutcome() != pb.StageOutcome_STAGE_OUTCOME_SKIPPED {
+		t.Errorf("depth INDEX: got the last stage %v, %v, want it skipped", last, err)
+	}
+	// What the comment of CheckLookup promises to report instead of failing.
+	unknown, err := operator.diagnostics.CheckLookup(t.Context(), &pb.CheckLookupRequest{Client: "clients/nobody"})
+	requireCause(t, unknown, err, broker.ReasonClientNotFound)
+	w.store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any)
+	unreachable, err := operator.diagnostics.CheckLookup(t.Context(), &pb.CheckLookupRequest{Client: "clients/acme"})
+	requireCause(t, unreachable, err, broker.ReasonStoreUnreachable)
+}
+
+func requireCause(t *testing.T, report *pb.CheckLookupResponse, err error, want broker.Reason) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cause, info := report.GetRootCause(), want.Info()
+	if got := broker.Reason(cause.GetReason()); got != want || cause.GetStage() == "" || cause.GetSummary() != info.Summary || cause.GetRemedy() != info.Remedy {
+		t.Errorf("got root cause %v, want %s with stage, summary and remedy", cause, want)
+	}
+	if got, want := cause.GetRecovery().String(), "RECOVERY_"+string(info.Recovery); got != want {
+		t.Errorf("got recovery %s, want %s", got, want)
+	}
+}
