@@ -385,3 +385,19 @@ func orElse(s, fallback string) string {
 	}
 	return s
 }
+
+// SoonestSecretExpiry returns the earliest declared expiry of a current secret
+// among the clients in memory that get tokens; zero if none is declared to expire.
+func (b *Broker) SoonestSecretExpiry() time.Time {
+	var soonest time.Time
+	for loaded := range b.clients.Values() {
+		current, ok := loaded.client.Staged(Current)
+		if !ok || loaded.client.State() != StateActive || current.ExpireTime.IsZero() {
+			continue
+		}
+		if soonest.IsZero() || current.ExpireTime.Before(soonest) {
+			soonest = current.ExpireTime
+		}
+	}
+	return soonest
+}

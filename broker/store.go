@@ -26,7 +26,11 @@ type Store interface {
 	// record there still has the given version; 0 means that nothing was ever
 	// there. It returns the new version, greater than the old one.
 	//
+	// Numbers in data survive to the digit. A key under "secrets/" is written once;
+	// a store may go on returning its first value whatever is written after.
+	//
 	// STORE_CONFLICT: somebody else wrote; nothing has changed by this call.
+	// STORE_STANDBY: the node lags behind; nothing has changed either.
 	// STORE_ANSWER_LOST: the write may or may not have taken effect. A store never
 	// repeats a write by itself; this package finds out by the record's write_id.
 	Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 // border is what every call passes, in one interceptor instead of a chain because
@@ -23,6 +25,7 @@ import (
 // recovery around it), status, log line.
 type border struct {
 	log         *slog.Logger
+	metrics     *telemetry.Metrics
 	maxDeadline time.Duration
 	maxInFlight int64
 	// inFlight counts the calls under way; those that need no identity have a count
@@ -52,6 +55,7 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		counted.Add(-1)
 	}
 	if err == nil && quiet(info.FullMethod) {
+		b.metrics.RPC(info.FullMethod, codes.OK.String(), "", time.Since(started))
 		return response, nil
 	}
 	return response, b.finish(ctx, call{method: info.FullMethod, caller: caller, client: clientOf(req), started: started}, err)
@@ -144,6 +148,7 @@ func (b *border) finish(ctx context.Context, c call, err error) error {
 		attrs = append(attrs, slog.String("caller", c.caller.Name))
 	}
 	if err == nil {
+		b.metrics.RPC(c.method, codes.OK.String(), "", time.Since(c.started))
 		b.log.LogAttrs(ctx, slog.LevelInfo, "rpc", append(attrs, slog.String("code", codes.OK.String()))...)
 		return nil
 	}
@@ -187,6 +192,17 @@ func ofContext(err error) error {
 		return &broker.Error{Reason: broker.ReasonDeadlineExceeded, Err: err}
 	}
 	return err
+}
+
+// reasonOf returns the reason that the peer is told; "" for a status that is not
+// made from one, such as gRPC's own.
+func reasonOf(st *status.Status) string {
+	for _, detail := range st.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			return info.GetReason()
+		}
+	}
+	return ""
 }
 
 // clientOf returns the client that a request names, for the log: bounded, because

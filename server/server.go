@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 // Limits bound what peers can make the server hold. Zero fields take the default.
@@ -68,6 +70,8 @@ type Config struct {
 	// Callers says who may do what. Empty means nobody.
 	Callers []Caller
 	Limits  Limits
+	// Metrics counts calls and tokens; nil counts into the void.
+	Metrics *telemetry.Metrics
 	// Logger gets one line per call, successful GetToken calls excepted; nil discards.
 	Logger *slog.Logger
 }
@@ -82,6 +86,7 @@ type Server struct {
 	grace     time.Duration
 	// endStreams ends health watches, which would outlast a graceful stop.
 	endStreams context.CancelFunc
+	ready      atomic.Bool
 }
 
 // New returns a server, or what is wrong with its configuration.
@@ -95,6 +100,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = telemetry.New("")
+	}
 	cfg.Limits.setDefaults()
 	creds, err := cfg.credentials()
 	if err != nil {
@@ -106,11 +114,11 @@ func New(cfg Config) (*Server, error) {
 		plaintext: cfg.Plaintext, grace: cfg.Limits.ShutdownGrace, endStreams: endStreams,
 	}
 	border := &border{
-		log: cfg.Logger, maxDeadline: cfg.Limits.MaxDeadline,
+		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
 		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
 	}
 	s.grpc = grpc.NewServer(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds))...)
-	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker})
+	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
 	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker})
@@ -217,6 +225,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 // tellWatchers is how long watches of health have to send that it is over.
 const tellWatchers = 100 * time.Millisecond
 
+// Ready reports whether the store was read once since Serve began.
+func (s *Server) Ready() bool { return s.ready.Load() }
+
 // shutdown stops in the order health, new calls, watches of health, calls under way.
 func (s *Server) shutdown() {
 	s.health.Shutdown()
@@ -237,6 +248,7 @@ func (s *Server) waitForStore(ctx context.Context) {
 		err := s.broker.Ready(ctx)
 		if err == nil {
 			s.setServing(healthpb.HealthCheckResponse_SERVING)
+			s.ready.Store(true)
 			s.log.Info("store read, serving")
 			return
 		}

@@ -10,11 +10,13 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 type tokenService struct {
 	pb.UnsafeTokenServiceServer
-	broker *broker.Broker
+	broker  *broker.Broker
+	metrics *telemetry.Metrics
 }
 
 var _ pb.TokenServiceServer = (*tokenService)(nil)
@@ -29,18 +31,28 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	started := time.Now()
 	token, warnings, err := s.broker.GetToken(ctx, broker.TokenQuery{
 		ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(), MinValidity: minValidity,
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.metrics.TokenServed(servedFrom(token, started))
 	if len(warnings) == 0 {
 		return token.Derived(sharedResponse).(*pb.GetTokenResponse), nil
 	}
 	response := newResponse(token)
 	response.Warnings = warningsToProto(warnings)
 	return response, nil
+}
+
+// servedFrom says whether a token was there before the call or made during it.
+func servedFrom(token *broker.Token, started time.Time) telemetry.ServedFrom {
+	if token.IssueTime.Before(started) {
+		return telemetry.ServedFromMemory
+	}
+	return telemetry.ServedFromMint
 }
 
 // sharedResponse makes the response that a token is served with as long as there is

@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
 
@@ -39,8 +41,10 @@ func TestAnswers(t *testing.T) {
 		{"no mount", 404, vaultError(`no handler for route "tokenbroker/data/a". route entry not found.`), broker.ReasonStoreMountMissing, broker.ReasonStoreMountMissing},
 		{"another engine", 404, vaultError(`1 error occurred: * unsupported path`), broker.ReasonStoreNotKV2, broker.ReasonStoreNotKV2},
 		{"another method", 405, vaultError(`unsupported operation`), broker.ReasonStoreNotKV2, broker.ReasonStoreNotKV2},
-		{"proxy's 404", 404, page, failed, failed},
-		{"another service's 404", 404, `{"message":"canary"}`, failed, failed},
+		{"proxy's 404", 404, page, failed, lost},
+		{"another service's 404", 404, `{"message":"canary"}`, failed, lost},
+		{"proxy's 403", 403, page, failed, lost},
+		{"proxy that gave up", 408, page, failed, lost},
 		{"bad request", 400, vaultError("invalid"), failed, failed},
 		{"too large for a proxy", 413, page, failed, failed},
 		{"internal error", 500, vaultError("internal error"), failed, lost},
@@ -48,7 +52,7 @@ func TestAnswers(t *testing.T) {
 		{"nobody behind the balancer", 503, page, broker.ReasonStoreUnreachable, lost},
 		{"slow behind the proxy", 504, page, broker.ReasonStoreUnreachable, lost},
 		{"Vault's own 503", 503, vaultError("something new"), failed, lost},
-		{"success that is no JSON", 200, page, broker.ReasonStoreNotKV2, broker.ReasonStoreNotKV2},
+		{"success that is no JSON", 200, page, failed, lost},
 		{"success of KV version 1", 200, `{"data":{"value":"canary"}}`, broker.ReasonStoreNotKV2, broker.ReasonStoreNotKV2},
 		{"success without a word", 204, ``, broker.ReasonStoreNotKV2, broker.ReasonStoreNotKV2},
 		{"record that is no object", 200, `{"data":{"data":null,"metadata":{"version":7}}}`, broker.ReasonRecordCorrupt, ""},
@@ -222,5 +226,55 @@ func TestStrayVariables(t *testing.T) {
 				t.Errorf("New() = %v, want an error that names %s and not its value", err, name)
 			}
 		})
+	}
+}
+
+// TestNotVault has a web server behind the address that answers everything.
+func TestNotVault(t *testing.T) {
+	for _, status := range []int{200, 403, 404, 502} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(status)
+				fmt.Fprint(w, "<html>canary</html>")
+			}))
+			t.Cleanup(server.Close)
+			want, detail := broker.ReasonStoreFailed, "not Vault"
+			if status == 502 {
+				want, detail = broker.ReasonStoreUnreachable, "in front of Vault"
+			}
+			config := vault.Config{Address: server.URL, TokenFile: file(t, "canary"), Timeout: time.Second}
+			_, err := start(t, config).Read(t.Context(), "meta")
+			wantReason(t, "Read after login by token file", err, want, detail)
+			config.TokenFile = ""
+			config.AppRole = vault.AppRole{RoleIDFile: file(t, "canary"), SecretIDFile: file(t, "canary")}
+			_, err = start(t, config).Read(t.Context(), "meta")
+			wantReason(t, "Read after login by AppRole", err, want, detail)
+		})
+	}
+}
+
+// TestIndexIsCarried: a performance standby is told of our last write.
+func TestIndexIsCarried(t *testing.T) {
+	index := base64.StdEncoding.EncodeToString([]byte("v1:cluster:7:0:mac"))
+	var seen []string
+	fake := newFakeVault(t, func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Header.Get("X-Vault-Index"))
+		for _, name := range []string{"X-Vault-Forward", "X-Vault-Inconsistent"} {
+			if got := r.Header.Get(name); got != "" {
+				t.Errorf("header %s = %q, which community Vault refuses", name, got)
+			}
+		}
+		if r.Method == http.MethodPut {
+			w.Header().Set("X-Vault-Index", index)
+			fmt.Fprint(w, `{"data":{"version":1}}`)
+			return
+		}
+		fmt.Fprint(w, `{"data":{"data":{},"metadata":{"version":1}}}`)
+	})
+	store := start(t, fake.config(t))
+	mustWrite(t, store, "meta", object(1), 0)
+	wantRecord(t, store, "meta", secret.NewString(`{}`), 1)
+	if len(seen) != 2 || seen[0] != "" || seen[1] != index {
+		t.Errorf("indexes sent = %q, want none with the write and %q with the read", seen, index)
 	}
 }

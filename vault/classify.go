@@ -39,7 +39,7 @@ func rules() []rule {
 		{413, "", broker.ReasonStoreFailed, true, "larger than the server's max_request_size"},
 		{404, "no handler for route", broker.ReasonStoreMountMissing, true, "nothing is mounted there"},
 		{404, "unsupported path", broker.ReasonStoreNotKV2, true, "the engine does not know this path"},
-		{405, "", broker.ReasonStoreNotKV2, true, "the engine does not know this operation"},
+		{405, "unsupported operation", broker.ReasonStoreNotKV2, true, "the engine does not know this operation"},
 	}
 }
 
@@ -73,7 +73,8 @@ func explain(a answer) (err *broker.Error, undone bool) {
 	case a.foreign:
 		err.Detail += " by something that is not Vault"
 	}
-	return err, a.status < 500
+	// A proxy may give up on a request, with a 408 say, that has reached Vault.
+	return err, a.status < 500 && !a.foreign
 }
 
 func mentions(messages []string, text string) bool {
@@ -102,6 +103,9 @@ func unanswered(a answer) (err *broker.Error, undone bool) {
 		err.Reason, err.Err = broker.ReasonStoreStandby, errRedirected
 		err.Detail = "a redirect, as a standby sends that cannot forward; point address at the active node"
 		return err, true
+	case a.gone != nil && !a.sent:
+		err.Reason = broker.ReasonDeadlineExceeded
+		err.Detail, err.Err = "the caller gave up before there was a connection", a.gone
 	case a.gone != nil:
 		err.Detail, err.Err = "the caller gave up before an answer came", a.gone
 	case errors.As(cause, &dns):

@@ -38,8 +38,8 @@ type Config struct {
 	TokenFile string `yaml:"token_file"`
 	// AppRole logs in by role id and secret id.
 	AppRole AppRole `yaml:"approle"`
-	// Timeout bounds one exchange with Vault; 5 s by default. A call takes at
-	// most twice as long unless it has to wait for a login.
+	// Timeout bounds one exchange with Vault; 5 s by default. A read with all its
+	// tries takes at most twice as long, and so does the wait for a login.
 	Timeout time.Duration `yaml:"timeout"`
 	// Logger gets logins, renewals and their failures; nil means nobody.
 	Logger *slog.Logger `yaml:"-"`

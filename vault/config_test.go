@@ -1,12 +1,20 @@
 package vault_test
 
 import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
 
@@ -127,5 +135,48 @@ func TestPolicy(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestClientCertificate: the certificate is shown, and read anew from its files
+// for each connection.
+func TestClientCertificate(t *testing.T) {
+	authority, err := harness.NewAuthority(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile, err := authority.Loopback("vault")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake := &fakeVault{records: func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"data":{"keys":[]}}`) }}
+	fake.Server = httptest.NewUnstartedServer(fake)
+	fake.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert}
+	fake.Config.ErrorLog = log.New(io.Discard, "", 0)
+	fake.StartTLS()
+	t.Cleanup(fake.Close)
+
+	config := fake.config(t)
+	config.CAFile = authority.CAFile
+	_, err = start(t, config).List(t.Context(), "")
+	wantReason(t, "List without a certificate", err, broker.ReasonStoreUnreachable, "refused the TLS handshake")
+
+	config.ClientCertFile, config.ClientKeyFile = file(t, ""), file(t, "")
+	if _, err := vault.New(config); err == nil {
+		t.Error("New took an empty certificate")
+	}
+	for _, pair := range [][2]string{{certFile, config.ClientCertFile}, {keyFile, config.ClientKeyFile}} {
+		content, err := os.ReadFile(pair[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, pair[1], string(content))
+	}
+	if _, err := start(t, config).List(t.Context(), ""); err != nil {
+		t.Errorf("List with a certificate: %v", err)
 	}
 }

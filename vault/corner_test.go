@@ -30,6 +30,13 @@ func newCorner(t *testing.T) *corner {
 	return cornerOf(t, server, server.NewKV(), "prod/eu")
 }
 
+// quickServer returns a server without a disk, for tests in which time matters:
+// on a busy machine a write to disk may take seconds.
+func quickServer(t *testing.T) *realvault.Server {
+	t.Helper()
+	return realvault.Start(t, realvault.InMemory())
+}
+
 // ownCorner makes one on a server that the test may seal and kill.
 func ownCorner(t *testing.T, options ...realvault.Option) *corner {
 	t.Helper()
@@ -44,7 +51,7 @@ func cornerOf(t *testing.T, server *realvault.Server, mount, prefix string) *cor
 	roleID, secretID := server.AppRole(c.role, c.role)
 	c.setRole(map[string]any{"token_no_default_policy": true, "token_ttl": "20m"})
 	c.config = vault.Config{
-		Address: server.Addr(), CAFile: server.CAFile(), Mount: mount, Prefix: prefix, Timeout: 5 * time.Second,
+		Address: server.Addr(), CAFile: server.CAFile(), Mount: mount, Prefix: prefix, Timeout: 20 * time.Second,
 		AppRole: vault.AppRole{RoleIDFile: file(t, roleID+"\n"), SecretIDFile: file(t, secretID+"\n")},
 	}
 	return c
@@ -130,9 +137,13 @@ func (c *corner) logins() int {
 	return n
 }
 
+// write replaces a file as Vault Agent does: nobody sees it half written.
 func write(t *testing.T, path, content string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
 }

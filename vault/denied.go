@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -18,7 +17,7 @@ func (s *Store) tokenDead(ctx context.Context, sess *session) (bool, *broker.Err
 	switch {
 	case a.ok():
 		return false, nil
-	case a.status == http.StatusForbidden:
+	case a.forbidden():
 		return true, nil
 	default:
 		err := classify(a, false)

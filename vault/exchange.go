@@ -51,7 +51,11 @@ type answer struct {
 	gone       error // the caller's context had ended by then
 }
 
-func (a answer) ok() bool { return a.status >= 200 && a.status < 300 }
+// ok reports whether Vault served the request.
+func (a answer) ok() bool { return a.status >= 200 && a.status < 300 && !a.foreign }
+
+// forbidden reports whether Vault denied the request.
+func (a answer) forbidden() bool { return a.status == http.StatusForbidden && !a.foreign }
 
 // absent reports whether KV says that there is nothing. A 404 that lists errors
 // is about the route, that is the mount, and one that is not Vault's about neither.
@@ -87,7 +91,7 @@ func exchange(ctx context.Context, client *api.Client, r request) answer {
 	}
 	a.status = resp.StatusCode
 	a.retryAfter = retryAfter(resp.Header)
-	if a.ok() || a.status == http.StatusNotFound {
+	if a.status < 300 || a.status == http.StatusNotFound {
 		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes))
 		if err != nil {
 			return answer{sent: true, cause: err}
@@ -95,8 +99,10 @@ func exchange(ctx context.Context, client *api.Client, r request) answer {
 		a.body = secret.New(body)
 		clear(body)
 	}
-	if a.status == http.StatusNotFound && !speaksVault(a.body) {
-		a.foreign = true
+	if a.status == http.StatusNotFound {
+		a.foreign = !speaksVault(a.body)
+	} else if a.status < 300 {
+		a.foreign = a.body.Len() > 0 && a.body.Reveal()[0] != '{' // a page that a proxy shows
 	}
 	return a
 }

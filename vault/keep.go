@@ -9,12 +9,11 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// keep renews the session's token until the session should be replaced. It
-// reports whether calls found the token dead; otherwise the session is still
-// good for some time, in which calls go on with it: 80 % of what is left are
-// over after a renewal yielded less than asked for, renewing failed for too
-// long, or ctx ended.
-func (s *Store) keep(ctx context.Context, sess *session) (dead bool) {
+// keep renews the session's token until the session should no longer be used, and
+// says why. Where it should be replaced, because 80 % of what is left are over
+// after a renewal yielded less than asked for, renewing failed for too long, or
+// ctx ended, calls go on with it meanwhile.
+func (s *Store) keep(ctx context.Context, sess *session) ending {
 	var (
 		due     <-chan time.Time // nil: not before a renewal says so
 		renewed <-chan *api.RenewOutput
@@ -29,18 +28,17 @@ func (s *Store) keep(ctx context.Context, sess *session) (dead bool) {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
-		case <-s.gate.wanted:
-			return true
+			return replaced
+		case why := <-s.gate.wanted:
+			return why
 		case <-due:
-			return false
+			return replaced
 		case <-ended:
 			ended, due = nil, replaceAfter(0)
 		case r := <-renewed:
 			got := time.Duration(r.Secret.Auth.LeaseDuration) * time.Second
 			s.log.DebugContext(ctx, "vault token renewed", "lease", got)
-			// Vault counts in whole seconds and may give one less.
-			if got < sess.asked-time.Second {
+			if got < sess.asked {
 				due = replaceAfter(overlapAfter(got))
 			}
 		}
@@ -81,8 +79,8 @@ type shortLived struct{ inARow int }
 
 // after records how a session ended. It returns an error when Run should pause
 // before the next login.
-func (l *shortLived) after(sess *session, dead bool) *broker.Error {
-	if !dead || time.Since(sess.since) > 2*time.Second {
+func (l *shortLived) after(sess *session, how ending) *broker.Error {
+	if how != dead || time.Since(sess.since) > 2*time.Second {
 		l.inARow = 0
 		return nil
 	}
@@ -93,6 +91,8 @@ func (l *shortLived) after(sess *session, dead bool) *broker.Error {
 }
 
 func diedAgain() *broker.Error {
-	return &broker.Error{Reason: broker.ReasonStoreTokenDead,
-		Detail: "the token died again right after login; check its TTL, number of uses and bound addresses"}
+	return &broker.Error{
+		Reason: broker.ReasonStoreTokenDead,
+		Detail: "the token died again right after login; check its TTL, number of uses and bound addresses",
+	}
 }

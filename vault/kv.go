@@ -49,8 +49,8 @@ func decodeVersion(a answer) (version, error) {
 
 // record returns what a version holds.
 func (v version) record(op, path string) (broker.Record, error) {
-	defer clear(v.Data)
 	data := fromKV(v.Data)
+	defer func() { clear(v.Data); clear(data) }()
 	if data == nil {
 		return broker.Record{}, &broker.Error{Reason: broker.ReasonRecordCorrupt, Op: op, Detail: path + ": is not a JSON object"}
 	}

@@ -90,6 +90,7 @@ func (s *Store) loginRefused(ctx context.Context, path string, err error) *broke
 	switch {
 	case a.status == 0:
 		detail = s.config.Address
+	case a.foreign:
 	case a.status == http.StatusBadRequest:
 		e.Reason, e.Detail = broker.ReasonStoreLoginFailed, "role id or secret id refused: wrong, expired, or used up (HTTP 400)"
 	case a.status < 500 && e.Reason == broker.ReasonStoreFailed, e.Reason == broker.ReasonStoreMountMissing:
@@ -109,9 +110,11 @@ func (s *Store) readTokenFile(ctx context.Context) (*session, *broker.Error) {
 	}
 	sess := s.withToken(token)
 	a := s.send(ctx, sess, request{op: "look up token", path: "auth/token/lookup-self"})
-	if a.status == http.StatusForbidden {
-		return nil, &broker.Error{Reason: broker.ReasonStoreTokenDead,
-			Detail: "the token in " + s.config.TokenFile + " is expired or revoked, or may not use auth/token/lookup-self"}
+	if a.forbidden() {
+		return nil, &broker.Error{
+			Reason: broker.ReasonStoreTokenDead,
+			Detail: "the token in " + s.config.TokenFile + " is expired or revoked, or may not use auth/token/lookup-self",
+		}
 	}
 	var looked struct {
 		Data struct {

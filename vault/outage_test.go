@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/test/realvault"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
 
@@ -23,7 +24,7 @@ func wantAll(t *testing.T, store *vault.Store, want broker.Reason, parts ...stri
 }
 
 func TestSealed(t *testing.T) {
-	c := ownCorner(t)
+	c := ownCorner(t, realvault.InMemory())
 	store := start(t, c.config)
 	version := mustWrite(t, store, "meta", object(1), 0)
 	c.Seal()

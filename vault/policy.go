@@ -26,8 +26,14 @@ const policyTemplate = `# The least that the broker needs. To apply it:
 #
 #   vault secrets enable -path=MOUNT -version=2 kv
 #   vault policy write tokenbroker tokenbroker.hcl
+#   vault auth enable approle
 #   vault write auth/approle/role/tokenbroker token_policies=tokenbroker \
-#     token_ttl=20m token_max_ttl=4h token_num_uses=0 secret_id_num_uses=0
+#     token_no_default_policy=true token_ttl=20m token_max_ttl=4h
+#   vault read -field=role_id auth/approle/role/tokenbroker/role-id > role-id
+#   vault write -f -field=secret_id auth/approle/role/tokenbroker/secret-id > secret-id
+#
+# Leave token_num_uses and secret_id_num_uses at 0: each call uses the token, and
+# the broker logs in again whenever one reaches its token_max_ttl.
 #
 # It grants no delete, no undelete, no patch and no write of metadata: none of
 # those is check-and-set, so they could undo what another replica has decided.
@@ -45,7 +51,7 @@ path "METADATA" {
 }
 
 # Destroy the value of a retired secret for good. Its metadata stays, so that
-# nothing can be put in its place.
+# nobody can create another value in its place.
 path "DESTROY" {
   capabilities = ["update"]
 }

@@ -37,9 +37,9 @@ func (s *Store) checkToken(ctx context.Context, sess *session) *broker.Error {
 	switch {
 	case err != nil:
 		return err
-	case a.status == http.StatusForbidden && mentions(a.messages, "invalid token"):
+	case a.forbidden() && mentions(a.messages, "invalid token"):
 		return diedAgain()
-	case a.status == http.StatusForbidden:
+	case a.forbidden():
 		return &broker.Error{Reason: broker.ReasonStorePermissionDenied, Detail: "path " + path + " lacks read"}
 	}
 	if found.NumUses > 0 {
@@ -57,8 +57,10 @@ func (s *Store) checkNamespace(ctx context.Context, sess *session) *broker.Error
 	invented := &session{client: sess.client.WithNamespace("tokenbroker-probe-" + strings.ToLower(rand.Text()))}
 	a := s.send(ctx, invented, request{path: "auth/token/lookup-self"})
 	if a.ok() {
-		return &broker.Error{Reason: broker.ReasonStoreFailed,
-			Detail: fmt.Sprintf("namespace %q is configured, but the server ignores namespaces and would use the root", s.config.Namespace)}
+		return &broker.Error{
+			Reason: broker.ReasonStoreFailed,
+			Detail: fmt.Sprintf("namespace %q is configured, but the server ignores namespaces and would use the root", s.config.Namespace),
+		}
 	}
 	if a.status == 0 || a.status >= 500 {
 		return s.unanswered(a, "auth/token/lookup-self")
@@ -113,7 +115,7 @@ func (s *Store) checkMountConfig(ctx context.Context, sess *session) *broker.Err
 	switch {
 	case err != nil:
 		return err
-	case a.status == http.StatusForbidden:
+	case a.forbidden():
 		return &broker.Error{Reason: broker.ReasonStorePermissionDenied, Detail: "path " + path + " lacks read"}
 	case a.status == http.StatusNotFound:
 		return &broker.Error{Reason: broker.ReasonStoreNotKV2, Detail: path + " does not exist"}
@@ -138,7 +140,7 @@ func (s *Store) inspect(ctx context.Context, sess *session, path string, data an
 		}
 		return a, nil
 	}
-	if !a.foreign && (a.status == http.StatusForbidden || a.status == http.StatusNotFound) {
+	if a.forbidden() || a.status == http.StatusNotFound && !a.foreign {
 		return a, nil
 	}
 	return a, s.unanswered(a, path)

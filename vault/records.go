@@ -38,6 +38,7 @@ func (s *Store) Read(ctx context.Context, key string) (broker.Record, error) {
 	if err != nil {
 		return broker.Record{}, err
 	}
+	defer a.body.Wipe()
 	v, err := decodeVersion(a)
 	switch {
 	case err != nil:
@@ -195,15 +196,15 @@ func checkData(data secret.Value) error {
 }
 
 // notKV2 is the error for an answer that KV version 2 does not give. The mount
-// was replaced since the preflight, so calls wait until a new one has judged it.
+// was replaced since the preflight, so calls wait for the next one.
 func (s *Store) notKV2(op, path string) error {
 	s.recheck()
 	return &broker.Error{Reason: broker.ReasonStoreNotKV2, Op: op, Detail: path + ": the answer is not one of KV version 2"}
 }
 
-// recheck makes Run log in and look at the mount again.
+// recheck makes Run look at the mount again.
 func (s *Store) recheck() {
 	if sess := s.gate.peek(); sess != nil {
-		s.gate.renounce(sess)
+		s.gate.renounce(sess, doubted)
 	}
 }

@@ -46,12 +46,24 @@ type gate struct {
 	closed  bool          // guarded by mu; Run has ended
 	changed chan struct{} // guarded by mu; closed and replaced at each change
 
-	// wanted holds one signal while the current session was renounced.
-	wanted chan struct{}
+	// wanted tells Run why the current session was renounced.
+	wanted chan ending
 }
 
+// ending is why a session is no longer used.
+type ending int
+
+const (
+	// replaced: it will end soon, and another takes its place.
+	replaced ending = iota
+	// dead: Vault does not accept its token any more.
+	dead
+	// doubted: Vault's answers are not those of the mount that was checked.
+	doubted
+)
+
 func newGate() gate {
-	return gate{changed: make(chan struct{}), wanted: make(chan struct{}, 1)}
+	return gate{changed: make(chan struct{}), wanted: make(chan ending, 1)}
 }
 
 // wait returns the current session. While there is none it waits for the
@@ -78,9 +90,9 @@ func (g *gate) wait(ctx context.Context, bound time.Duration) (*session, *broker
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, &broker.Error{Reason: broker.ReasonStoreUnreachable, Detail: "the caller gave up while the login was under way", Err: ctx.Err()}
+			return nil, &broker.Error{Reason: broker.ReasonDeadlineExceeded, Detail: "the caller gave up while the login was under way", Err: ctx.Err()}
 		case <-expired:
-			return nil, &broker.Error{Reason: broker.ReasonStoreLoginFailed, Detail: "no login within " + bound.String()}
+			return nil, &broker.Error{Reason: broker.ReasonStoreUnreachable, Detail: "the login under way has not ended within " + bound.String()}
 		}
 	}
 }
@@ -115,9 +127,8 @@ func (g *gate) fail(err *broker.Error) {
 	}
 }
 
-// renounce ends the use of sess, if it is the current session, and makes Run
-// replace it.
-func (g *gate) renounce(sess *session) {
+// renounce ends the use of sess, if it is the current session, and tells Run why.
+func (g *gate) renounce(sess *session, why ending) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.current != sess {
@@ -125,7 +136,7 @@ func (g *gate) renounce(sess *session) {
 	}
 	g.current, g.problem = nil, g.endedLocked()
 	select {
-	case g.wanted <- struct{}{}:
+	case g.wanted <- why:
 	default:
 	}
 	g.broadcastLocked()

@@ -98,9 +98,11 @@ func (s *Store) Run(ctx context.Context) error {
 		if err == nil {
 			wait.reset()
 			s.gate.publish(sess)
-			dead := s.keep(ctx, sess)
-			err = quick.after(sess, dead)
-			sess = nil
+			how := s.keep(ctx, sess)
+			err = quick.after(sess, how)
+			if how != doubted {
+				sess = nil
+			}
 		}
 		if err == nil || ctx.Err() != nil {
 			continue
@@ -135,26 +137,29 @@ func (s *Store) call(ctx context.Context, r request) (answer, error) {
 	for range sessions {
 		sess, err := s.gate.wait(ctx, 2*s.config.Timeout)
 		if err != nil {
+			if !s.running.Load() && ctx.Err() == nil {
+				err.Reason, err.Detail = broker.ReasonStoreLoginFailed, "not logged in: Run was not called"
+			}
 			err.Op = r.op
 			return answer{}, err
 		}
 		a := s.send(ctx, sess, r)
-		if a.status != http.StatusForbidden {
+		if !a.forbidden() {
 			return s.judge(r, a)
 		}
 		if s.gate.peek() != sess {
 			continue // somebody else found out already
 		}
-		dead, err := s.tokenDead(ctx, sess)
+		isDead, err := s.tokenDead(ctx, sess)
 		if err != nil {
 			err.Op = r.op
 			return answer{}, err
 		}
-		if !dead {
+		if !isDead {
 			return answer{}, s.denied(ctx, sess, r)
 		}
 		s.log.InfoContext(ctx, "vault token is dead, logging in")
-		s.gate.renounce(sess)
+		s.gate.renounce(sess, dead)
 	}
 	err := diedAgain()
 	err.Op = r.op
@@ -164,7 +169,7 @@ func (s *Store) call(ctx context.Context, r request) (answer, error) {
 // judge turns an answer into an error unless it is one that KV gives to a
 // request it has served.
 func (s *Store) judge(r request, a answer) (answer, error) {
-	if a.ok() || a.absent() {
+	if a.ok() || a.absent() && !r.effect {
 		return a, nil
 	}
 	err := classify(a, r.effect)

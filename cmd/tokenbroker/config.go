@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ type config struct {
 	Store    storeConfig     `yaml:"store"`
 	Upstream upstreamConfig  `yaml:"upstream"`
 	Limits   server.Limits   `yaml:"limits"`
+	Admin    adminConfig     `yaml:"admin"`
 	Log      logConfig       `yaml:"log"`
 }
 
@@ -64,15 +66,44 @@ type upstreamConfig struct {
 	// InsecureHTTPLoopback permits loopback token endpoints, also over plain http.
 	InsecureHTTPLoopback bool `yaml:"insecure_http_loopback"`
 	// AllowedAddresses are private ranges that may be connected to, such as 10.0.0.0/8.
-	AllowedAddresses []netip.Prefix `yaml:"allowed_addresses"`
+	AllowedAddresses []string `yaml:"allowed_addresses"`
+}
+
+// prefixes returns AllowedAddresses parsed; add is told of each that is no range.
+// They are strings in the file's form because an error of a type's own parser
+// would end the decoding, and with it the search for further problems.
+func (u *upstreamConfig) prefixes(add func(key, format string, args ...any)) []netip.Prefix {
+	var list []netip.Prefix
+	for i, text := range u.AllowedAddresses {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			add(fmt.Sprintf("upstream.allowed_addresses[%d]", i), "is %q; it must be a range such as 10.0.0.0/8", text)
+			continue
+		}
+		list = append(list, prefix)
+	}
+	return list
+}
+
+// adminConfig says where metrics, health pages and profiles are served over plain HTTP.
+type adminConfig struct {
+	// Address is host:port; nothing is served if it is empty.
+	Address string `yaml:"address"`
 }
 
 // logConfig shapes the log on standard error.
 type logConfig struct {
 	// Level is debug, info, warn or error; info by default.
-	Level slog.Level `yaml:"level"`
+	Level string `yaml:"level"`
 	// Format is json or text; json by default.
 	Format string `yaml:"format"`
+}
+
+// level returns Level parsed.
+func (l logConfig) level() (slog.Level, error) {
+	var level slog.Level
+	err := level.UnmarshalText([]byte(l.Level))
+	return level, err
 }
 
 // problem is one thing wrong with a configuration file.
@@ -111,14 +142,14 @@ func loadConfig(path string) (*config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	cfg := &config{Listen: listenConfig{Address: "127.0.0.1:7443"}, Log: logConfig{Format: "json"}}
+	cfg := &config{Listen: listenConfig{Address: "127.0.0.1:7443"}, Log: logConfig{Level: "info", Format: "json"}}
 	problems := cfg.decode(raw)
 	if len(problems) == 0 {
 		problems = cfg.validate()
 		locate(raw, problems)
 	}
 	if len(problems) > 0 {
-		slices.SortStableFunc(problems, func(a, b problem) int { return a.line - b.line })
+		slices.SortStableFunc(problems, func(a, b problem) int { return cmp.Or(a.line-b.line, strings.Compare(a.key, b.key)) })
 		return nil, &configError{file: path, problems: problems}
 	}
 	return cfg, nil
@@ -185,6 +216,7 @@ func (cfg *config) validate() []problem {
 	}
 	cfg.Store.validate(add)
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
+	cfg.Upstream.prefixes(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
 		"limits.max_concurrent_streams": cfg.Limits.MaxConcurrentStreams, "limits.max_deadline": int(cfg.Limits.MaxDeadline),
@@ -192,6 +224,14 @@ func (cfg *config) validate() []problem {
 	} {
 		if value < 0 {
 			add(key, "is negative")
+		}
+	}
+	if _, err := cfg.Log.level(); err != nil {
+		add("log.level", "is %q; it must be debug, info, warn or error", cfg.Log.Level)
+	}
+	if cfg.Admin.Address != "" {
+		if _, _, err := net.SplitHostPort(cfg.Admin.Address); err != nil {
+			add("admin.address", "is %q; it must be host:port", cfg.Admin.Address)
 		}
 	}
 	if cfg.Log.Format != "json" && cfg.Log.Format != "text" {

@@ -84,6 +84,16 @@ type vaultPolicyCommand struct {
 
 // Run prints the policy, ready for `vault policy write tokenbroker -`.
 func (c *vaultPolicyCommand) Run(p *process) error {
+	// Only mount and prefix are looked at: a quote or a wildcard in them would print
+	// another policy than was asked for.
+	settings := vault.Config{Address: "https://vault.invalid", TokenFile: "unused", Mount: c.Mount, Prefix: c.Prefix}
+	if err := settings.Validate(); err != nil {
+		return usageError{err}
+	}
+	// What a configuration would refuse could stand for more in a policy than it says.
+	for _, problem := range joined(vault.Config{Address: "https://vault.example.org", TokenFile: "unused", Mount: c.Mount, Prefix: c.Prefix}.Validate()) {
+		return usageError{fmt.Errorf("--%w", problem)}
+	}
 	_, err := fmt.Fprint(p.stdout, vault.Policy(c.Mount, c.Prefix))
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
 
@@ -25,13 +26,15 @@ type service struct {
 	upstream *oauth.Client
 	broker   *broker.Broker
 	server   *server.Server
+	metrics  *telemetry.Metrics
+	admin    string // address; "" for none
 	log      *slog.Logger
-	address  string
 	closers  []func() error // in the order of making
 }
 
 func newLogger(cfg logConfig, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.Level}
+	level, _ := cfg.level() // validated with the configuration
+	options := &slog.HandlerOptions{Level: level}
 	if cfg.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
@@ -40,7 +43,7 @@ func newLogger(cfg logConfig, w io.Writer) *slog.Logger {
 
 // newService makes a service; on an error nothing is left open.
 func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
-	s := &service{log: log, address: cfg.Listen.Address}
+	s := &service{log: log, metrics: telemetry.New(version), admin: cfg.Admin.Address}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -54,20 +57,22 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.upstream = oauth.New(oauth.Config{
-		RootCAs: roots, AllowHTTPLoopback: cfg.Upstream.InsecureHTTPLoopback, AllowedAddresses: cfg.Upstream.AllowedAddresses,
+		RootCAs: roots, AllowHTTPLoopback: cfg.Upstream.InsecureHTTPLoopback,
+		AllowedAddresses: cfg.Upstream.prefixes(func(string, string, ...any) {}), // validated with the configuration
 	})
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
-		Store: s.store, RequestToken: s.upstream.RequestToken, CheckSecret: oauth.CheckSecret,
+		Store: s.metrics.Store(s.store), RequestToken: s.metrics.RequestToken(s.upstream.RequestToken), CheckSecret: oauth.CheckSecret,
 		CheckEndpoint: s.upstream.CheckEndpoint, Logger: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, func() error { s.broker.Close(); return nil })
+	s.metrics.ObserveSecretExpiry(s.broker.SoonestSecretExpiry)
 	s.server, err = server.New(server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
-		Callers: cfg.Callers, Limits: cfg.Limits, Logger: log,
+		Callers: cfg.Callers, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
 	})
 	return s, err
 }
@@ -129,11 +134,21 @@ func (s *service) close() error {
 }
 
 // run serves on listener until ctx ends, then closes everything. The store is
-// looked after until the last call has been answered.
+// looked after, and metrics are served, until the last call has been answered.
 func (s *service) run(ctx context.Context, listener net.Listener) error {
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLooking()
 	var owned sync.WaitGroup
-	var storeErr error
+	var storeErr, adminErr error
+	if s.admin != "" {
+		pages, err := net.Listen("tcp", s.admin)
+		if err != nil {
+			return errors.Join(fmt.Errorf("admin listener: %w", err), listener.Close(), s.close())
+		}
+		admin := &telemetry.Admin{Metrics: s.metrics, Ready: s.server.Ready}
+		owned.Go(func() { adminErr = admin.Serve(looking, pages) })
+		s.log.Info("serving metrics", "address", pages.Addr().String())
+	}
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
@@ -141,5 +156,5 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	err := s.server.Serve(ctx, listener)
 	stopLooking()
 	owned.Wait()
-	return errors.Join(err, storeErr, s.close())
+	return errors.Join(err, storeErr, adminErr, s.close())
 }

@@ -1,0 +1,145 @@
+package telemetry_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/brokertest"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve returns the pages of an admin listener on loopback.
+func serve(t *testing.T, admin *telemetry.Admin) (get func(path string) (int, string)) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- admin.Serve(ctx, listener) }()
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(func() {
+		client.CloseIdleConnections()
+		stop()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return func(path string) (int, string) {
+		answer, err := client.Get("http://" + listener.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.StatusCode, string(body)
+	}
+}
+
+// exercise makes every metric appear.
+func exercise(t *testing.T, m *telemetry.Metrics) {
+	t.Helper()
+	m.RPC(telemetry.WarmMethod, "OK", "", time.Millisecond)
+	m.RPC("/tokenbroker.v1.ClientService/GetClient", "NotFound", string(broker.ReasonClientNotFound), time.Millisecond)
+	m.TokenServed(telemetry.ServedFromMemory)
+	m.ObserveSecretExpiry(func() time.Time { return time.Now().Add(time.Hour) })
+	store := m.Store(brokertest.NewMemory())
+	if _, err := store.Write(t.Context(), "meta", secret.NewString("{}"), 0); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = store.Read(t.Context(), "absent") // is counted as RECORD_ABSENT
+	upstream := brokertest.NewUpstream()
+	_, _ = m.RequestToken(upstream.RequestToken)(t.Context(), broker.TokenRequest{Endpoint: "https://a.example/t"}) // is counted as refused
+}
+
+var ownMetric = regexp.MustCompile(`(?m)^# TYPE (tokenbroker_\w+)`)
+
+func TestMetricsAreThoseOfTheDocument(t *testing.T) {
+	m := telemetry.New("v1")
+	exercise(t, m)
+	_, page := serve(t, &telemetry.Admin{Metrics: m, Ready: func() bool { return true }})("/metrics")
+	document, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(pattern *regexp.Regexp, text string) []string {
+		var list []string
+		for _, match := range pattern.FindAllStringSubmatch(text, -1) {
+			list = append(list, match[1])
+		}
+		slices.Sort(list)
+		return list
+	}
+	got := names(ownMetric, page)
+	want := names(regexp.MustCompile("(?m)^\\| `(tokenbroker_\\w+)` \\|"), string(document))
+	if !slices.Equal(got, want) {
+		t.Errorf("served: %v\ndocumented in docs/operations.md: %v", got, want)
+	}
+}
+
+func TestCountsByReason(t *testing.T) {
+	m := telemetry.New("v1")
+	exercise(t, m)
+	_, page := serve(t, &telemetry.Admin{Metrics: m, Ready: func() bool { return true }})("/metrics")
+	for _, want := range []string{
+		`tokenbroker_rpcs_total{code="OK",method="/tokenbroker.v1.TokenService/GetToken",reason=""} 1`,
+		`tokenbroker_rpcs_total{code="NotFound",method="/tokenbroker.v1.ClientService/GetClient",reason="CLIENT_NOT_FOUND"} 1`,
+		`tokenbroker_tokens_served_total{from="memory"} 1`,
+		`tokenbroker_tokens_served_total{from="mint"} 0`,
+		`tokenbroker_token_requests_total{reason="DESTINATION_NOT_BOUND"} 1`,
+		`tokenbroker_store_calls_total{operation="write",reason="OK"} 1`,
+		`tokenbroker_store_calls_total{operation="read",reason="RECORD_ABSENT"} 1`,
+		`tokenbroker_build_info{version="v1"} 1`,
+	} {
+		if !strings.Contains(page, want+"\n") {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+}
+
+func TestPages(t *testing.T) {
+	ready := false
+	get := serve(t, &telemetry.Admin{Metrics: telemetry.New("v1"), Ready: func() bool { return ready }})
+	tests := []struct {
+		name, path string
+		ready      bool
+		want       int
+	}{
+		{"alive while the store is not read", "/livez", false, 200},
+		{"not ready", "/readyz", false, 503},
+		{"ready", "/readyz", true, 200},
+		{"profiles", "/debug/pprof/goroutine?debug=1", true, 200},
+		{"no command line", "/debug/pprof/cmdline", true, 404},
+		{"nothing else", "/", true, 404},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			ready = test.ready
+			if got, _ := get(test.path); got != test.want {
+				t.Errorf("GET %s = %d, want %d", test.path, got, test.want)
+			}
+		})
+	}
+}
+
+func TestStorePassesTheSuite(t *testing.T) {
+	brokertest.TestStore(t, func(*testing.T) broker.Store { return telemetry.New("").Store(brokertest.NewMemory()) })
+}
