@@ -341,18 +341,23 @@ func TestLifeOfAClient(t *testing.T) {
 	}{
 		{"disable and enable, each twice", []step{
 			{"enable", enable, broker.StateActive, false, ""},
-			{"disable", disable, broker.StateDisabled, true, ""}, {"disable", disable, broker.StateDisabled, false, ""},
-			{"enable", enable, broker.StateActive, true, ""}, {"enable", enable, broker.StateActive, false, ""},
+			{"disable", disable, broker.StateDisabled, true, ""},
+			{"disable", disable, broker.StateDisabled, false, ""},
+			{"enable", enable, broker.StateActive, true, ""},
+			{"enable", enable, broker.StateActive, false, ""},
 		}},
 		{"delete and undelete", []step{
 			{"undelete", undelete, broker.StateActive, false, broker.ReasonClientNotDeleted},
-			{"delete", remove, broker.StateDeleted, true, ""}, {"delete", remove, broker.StateDeleted, false, ""},
+			{"delete", remove, broker.StateDeleted, true, ""},
+			{"delete", remove, broker.StateDeleted, false, ""},
 			{"disable", disable, broker.StateDeleted, false, broker.ReasonClientDeleted},
 			{"enable", enable, broker.StateDeleted, false, broker.ReasonClientDeleted},
-			{"undelete", undelete, broker.StateActive, true, ""}, {"undelete", undelete, broker.StateActive, false, broker.ReasonClientNotDeleted},
+			{"undelete", undelete, broker.StateActive, true, ""},
+			{"undelete", undelete, broker.StateActive, false, broker.ReasonClientNotDeleted},
 		}},
 		{"disabled survives deletion", []step{
-			{"disable", disable, broker.StateDisabled, true, ""}, {"delete", remove, broker.StateDeleted, true, ""},
+			{"disable", disable, broker.StateDisabled, true, ""},
+			{"delete", remove, broker.StateDeleted, true, ""},
 			{"undelete", undelete, broker.StateDisabled, true, ""},
 		}},
 	}

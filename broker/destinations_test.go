@@ -226,8 +226,11 @@ func useAll(t *testing.T, f *fixture) {
 	get := func() {
 		for _, b := range []*fixture{f, replica} {
 			for _, q := range []broker.TokenQuery{
-				{}, {Scopes: []string{"read"}}, {Scopes: []string{"https://evil.example/token"}},
-				{Audience: "https://evil.example/token"}, {Resources: []string{"https://evil.example/token"}},
+				{},
+				{Scopes: []string{"read"}},
+				{Scopes: []string{"https://evil.example/token"}},
+				{Audience: "https://evil.example/token"},
+				{Resources: []string{"https://evil.example/token"}},
 			} {
 				q.ClientID = "acme"
 				_, _, _ = b.GetToken(ctx, q)

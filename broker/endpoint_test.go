@@ -121,7 +121,12 @@ func TestOrigin(t *testing.T) {
 		{"https://good.example:pw@evil.example:1/", "https://evil.example:1"},
 		{"https://[2001:DB8::1]:443/", "https://[2001:db8::1]"},
 		{"https://[2001:db8::1]:8443/", "https://[2001:db8::1]:8443"},
-		{"https://", ""}, {"", ""}, {"as.example", ""}, {"ws://as.example", ""}, {`https://a\b`, ""}, {"https://a b", ""},
+		{"https://", ""},
+		{"", ""},
+		{"as.example", ""},
+		{"ws://as.example", ""},
+		{`https://a\b`, ""},
+		{"https://a b", ""},
 	}
 	for _, test := range tests {
 		got, err := broker.Origin(test.raw)

@@ -120,8 +120,10 @@ func TestWarningsDoNotMix(t *testing.T) {
 			minValidity time.Duration
 			want        []broker.Reason
 		}{
-			{time.Hour, append(slices.Clone(own), broker.ReasonTokenShorterThanAsked)}, {time.Second, own},
-			{time.Hour, append(slices.Clone(own), broker.ReasonTokenShorterThanAsked)}, {time.Second, own},
+			{time.Hour, append(slices.Clone(own), broker.ReasonTokenShorterThanAsked)},
+			{time.Second, own},
+			{time.Hour, append(slices.Clone(own), broker.ReasonTokenShorterThanAsked)},
+			{time.Second, own},
 		}
 		for _, test := range tests {
 			_, warnings, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme", MinValidity: &test.minValidity})

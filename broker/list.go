@@ -60,11 +60,16 @@ func parseFilter(text string) (filter, error) {
 	if len(text) > 2048 {
 		return f, Invalid("filter", "has %d bytes; at most 2048", len(text))
 	}
+	var seen []string
 	for _, term := range strings.Split(text, " AND ") {
 		if term = strings.TrimSpace(term); term == "" && strings.TrimSpace(text) == "" {
 			continue
 		}
 		name, value, ok := strings.Cut(term, "=")
+		if slices.Contains(seen, name) { // both are meant, and only one would count
+			return f, Invalid("filter", "names %q twice", truncate(name, 64))
+		}
+		seen = append(seen, name)
 		label, isLabel := strings.CutPrefix(name, "labels.")
 		switch {
 		case !ok || strings.ContainsAny(value, " \""):
@@ -161,11 +166,19 @@ func (b *Broker) ListClients(ctx context.Context, q ListQuery) (ClientPage, erro
 			last := b.readBatch(ctx, batch, f, size, &page)
 			if len(page.Clients)+len(page.Unreadable) >= size || scanned >= maxScan {
 				page.NextPageToken = cursor{filterHash(q.Filter), last}.token()
-				return page, ctx.Err()
+				return page, listed(ctx)
 			}
 		}
 	}
-	return page, ctx.Err()
+	return page, listed(ctx)
+}
+
+// listed returns why a page is not what it should be: the caller left.
+func listed(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return &Error{Reason: ReasonDeadlineExceeded, Op: "list clients", Err: err}
+	}
+	return nil
 }
 
 func (c cursor) token() string {

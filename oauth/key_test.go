@@ -30,7 +30,8 @@ var keys = sync.OnceValue(func() (k struct {
 	p384, p521   *ecdsa.PrivateKey
 	ed           ed25519.PrivateKey
 	agreement    *ecdh.PrivateKey
-}) {
+},
+) {
 	must := func(err error) {
 		if err != nil {
 			panic(err)

@@ -2,7 +2,9 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -77,13 +79,22 @@ func (p *peer) invoke(ctx context.Context, m method, request proto.Message, opti
 	if err != nil {
 		return nil, err
 	}
-	if err := stream.SendMsg(request); err != nil {
+	if err := stream.SendMsg(request); err != nil && !errors.Is(err, io.EOF) { // EOF: RecvMsg knows why
 		return nil, fmt.Errorf("send: %w", err)
 	}
 	if err := stream.CloseSend(); err != nil {
 		return nil, fmt.Errorf("close: %w", err)
 	}
-	return response, stream.RecvMsg(response)
+	if err := stream.RecvMsg(response); err != nil {
+		return nil, err
+	}
+	if m.full == healthpb.Health_Watch_FullMethodName { // has no end
+		return response, nil
+	}
+	if err := stream.RecvMsg(m.output.New().Interface()); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("a stream of one request has a second answer or another end: %w", err)
+	}
+	return response, nil
 }
 
 func labelsMask() *fieldmaskpb.FieldMask { return &fieldmaskpb.FieldMask{Paths: []string{"labels"}} }
