@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"math/big"
 	"strings"
 	"sync"
 	"testing"
@@ -145,7 +144,12 @@ func TestUsableKeys(t *testing.T) {
 
 func TestUnusableKeys(t *testing.T) {
 	k := keys()
-	mixed := jwk(t, jose.JSONWebKey{Key: &ecdsa.PrivateKey{PublicKey: k.p256.PublicKey, D: big.NewInt(7)}})
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.PublicKey = k.p256.PublicKey // the halves of two keys
+	mixed := jwk(t, jose.JSONWebKey{Key: other})
 	bare := func(members string) string { return `{"kty":"EC",` + members + `}` }
 	wrapped := encodePEM("RSA PRIVATE KEY", []byte("x"))
 	wrapped = strings.Replace(wrapped, "KEY-----\n", "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n", 1)

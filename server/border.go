@@ -162,6 +162,7 @@ func (b *border) finish(ctx context.Context, c call, err error) error {
 		st = statusOf(err, requestID, c.caller != nil && c.caller.Role == RoleOperator)
 		attrs = append(attrs, slog.String("reason", string(reason)), slog.String("cause", err.Error()))
 	}
+	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.started))
 	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", append(attrs, slog.String("code", st.Code().String()))...)
 	return st.Err()
 }

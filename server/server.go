@@ -222,6 +222,13 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
+// Close stops what New started, for a server that will not be served; after Serve
+// has returned it does nothing.
+func (s *Server) Close() {
+	s.endStreams()
+	s.grpc.Stop()
+}
+
 // tellWatchers is how long watches of health have to send that it is over.
 const tellWatchers = 100 * time.Millisecond
 

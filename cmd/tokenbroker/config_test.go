@@ -238,7 +238,7 @@ func TestConfigThatCannotBeRead(t *testing.T) {
 	command(t, "check-config", "--config", t.TempDir()).want(t, 2, "is a directory")
 	command(t, "check-config").want(t, 2, "--config")
 	// The variable stands in for the flag, and the flag wins.
-	environ := []string{"TOKENBROKER_CONFIG=/nonexistent/of-variable"}
-	commandIn(t.Context(), environ, "check-config").want(t, 2, "/nonexistent/of-variable")
-	commandIn(t.Context(), environ, "check-config", "--config", "/nonexistent/of-flag").want(t, 2, "/nonexistent/of-flag")
+	t.Setenv("TOKENBROKER_CONFIG", "/nonexistent/of-variable")
+	command(t, "check-config").want(t, 2, "/nonexistent/of-variable")
+	command(t, "check-config", "--config", "/nonexistent/of-flag").want(t, 2, "/nonexistent/of-flag")
 }

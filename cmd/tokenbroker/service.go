@@ -74,7 +74,11 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
 		Callers: cfg.Callers, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
 	})
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, func() error { s.server.Close(); return nil })
+	return s, nil
 }
 
 func (l listenConfig) tlsFiles() *server.TLSFiles {
