@@ -2,38 +2,13 @@ package broker
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
-
-	"github.com/maypok86/otter/v2"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
-
-const (
-	readTimeout = 15 * time.Second
-	// revalidateAfter is how old a record in memory may be when it is used before
-	// it is read again in the background. It bounds how long a change made by
-	// another replica goes unnoticed here while the store answers.
-	revalidateAfter = 5 * time.Second
-)
-
-// loadedClient is a client record in memory.
-type loadedClient struct {
-	client *Client
-	// defaultKey is the token key of a request that names no scope and no target;
-	// its error, if it has one, is defaultErr.
-	defaultKey tokenKey
-	defaultErr error
-	readTime   time.Time
-	// revalidating says that somebody is reading the record again.
-	revalidating atomic.Bool
-}
 
 // SecretInput is a secret on its way into the store.
 type SecretInput struct {
@@ -331,73 +306,9 @@ func (b *Broker) discardUnnamed(ctx context.Context, c *Client) {
 	}
 }
 
-// readClient reads the record from the store: CLIENT_NOT_FOUND if there never was
-// one. It refreshes the one in memory.
-func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
-	key, begun := clientKey(id), time.Now()
-	record, err := b.store.Read(ctx, key)
-	var absent *AbsentError
-	switch {
-	case errors.As(err, &absent) && absent.How == AbsentNeverExisted:
-		b.clients.Invalidate(id)
-		return nil, newError(ReasonClientNotFound, id, "")
-	case err != nil:
-		return nil, &Error{Reason: ReasonOf(err), Op: "read client record", Client: id, Detail: orElse(AsError(err).Detail, key), RetryAfter: AsError(err).RetryAfter, Err: err}
-	}
-	var r clientRecord
-	if err := decode(key, record, &r, "id", "upstream", "next_version"); err != nil {
-		return nil, fmt.Errorf("read client record: %w", err)
-	}
-	if r.ID != id {
-		return nil, newError(ReasonRecordCorrupt, id, "%s: holds the record of another client", key)
-	}
-	c := &r.Client
-	c.UID, c.version = r.header.UID, record.Version
-	b.remember(newLoaded(c, begun))
-	return c, nil
-}
-
-// newLoaded returns c as a call to the store that began at begun found or left it.
-func newLoaded(c *Client, begun time.Time) *loadedClient {
-	loaded := &loadedClient{client: c, readTime: begun}
-	loaded.defaultKey, loaded.defaultErr = keyOf(c, TokenQuery{})
-	return loaded
-}
-
-// remember keeps a record in memory unless a later revision is there that a later
-// call brought. A later call that brings an earlier revision wins: the store was
-// restored from a backup.
-func (b *Broker) remember(loaded *loadedClient) {
-	c := loaded.client
-	b.clients.Compute(c.ID, func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
-		newer := found && (old.client.UID != c.UID || old.client.version > c.version)
-		if newer && !old.readTime.Before(loaded.readTime) {
-			old.revalidating.Store(false)
-			return old, otter.CancelOp
-		}
-		return loaded, otter.WriteOp
-	})
-}
-
 func orElse(s, fallback string) string {
 	if s == "" {
 		return fallback
 	}
 	return s
-}
-
-// SoonestSecretExpiry returns the earliest declared expiry of a current secret
-// among the clients in memory that get tokens; zero if none is declared to expire.
-func (b *Broker) SoonestSecretExpiry() time.Time {
-	var soonest time.Time
-	for loaded := range b.clients.Values() {
-		current, ok := loaded.client.Staged(Current)
-		if !ok || loaded.client.State() != StateActive || current.ExpireTime.IsZero() {
-			continue
-		}
-		if soonest.IsZero() || current.ExpireTime.Before(soonest) {
-			soonest = current.ExpireTime
-		}
-	}
-	return soonest
 }

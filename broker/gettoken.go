@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/maypok86/otter/v2"
 )
 
 const (
@@ -132,50 +130,6 @@ func (t *Token) serveWarnings(minValidity time.Duration, now time.Time) []Warnin
 		return t.warnings
 	}
 	return append(slices.Clip(t.warnings), Warning{Reason: ReasonTokenShorterThanAsked})
-}
-
-// load returns the client record in memory, or reads it. One that has not been
-// read for a while is served and read again in the background, so that a store
-// that is down takes no warm token away.
-func (b *Broker) load(ctx context.Context, id string) (*loadedClient, error) {
-	if loaded, ok := b.clients.GetIfPresent(id); ok {
-		if time.Since(loaded.readTime) > revalidateAfter && loaded.revalidating.CompareAndSwap(false, true) {
-			b.reads.DoChan(id, b.readIntoMemory(id))
-		}
-		return loaded, nil
-	}
-	if err := CheckID("client", id); err != nil {
-		return nil, err
-	}
-	loaded, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(id)))
-	if err != nil {
-		return nil, err
-	}
-	return loaded.(*loadedClient), nil // what was read, not what is in memory: that may have been evicted
-}
-
-func (b *Broker) readIntoMemory(id string) func() (any, error) {
-	return func() (any, error) {
-		var loaded *loadedClient
-		err := b.detached(readTimeout, func(ctx context.Context) error {
-			begun := time.Now()
-			c, err := b.readClient(ctx, id)
-			if err != nil {
-				b.keepUnread(id)
-				return err
-			}
-			loaded = newLoaded(c, begun)
-			return nil
-		})
-		return loaded, err
-	}
-}
-
-// keepUnread makes the record that could not be read again due later, not at once.
-func (b *Broker) keepUnread(id string) {
-	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
-		return &loadedClient{client: old.client, defaultKey: old.defaultKey, defaultErr: old.defaultErr, readTime: time.Now()}, otter.WriteOp
-	})
 }
 
 // refresh starts a mint in the background unless one was begun or failed lately:

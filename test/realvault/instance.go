@@ -88,8 +88,23 @@ func (in *instance) call(method, path string, body, answer any) error {
 	return nil
 }
 
-// send sends one request. An empty token sends none; a nil body sends none.
-func (in *instance) send(token, method, path string, body any) (int, []byte, error) {
+// upgrading is what a KV version 2 engine answers for a moment after it was mounted or unsealed.
+const upgrading = "Upgrading from non-versioned to versioned data"
+
+// send sends one request, again for as long as the engine is not ready. An empty token sends none; a nil body sends none.
+func (in *instance) send(token, method, path string, body any) (status int, raw []byte, err error) {
+	deadline := time.Now().Add(readyWithin)
+	for {
+		status, raw, err = in.sendOnce(token, method, path, body)
+		if status != http.StatusBadRequest || !bytes.Contains(raw, []byte(upgrading)) || time.Now().After(deadline) {
+			return status, raw, err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// sendOnce is send without another try.
+func (in *instance) sendOnce(token, method, path string, body any) (int, []byte, error) {
 	var content io.Reader
 	if body != nil {
 		encoded, err := json.Marshal(body)
