@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"time"
+)
+
+// comparison is how a figure relates to its bound.
+type comparison string
+
+const (
+	atMost   comparison = "≤"
+	atLeast  comparison = "≥"
+	exactly  comparison = "="
+	informal comparison = "–" // printed, not judged
+)
+
+// figure is what is known of one before it is measured.
+type figure struct {
+	name    string
+	want    comparison
+	bound   float64
+	meaning string
+}
+
+// table is every figure, in the order of printing. docs/performance.md has the
+// same, which a test compares. A ratio is taken in each round, whose two halves run
+// right after each other; the figure is the median of the rounds.
+var table = []figure{
+	{"warm_server_cpu_vs_echo", atMost, 1.25, "CPU time of the server process for one GetToken of a warm token, against the echo's."},
+	{"warm_throughput_vs_echo", atLeast, 0.75, "GetToken calls a second of 64 callers on 4 connections, against the echo's."},
+	{"warm_p99_vs_echo", informal, 0, "99th percentile of latency when calls arrive at half of the echo's throughput, against the echo's."},
+	{"warm_allocs_per_call", atMost, 70, "Heap objects that the server process allocates for one GetToken, gRPC's and TLS's included."},
+	{"single_caller_p50_vs_echo", informal, 0, "Median latency of a caller that is alone, against the echo's."},
+	{"cold_overhead_ms_p50", atMost, 3, "Milliseconds that GetToken of a cold token takes beyond the authorization server's own time."},
+	{"herd_upstream_requests", exactly, 1, "Requests to the authorization server when 1,000 callers want one cold token at once."},
+}
+
+// String returns the bound as the document writes it.
+func (f figure) String() string {
+	if f.want == informal {
+		return string(informal)
+	}
+	return fmt.Sprintf("%s %v", f.want, f.bound)
+}
+
+// holds reports whether value satisfies the bound.
+func (f figure) holds(value float64) bool {
+	switch f.want {
+	case atMost:
+		return value <= f.bound
+	case atLeast:
+		return value >= f.bound
+	case exactly:
+		return value == f.bound
+	default:
+		return true
+	}
+}
+
+// figures is name → measured value.
+type figures map[string]float64
+
+// report prints the figures and returns what is wrong with them.
+func (measured figures) report(w io.Writer) error {
+	var errs []error
+	for _, f := range table {
+		value, ok := measured[f.name]
+		if !ok {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "figure %s %.3f\n", f.name, value); err != nil {
+			return err
+		}
+		if math.IsNaN(value) || math.IsInf(value, 0) {
+			errs = append(errs, fmt.Errorf("%s was not measured", f.name))
+		} else if !f.holds(value) {
+			errs = append(errs, fmt.Errorf("%s is %.3f; it must be %s", f.name, value, f))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// median returns the middle of values, which it sorts, and NaN if there are none.
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	slices.Sort(values)
+	half := len(values) / 2
+	if len(values)%2 == 1 {
+		return values[half]
+	}
+	return (values[half-1] + values[half]) / 2
+}
+
+// percentile returns the value below which share of the durations lie, which it
+// sorts.
+func percentile(durations []time.Duration, share float64) time.Duration {
+	if len(durations) == 0 {
+		return 0
+	}
+	slices.Sort(durations)
+	return durations[min(int(share*float64(len(durations))), len(durations)-1)]
+}

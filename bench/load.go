@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+)
+
+// target is one method of one server, called with the same bytes again and again.
+type target struct {
+	process *process
+	conns   []*grpc.ClientConn
+	method  string
+	// request is the encoded request, answerBytes the size of the encoded answer: the
+	// clients of both servers do equal work, and no server gets away with less.
+	request     mem.BufferSlice
+	answerBytes int
+}
+
+// close closes the connections.
+func (t *target) close() error {
+	var errs []error
+	for _, conn := range t.conns {
+		errs = append(errs, conn.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// call makes the nth call.
+func (t *target) call(ctx context.Context, n int) error {
+	var got int
+	if err := t.conns[n%len(t.conns)].Invoke(ctx, t.method, t.request, &got, grpc.ForceCodecV2(encoded{})); err != nil {
+		return err
+	}
+	if got != t.answerBytes {
+		return fmt.Errorf("%s answered %d bytes instead of %d", t.method, got, t.answerBytes)
+	}
+	return nil
+}
+
+// encoded is a codec for messages that are encoded already, and of whose answers
+// only the size matters: encoding is the client's time, which is not measured but
+// would be taken from the server's.
+type encoded struct{}
+
+// Name implements encoding.CodecV2. The server must think it is its usual codec.
+func (encoded) Name() string { return "proto" }
+
+// Marshal implements encoding.CodecV2.
+func (encoded) Marshal(v any) (mem.BufferSlice, error) { return v.(mem.BufferSlice), nil }
+
+// Unmarshal implements encoding.CodecV2.
+func (encoded) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*int) = data.Len()
+	return nil
+}
+
+// closedLoop has callers call one after the other for the duration, and returns
+// how many calls were answered and in what time.
+func (t *target) closedLoop(ctx context.Context, callers int, duration time.Duration) (calls int, took time.Duration, err error) {
+	var over atomic.Bool
+	timer := time.AfterFunc(duration, func() { over.Store(true) })
+	defer timer.Stop()
+	counts, errs := make([]int, callers), make([]error, callers)
+	var running sync.WaitGroup
+	began := time.Now()
+	for i := range callers {
+		running.Go(func() {
+			for !over.Load() && errs[i] == nil {
+				errs[i] = t.call(ctx, i)
+				counts[i]++
+			}
+		})
+	}
+	running.Wait()
+	for _, n := range counts {
+		calls += n
+	}
+	return calls, time.Since(began), first(errs)
+}
+
+// openLoop makes calls at a rate, whether or not earlier ones were answered, and
+// returns how long each took from the moment at which it was due: a server that
+// stalls does not get fewer calls by stalling.
+func (t *target) openLoop(ctx context.Context, rate float64, duration time.Duration) ([]time.Duration, error) {
+	calls := int(rate * duration.Seconds())
+	latencies, errs := make([]time.Duration, calls), make([]error, calls)
+	var running sync.WaitGroup
+	began := time.Now()
+	for i := range calls {
+		due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
+		if wait := time.Until(due); wait > 0 {
+			time.Sleep(wait)
+		}
+		running.Go(func() {
+			errs[i] = t.call(ctx, i)
+			latencies[i] = time.Since(due)
+		})
+	}
+	running.Wait()
+	return latencies, first(errs)
+}
+
+// first returns the first error of many that most likely say the same.
+func first(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// single makes one call after the other for the duration, and returns how long
+// each took.
+func (t *target) single(ctx context.Context, duration time.Duration) ([]time.Duration, error) {
+	var latencies []time.Duration
+	for end := time.Now().Add(duration); ; {
+		began := time.Now()
+		if began.After(end) {
+			return latencies, nil
+		}
+		if err := t.call(ctx, 0); err != nil {
+			return nil, err
+		}
+		latencies = append(latencies, time.Since(began))
+	}
+}

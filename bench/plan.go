@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+)
+
+// plan says how long and how much is measured.
+type plan struct {
+	// rounds of each comparison; an odd number has a true middle.
+	rounds int
+	// warmup, closed, open and single are how long each half of a round lasts: before
+	// anything counts, with callers that wait for their answers, at a fixed rate, and
+	// with one caller.
+	warmup, closed, open, single time.Duration
+	// callers call at once, spread over connections.
+	callers, connections int
+	// coldTokens are asked for one after the other; herd callers ask for one at once,
+	// and get their answer after herdPause: long enough for all of them to arrive.
+	coldTokens, herd int
+	herdPause        time.Duration
+	// profiles is the folder for profiles; "" writes none.
+	profiles string
+	// progress gets a line for each thing done.
+	progress io.Writer
+}
+
+// fullPlan has many short rounds rather than few long ones: what else the machine
+// does then disturbs some rounds and not the median.
+func fullPlan() plan {
+	return plan{
+		rounds: 31, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
+		callers: 64, connections: 4, coldTokens: 400, herd: 1000, herdPause: time.Second,
+	}
+}
+
+func (p plan) printf(format string, values ...any) {
+	_, _ = fmt.Fprintf(p.progress, format+"\n", values...) // progress is not the result
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/embedded"
+	"github.com/tokenbroker/tokenbroker/oauth"
+	"github.com/tokenbroker/tokenbroker/server"
+)
+
+// serveBroker is the measured server: the real one, with nothing left out but a
+// log that is written somewhere.
+func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (err error) {
+	store, err := embedded.Open(embedded.Config{File: cfg.StoreFile})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	upstream, b, err := newBroker(store)
+	if err != nil {
+		return err
+	}
+	defer upstream.Close()
+	defer b.Close()
+	s, err := server.New(server.Config{
+		Broker: b, TLS: &cfg.TLS, Callers: []server.Caller{{Name: "bench", Identity: cfg.Caller, Role: server.RoleCaller}},
+	})
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx, listener)
+}
+
+// newBroker returns a broker that asks authorization servers on loopback. The
+// caller closes the broker, then the client.
+func newBroker(store broker.Store) (*oauth.Client, *broker.Broker, error) {
+	upstream := oauth.New(oauth.Config{AllowHTTPLoopback: true})
+	b, err := broker.New(broker.Config{
+		Store: store, RequestToken: upstream.RequestToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint,
+	})
+	return upstream, b, err
+}
+
+// echoMethod is as long as the name of GetToken, so that the headers are equal too.
+const echoMethod = "/tokenbroker.v1.EchoService/EchoBack"
+
+// serveEcho is what the broker is compared with: grpc-go as it comes, and a
+// handler that does nothing. Its messages have the encoded sizes of GetToken's but
+// a single field, so that the parts of a real message count on the broker's side.
+func serveEcho(ctx context.Context, cfg childConfig, listener net.Listener) error {
+	creds, err := echoCredentials(cfg.TLS)
+	if err != nil {
+		return err
+	}
+	content, err := contentOf(cfg.EchoBytes)
+	if err != nil {
+		return err
+	}
+	handle := func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		if err := decode(new(wrapperspb.BytesValue)); err != nil {
+			return nil, err
+		}
+		return &wrapperspb.BytesValue{Value: content}, nil
+	}
+	s := grpc.NewServer(grpc.Creds(creds))
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "tokenbroker.v1.EchoService", HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: "EchoBack", Handler: handle}},
+	}, struct{}{})
+	stop := context.AfterFunc(ctx, s.GracefulStop)
+	defer stop()
+	if err := s.Serve(listener); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
+
+// echoCredentials are TLS settings equal to those of package server.
+func echoCredentials(files server.TLSFiles) (credentials.TransportCredentials, error) {
+	certificate, err := tls.LoadX509KeyPair(files.CertificateFile, files.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	authorities, err := os.ReadFile(files.ClientCAFile)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(authorities) {
+		return nil, fmt.Errorf("%s holds no certificate", files.ClientCAFile)
+	}
+	return credentials.NewTLS(&tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, ClientCAs: pool,
+		ClientAuth: tls.VerifyClientCertIfGiven, NextProtos: []string{"h2"}, SessionTicketsDisabled: true,
+	}), nil
+}
+
+// contentOf returns the content of a BytesValue that is size bytes when encoded.
+func contentOf(size int) ([]byte, error) {
+	const mostFraming = 12 // a tag and the longest varint
+	for n := max(0, size-mostFraming); n < size; n++ {
+		if protowire.SizeTag(1)+protowire.SizeBytes(n) == size {
+			return make([]byte, n), nil
+		}
+	}
+	return nil, fmt.Errorf("no bytes field is %d bytes when encoded", size)
+}
