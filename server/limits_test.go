@@ -70,10 +70,10 @@ func TestAnswersToBadRequestsAreBounded(t *testing.T) {
 	bad := clientMessage("new")
 	bad.Parameters, bad.Labels = map[string]string{}, map[string]string{}
 	for i := range 20 {
-		bad.Parameters[string(rune('a'+i))+strings.Repeat("é\x01", 500)] = "\x01"
+		bad.Parameters[string(rune('a'+i))+strings.Repeat("\x01", 500)] = "\x01"
 	}
 	for i := range 32 {
-		bad.Labels[string(rune('a'+i))+strings.Repeat("\x01É", 500)] = "\x01"
+		bad.Labels[string(rune('a'+i))+strings.Repeat("É", 500)] = "\x01"
 	}
 	for i := range 100 {
 		bad.DefaultScopes = append(bad.DefaultScopes, strings.Repeat("é", 100)+string(rune('a'+i)))
@@ -113,9 +113,11 @@ func TestConcurrentRequests(t *testing.T) {
 			}()
 		}
 		time.Sleep(second)
-		p := requireProblem(t, lookup(t, w.peer), codes.ResourceExhausted, broker.ReasonTooManyRequests)
-		if p.retry != second {
-			t.Errorf("got RetryInfo of %v, want 1 s", p.retry)
+		for range 3 {
+			p := requireProblem(t, lookup(t, w.peer), codes.ResourceExhausted, broker.ReasonTooManyRequests)
+			if p.retry != second {
+				t.Errorf("got RetryInfo of %v, want 1 s", p.retry)
+			}
 		}
 		if err := healthy(t, w.peer); err != nil {
 			t.Errorf("health of a busy server: got %v, want no error", err)
