@@ -62,8 +62,12 @@ func TestReportTellsWhichBoundIsMissed(t *testing.T) {
 		t.Errorf("got %v; want no error", err)
 	}
 	for _, bad := range []figures{
-		{"warm_server_cpu_vs_echo": 1.2501}, {"warm_throughput_vs_echo": 0.7499}, {"herd_upstream_requests": 2},
-		{"herd_upstream_requests": 0}, {"warm_p99_vs_echo": math.NaN()}, {"warm_throughput_vs_echo": math.Inf(1)},
+		{"warm_server_cpu_vs_echo": 1.2501},
+		{"warm_throughput_vs_echo": 0.7499},
+		{"herd_upstream_requests": 2},
+		{"herd_upstream_requests": 0},
+		{"warm_p99_vs_echo": math.NaN()},
+		{"warm_throughput_vs_echo": math.Inf(1)},
 	} {
 		var printed strings.Builder
 		err := bad.report(&printed)

@@ -38,7 +38,7 @@ func newPeer(t testing.TB, address string, creds credentials.TransportCredential
 	record := func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 		if _, bounded := ctx.Deadline(); !bounded {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, createsWithin)
+			ctx, cancel = context.WithTimeout(ctx, callsWithin)
 			defer cancel()
 		}
 		var header, trailer metadata.MD

@@ -171,6 +171,6 @@ func (s *site) dial(t testing.TB, address string, certificate *tls.Certificate) 
 	return newPeer(t, address, credentials.NewTLS(config), &s.heard, &s.given)
 }
 
-// createsWithin is the default deadline of a call: longer than the broker's own
+// callsWithin is the default deadline of a call: longer than the broker's own
 // timeouts, so that it is the broker that says what went wrong.
-const createsWithin = 40 * time.Second
+const callsWithin = 40 * time.Second

@@ -60,14 +60,14 @@ func Root() (string, error) {
 	}
 }
 
-// CacheDir returns the folder where built servers are kept across checkouts: $TOKENBROKER_CACHE, or ~/.cache/tokenbroker.
+// CacheDir returns the folder where built servers are kept across checkouts: $TOKENBROKER_TEST_CACHE, or ~/.cache/tokenbroker.
 func CacheDir() (string, error) {
-	if dir := os.Getenv("TOKENBROKER_CACHE"); dir != "" {
+	if dir := os.Getenv("TOKENBROKER_TEST_CACHE"); dir != "" {
 		return filepath.Abs(dir)
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("finding the cache folder: %w; set TOKENBROKER_CACHE", err)
+		return "", fmt.Errorf("finding the cache folder: %w; set TOKENBROKER_TEST_CACHE", err)
 	}
 	return filepath.Join(home, ".cache", "tokenbroker"), nil
 }
