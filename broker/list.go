@@ -193,7 +193,10 @@ func (b *Broker) readBatch(ctx context.Context, ids []string, f filter, size int
 	var group errgroup.Group
 	for i, id := range ids {
 		group.Go(func() error {
-			clients[i], errs[i] = b.readClient(ctx, id)
+			errs[i] = b.guarded(ctx, func() (err error) {
+				clients[i], err = b.readClient(ctx, id)
+				return err
+			})
 			return nil
 		})
 	}
