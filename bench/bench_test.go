@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
 // quickPlan measures nothing that is worth reading, and runs everything.
@@ -132,6 +134,12 @@ func TestContentOfHasItsSize(t *testing.T) {
 		} else if err == nil && len(content) >= size {
 			t.Errorf("size %d: got content of %d bytes", size, len(content))
 		}
+	}
+}
+
+func TestEchoHasHeadersOfEqualSize(t *testing.T) {
+	if got, want := len(echoMethod), len(pb.TokenService_GetToken_FullMethodName); got != want {
+		t.Errorf("the echo's method has %d bytes; GetToken's %d", got, want)
 	}
 }
 

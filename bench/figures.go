@@ -34,7 +34,7 @@ var table = []figure{
 	{"warm_server_cpu_vs_echo", atMost, 1.25, "CPU time of the server process for one GetToken of a warm token, against the echo's."},
 	{"warm_throughput_vs_echo", atLeast, 0.75, "GetToken calls a second of 64 callers on 4 connections, against the echo's."},
 	{"warm_p99_vs_echo", informal, 0, "99th percentile of latency when calls arrive at half of the echo's throughput, against the echo's."},
-	{"warm_allocs_per_call", atMost, 70, "Heap objects that the server process allocates for one GetToken, gRPC's and TLS's included."},
+	{"warm_allocs_per_call", atMost, 64, "Heap objects that the server process allocates for one GetToken, gRPC's and TLS's included."},
 	{"single_caller_p50_vs_echo", informal, 0, "Median latency of a caller that is alone, against the echo's."},
 	{"cold_overhead_ms_p50", atMost, 3, "Milliseconds that GetToken of a cold token takes beyond the authorization server's own time."},
 	{"herd_upstream_requests", exactly, 1, "Requests to the authorization server when 1,000 callers want one cold token at once."},

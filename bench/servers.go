@@ -57,8 +57,11 @@ func newBroker(store broker.Store, metrics *telemetry.Metrics) (*oauth.Client, *
 	return upstream, b, err
 }
 
-// echoMethod is as long as the name of GetToken, so that the headers are equal too.
-const echoMethod = "/tokenbroker.v1.EchoService/EchoBack"
+// The names are as long as those of GetToken, so that the headers are equal too.
+const (
+	echoService = "tokenbroker.v1.PlainService"
+	echoMethod  = "/" + echoService + "/EchoBack"
+)
 
 // serveEcho is what the broker is compared with: grpc-go as it comes, and a
 // handler that does nothing. Its messages have the encoded sizes of GetToken's but
@@ -80,7 +83,7 @@ func serveEcho(ctx context.Context, cfg childConfig, listener net.Listener) erro
 	}
 	s := grpc.NewServer(grpc.Creds(creds))
 	s.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "tokenbroker.v1.EchoService", HandlerType: (*any)(nil),
+		ServiceName: echoService, HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "EchoBack", Handler: handle}},
 	}, struct{}{})
 	stop := context.AfterFunc(ctx, s.GracefulStop)
