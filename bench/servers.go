@@ -18,6 +18,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 // serveBroker is the measured server: the real one, with nothing left out but a
@@ -28,14 +29,16 @@ func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	upstream, b, err := newBroker(store)
+	metrics := telemetry.New("bench")
+	upstream, b, err := newBroker(store, metrics)
 	if err != nil {
 		return err
 	}
 	defer upstream.Close()
 	defer b.Close()
 	s, err := server.New(server.Config{
-		Broker: b, TLS: &cfg.TLS, Callers: []server.Caller{{Name: "bench", Identity: cfg.Caller, Role: server.RoleCaller}},
+		Broker: b, TLS: &cfg.TLS, Metrics: metrics,
+		Callers: []server.Caller{{Name: "bench", Identity: cfg.Caller, Role: server.RoleCaller}},
 	})
 	if err != nil {
 		return err
@@ -45,10 +48,11 @@ func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (e
 
 // newBroker returns a broker that asks authorization servers on loopback. The
 // caller closes the broker, then the client.
-func newBroker(store broker.Store) (*oauth.Client, *broker.Broker, error) {
+func newBroker(store broker.Store, metrics *telemetry.Metrics) (*oauth.Client, *broker.Broker, error) {
 	upstream := oauth.New(oauth.Config{AllowHTTPLoopback: true})
 	b, err := broker.New(broker.Config{
-		Store: store, RequestToken: upstream.RequestToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint,
+		Store: metrics.Store(store), RequestToken: metrics.RequestToken(upstream.RequestToken),
+		CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint,
 	})
 	return upstream, b, err
 }

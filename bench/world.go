@@ -19,6 +19,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/internal/authserver"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 // The registered clients.
@@ -115,7 +116,7 @@ func (w *world) register(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = joinClose(err, store.Close) }()
-	upstream, b, err := newBroker(store)
+	upstream, b, err := newBroker(store, telemetry.New("bench"))
 	if err != nil {
 		return err
 	}

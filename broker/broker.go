@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -140,11 +142,30 @@ func (b *Broker) detached(timeout time.Duration, work func(context.Context) erro
 	defer b.running.Done()
 	ctx, cancel := context.WithTimeout(b.background, timeout)
 	defer cancel()
-	err := work(ctx)
+	err := b.guarded(ctx, func() error { return work(ctx) })
 	if err != nil && b.background.Err() != nil {
 		return &Error{Reason: ReasonShuttingDown, Err: err}
 	}
 	return err
+}
+
+// guarded turns a panic of work into INTERNAL. It is for goroutines that nobody
+// else guards: singleflight and errgroup let a panic end the process, and print
+// its value, which may hold anything.
+func (b *Broker) guarded(ctx context.Context, work func() error) (err error) {
+	defer func() {
+		cause := recover()
+		if cause == nil {
+			return
+		}
+		text := fmt.Sprintf("panic of type %T", cause)
+		if e, ok := cause.(runtime.Error); ok {
+			text = e.Error() // holds no data of ours
+		}
+		b.log.ErrorContext(ctx, "shared work panicked", "cause", text, "stack", string(debug.Stack()))
+		err = &Error{Reason: ReasonInternal, Op: "shared work", Err: errors.New(text)}
+	}()
+	return work()
 }
 
 // await waits for a flight, or for the caller to give up, which cancels nothing.

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
 // shard is how ids are spread (design §4); written here once more, because a
@@ -243,5 +245,36 @@ func TestFingerprints(t *testing.T) {
 				t.Errorf("%d requests left", got)
 			}
 		})
+	}
+}
+
+// unchecked is a store that hands out whatever it finds at one key.
+type unchecked struct {
+	broker.Store
+	key, text string
+}
+
+func (u unchecked) Read(ctx context.Context, key string) (broker.Record, error) {
+	if key == u.key {
+		return broker.Record{Data: secret.NewString(u.text), Version: 1}, nil
+	}
+	return u.Store.Read(ctx, key)
+}
+
+// TestAStoreThatChecksNothing: what is no JSON is refused here, too, without being quoted.
+func TestAStoreThatChecksNothing(t *testing.T) {
+	f := newFixture(t)
+	c := f.create(t, "acme")
+	for _, key := range []string{"clients/" + shard("acme") + "/acme", "secrets/acme/" + c.UID + "-1", "meta"} {
+		for _, text := range []string{"", "canary", `"canary"`, `["canary"]`, `{"canary":`, `{"schema":1,"uid":"canary\x00"}`, "null"} {
+			b := open(t, f.memory, f.store, f.upstream, func(cfg *broker.Config) { cfg.Store = unchecked{f.memory, key, text} })
+			_, _, err := b.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme"})
+			switch reason := broker.ReasonOf(err); {
+			case reason == broker.ReasonInternal || reason == "":
+				t.Errorf("%q at %s: %v", text, key, err)
+			case strings.Contains(err.Error(), "canary"):
+				t.Errorf("%q at %s is quoted: %v", text, key, err)
+			}
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
 func TestGetToken(t *testing.T) {
@@ -102,29 +104,35 @@ func TestOneRequestForAll(t *testing.T) {
 }
 
 // TestACallerThatMissesTheFlight is the moment between looking into memory and
-// asking, in which another caller's request ends: it must not become a second one.
+// asking, in which another caller's request ends, well or badly: it must not become
+// a second one.
 func TestACallerThatMissesTheFlight(t *testing.T) {
-	const rounds = 300
-	f := newFixture(t)
-	for round := range rounds {
-		id := fmt.Sprintf("client-%d", round)
-		f.create(t, id)
-		start := make(chan struct{})
-		var group sync.WaitGroup
-		for range 8 {
-			group.Go(func() {
-				<-start
-				_, _, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: id})
-				if err != nil {
-					t.Errorf("GetToken: %v", err)
+	const rounds = 200
+	for _, want := range []broker.Reason{"", broker.ReasonClientRejected} {
+		t.Run(string(want), func(t *testing.T) {
+			f := newFixture(t)
+			if want != "" {
+				f.upstream.Always(brokertest.Step{Err: rejected(want)})
+			}
+			for round := range rounds {
+				id := fmt.Sprintf("client-%d", round)
+				f.create(t, id)
+				start := make(chan struct{})
+				var group sync.WaitGroup
+				for range 8 {
+					group.Go(func() {
+						<-start
+						_, _, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: id})
+						wantReason(t, "GetToken", err, want)
+					})
 				}
-			})
-		}
-		close(start)
-		group.Wait()
-	}
-	if got := f.upstream.Count(); got != rounds {
-		t.Errorf("%d requests for %d tokens", got, rounds)
+				close(start)
+				group.Wait()
+			}
+			if got := f.upstream.Count(); got != rounds {
+				t.Errorf("%d requests for %d tokens", got, rounds)
+			}
+		})
 	}
 }
 
@@ -322,5 +330,29 @@ func TestScopesThatWereNotGranted(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestTheSecretIsWiped: once it was sent, the value that was read for it is
+// overwritten, whether it was taken or not.
+func TestTheSecretIsWiped(t *testing.T) {
+	for _, failing := range []bool{false, true} {
+		memory, upstream := brokertest.NewMemory(), brokertest.NewUpstream()
+		var seen []secret.Value
+		f := open(t, memory, brokertest.NewFaulty(memory), upstream, func(cfg *broker.Config) {
+			next := cfg.RequestToken
+			cfg.RequestToken = func(ctx context.Context, req broker.TokenRequest) (broker.TokenResponse, error) {
+				seen = append(seen, req.Secret)
+				return next(ctx, req)
+			}
+		})
+		f.create(t, "acme")
+		if failing {
+			upstream.Always(brokertest.Step{Err: rejected(broker.ReasonClientRejected)})
+		}
+		_, _, _ = f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme"})
+		if len(seen) != 1 || seen[0].RevealString() != strings.Repeat("\x00", len(password)) {
+			t.Errorf("failing %t: the secret is still %q", failing, seen)
+		}
 	}
 }

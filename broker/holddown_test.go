@@ -274,3 +274,34 @@ func TestHoldDownOfChangedSettings(t *testing.T) {
 		}
 	})
 }
+
+// TestSuccessEndsAFailure: it is neither warned of any more, nor does the next
+// failure go on where the last one ended.
+func TestSuccessEndsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.create(t, "acme")
+		failing := brokertest.Step{Err: rejected(broker.ReasonUpstreamRateLimited)}
+		f.upstream.Script(failing, failing)
+		for range 2 { // held down for 5 s, then for 10 s
+			_, _, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme"})
+			wantReason(t, "GetToken", err, broker.ReasonUpstreamRateLimited)
+			time.Sleep(10 * time.Second)
+		}
+		f.wantServed(t, "token-1")
+		f.upstream.Script(brokertest.Step{Delay: time.Second})
+		time.Sleep(50 * time.Minute)
+		f.wantServed(t, "token-1") // refreshing, of which nothing is known yet
+		time.Sleep(2 * time.Second)
+		f.wantServed(t, "token-2")
+
+		f.upstream.Always(failing)
+		time.Sleep(2 * time.Hour)
+		_, _, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme"})
+		wantReason(t, "GetToken", err, broker.ReasonUpstreamRateLimited)
+		_, _, err = f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme"})
+		if got, want := broker.AsError(err).RetryAfter, 5*time.Second; got != want {
+			t.Errorf("RetryAfter = %v, want %v", got, want)
+		}
+	})
+}

@@ -222,7 +222,10 @@ func (b *Broker) readBatch(ctx context.Context, ids []string, f shownFilter, siz
 	var group errgroup.Group
 	for i, id := range ids {
 		group.Go(func() error {
-			clients[i], errs[i] = b.readClient(ctx, id)
+			errs[i] = b.guarded(ctx, func() (err error) {
+				clients[i], err = b.readClient(ctx, id)
+				return err
+			})
 			return nil
 		})
 	}

@@ -113,6 +113,7 @@ func TestStopLetsCallsFinish(t *testing.T) {
 		w := newWorld(t, setup{limits: server.Limits{ShutdownGrace: time.Minute}})
 		w.register(t, w.peer, "acme")
 		w.upstream.Script(brokertest.Step{Delay: 5 * second})
+		synctest.Wait() // the server has read the store
 		states, ended := w.watch(t.Context(), pb.TokenService_ServiceDesc.ServiceName)
 		answered := make(chan error, 1)
 		go func() {
@@ -186,6 +187,18 @@ func TestWatchesDoNotHoldUpAStop(t *testing.T) {
 			t.Errorf("watches were logged: %v", lines)
 		}
 	})
+}
+
+// TestCloseWithoutServe: a server that was only made, as to check a configuration,
+// leaves nothing running. TestMain looks.
+func TestCloseWithoutServe(t *testing.T) {
+	s, err := server.New(server.Config{Broker: newBroker(t), Plaintext: true})
+	must(t, err)
+	s.Close()
+	s.Close()
+	w := newWorld(t, setup{})
+	must(t, w.stop())
+	w.server.Close() // after Serve it does nothing
 }
 
 // TestAListenerThatFails ends Serve, and the calls that are under way with it.

@@ -127,6 +127,30 @@ func (i *indexing) Read(ctx context.Context, key string) (broker.Record, error) 
 	return i.Store.Read(ctx, key)
 }
 
+// TestBareContextErrors gives the store errors of a context without a reason.
+func TestBareContextErrors(t *testing.T) {
+	for _, test := range []struct {
+		cause error
+		code  codes.Code
+	}{{context.DeadlineExceeded, codes.DeadlineExceeded}, {context.Canceled, codes.Canceled}} {
+		t.Run(test.code.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, setup{})
+				w.register(t, w.peer, "acme")
+				cause := fmt.Errorf("asked: %w", test.cause)
+				w.store.Always(brokertest.Fault{Before: func(context.Context, brokertest.Call) error { return cause }}, brokertest.Any)
+				_, err := w.clients.GetClient(t.Context(), &pb.GetClientRequest{Name: "clients/acme"})
+				if got := problemOf(err).code; got != test.code {
+					t.Errorf("got %v, want %v", err, test.code)
+				}
+				if line := w.logs.last(t); line["level"] != "INFO" || line["reason"] != "DEADLINE_EXCEEDED" {
+					t.Errorf("got the log line %v, want one at info", line)
+				}
+			})
+		})
+	}
+}
+
 // TestCausesStayInside gives the store errors that no contract allows: without a
 // reason, with a gRPC status inside, or of a context.
 func TestCausesStayInside(t *testing.T) {
