@@ -59,8 +59,8 @@ type need struct {
 type needKind int
 
 const (
-	// forClient: the client that the request names.
-	forClient needKind = iota
+	// The zero value: the client that the request names.
+	_ needKind = iota
 	// forNewClient: the same, which has no labels yet. Labels are not asked for, or
 	// ALREADY_EXISTS would tell which names are taken.
 	forNewClient
