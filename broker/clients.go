@@ -101,6 +101,11 @@ type ClientUpdate struct {
 	Edit func(*Client)
 	// Secret, if it has a value, becomes current together with the change.
 	Secret SecretInput
+	// Check may refuse what Edit made of the present client; nil takes all.
+	Check func(present, changed *Client) error
+	// MayRetarget reports whether the stored secret may be bound to another origin
+	// without being given anew; nil means no.
+	MayRetarget func(present *Client) bool
 }
 
 // UpdateClient changes settings. A change that would send a stored secret to an
@@ -128,16 +133,28 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	if err := v.err(); err != nil {
 		return nil, err
 	}
+	if u.Check != nil {
+		if err := u.Check(present, c); err != nil {
+			return nil, err
+		}
+	}
 	if c.Upstream.TokenEndpoint != present.Upstream.TokenEndpoint {
 		if err := b.checkEndpoint(c.Upstream.TokenEndpoint); err != nil {
 			return nil, err
 		}
 	}
 	if u.Secret.Value.IsZero() {
-		if err := b.checkKeptSecret(ctx, present, c); err != nil {
+		err := b.checkKeptSecret(ctx, present, c)
+		if err == nil {
+			return b.commit(ctx, c)
+		}
+		if ReasonOf(err) != ReasonDestinationNotBound || u.MayRetarget == nil || !u.MayRetarget(present) {
 			return nil, err
 		}
-		return b.commit(ctx, c)
+		if u.Secret, err = b.keptSecret(ctx, present); err != nil {
+			return nil, err
+		}
+		defer u.Secret.Value.Wipe()
 	}
 	if err := c.roomFor(Current); err != nil {
 		return nil, err
@@ -149,6 +166,17 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	c.addVersion(version)
 	c.promote(version.Number, time.Now().UTC())
 	return b.commit(ctx, c)
+}
+
+// keptSecret returns the current secret as if it were given anew, so that it is
+// bound to where it is to be sent from now on. A client without one keeps none.
+func (b *Broker) keptSecret(ctx context.Context, present *Client) (SecretInput, error) {
+	current, ok := present.Staged(Current)
+	if !ok {
+		return SecretInput{}, newError(ReasonDestinationNotBound, present.ID, "only a pending secret is bound elsewhere; retire it first")
+	}
+	value, err := b.readSecret(ctx, present, current)
+	return SecretInput{Value: value, ExpireTime: current.ExpireTime}, err
 }
 
 // checkKeptSecret refuses settings that the secrets which the client keeps must

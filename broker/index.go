@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -136,4 +137,20 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 		}
 	}
 	return soonest
+}
+
+// Labels returns a client's labels for a decision about access: those in memory, or
+// else of the store; nil if there is no such client or its record cannot be read. Its
+// only errors are those of a store that is away, which then are the answer for every
+// client alike.
+func (b *Broker) Labels(ctx context.Context, id string) (map[string]string, error) {
+	loaded, err := b.load(ctx, id)
+	if err == nil {
+		return loaded.client.Labels, nil
+	}
+	reason := string(ReasonOf(err))
+	if reason == string(ReasonClientNotFound) || strings.HasPrefix(reason, "RECORD_") {
+		return nil, nil
+	}
+	return nil, err
 }

@@ -30,6 +30,22 @@ type ListQuery struct {
 	PageToken string
 	// Filter joins conditions by AND: labels.KEY=VALUE, state=STATE, prefix=PREFIX.
 	Filter string
+	// Shown reports whether a client of that id and labels may be shown; one whose
+	// record cannot be read has nil labels. nil shows all.
+	Shown func(id string, labels map[string]string) bool
+}
+
+// shownFilter is a filter and what may be shown at all.
+type shownFilter struct {
+	filter
+	shown func(id string, labels map[string]string) bool
+}
+
+func (q ListQuery) shows(f filter) shownFilter {
+	if q.Shown == nil {
+		return shownFilter{f, func(string, map[string]string) bool { return true }}
+	}
+	return shownFilter{f, q.Shown}
 }
 
 // ClientPage is one page of clients.
@@ -99,15 +115,27 @@ func (f filter) matches(c *Client) bool {
 	return true
 }
 
-// cursor is the last id that was looked at. Clients are ordered by shard, then id.
+// cursor is the last client that was looked at. Clients are ordered by the hash of
+// their id, and a token holds the hash only: the last one that was looked at may be
+// one that the caller is not shown.
 type cursor struct {
 	Filter string `json:"f"` // hash of the filter that the token belongs to
-	After  string `json:"a"`
+	After  string `json:"a"` // hash of the id, hex
+}
+
+func idHash(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:])
 }
 
 func filterHash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:4])
+}
+
+func isHash(text string) bool {
+	decoded, err := hex.DecodeString(text)
+	return err == nil && len(decoded) == sha256.Size
 }
 
 func (q ListQuery) cursor() (cursor, error) {
@@ -116,7 +144,7 @@ func (q ListQuery) cursor() (cursor, error) {
 		return at, nil
 	}
 	decoded, err := base64.RawURLEncoding.DecodeString(q.PageToken)
-	if err != nil || json.Unmarshal(decoded, &at) != nil || idProblem(at.After) != "" {
+	if err != nil || json.Unmarshal(decoded, &at) != nil || !isHash(at.After) {
 		return at, Invalid("page_token", "is not a token that ListClients gave")
 	}
 	if at.Filter != filterHash(q.Filter) {
@@ -150,7 +178,7 @@ func (b *Broker) ListClients(ctx context.Context, q ListQuery) (ClientPage, erro
 	page, scanned := ClientPage{}, 0
 	for _, shard := range shards {
 		shard = strings.TrimSuffix(shard, "/")
-		if at.After != "" && shard < shardOf(at.After) {
+		if at.After != "" && shard < at.After[:len(shardOf(""))] {
 			continue
 		}
 		ids, err := b.store.List(ctx, "clients/"+shard+"/")
@@ -159,13 +187,14 @@ func (b *Broker) ListClients(ctx context.Context, q ListQuery) (ClientPage, erro
 		}
 		ids = slices.DeleteFunc(ids, func(id string) bool {
 			return idProblem(id) != "" || shardOf(id) != shard || !strings.HasPrefix(id, f.prefix) ||
-				at.After != "" && shard == shardOf(at.After) && id <= at.After
+				idHash(id) <= at.After
 		})
+		slices.SortFunc(ids, func(a, b string) int { return strings.Compare(idHash(a), idHash(b)) })
 		for batch := range slices.Chunk(ids, readsAtOnce) {
 			scanned += len(batch)
-			last := b.readBatch(ctx, batch, f, size, &page)
+			last := b.readBatch(ctx, batch, q.shows(f), size, &page)
 			if len(page.Clients)+len(page.Unreadable) >= size || scanned >= maxScan {
-				page.NextPageToken = cursor{filterHash(q.Filter), last}.token()
+				page.NextPageToken = cursor{filterHash(q.Filter), idHash(last)}.token()
 				return page, listed(ctx)
 			}
 		}
@@ -188,7 +217,7 @@ func (c cursor) token() string {
 
 // readBatch reads clients side by side and adds those that match to page, in
 // order, until it is full. It returns the last id that was looked at.
-func (b *Broker) readBatch(ctx context.Context, ids []string, f filter, size int, page *ClientPage) string {
+func (b *Broker) readBatch(ctx context.Context, ids []string, f shownFilter, size int, page *ClientPage) string {
 	clients, errs := make([]*Client, len(ids)), make([]error, len(ids))
 	var group errgroup.Group
 	for i, id := range ids {
@@ -204,9 +233,10 @@ func (b *Broker) readBatch(ctx context.Context, ids []string, f filter, size int
 	for i, id := range ids {
 		switch {
 		case ReasonOf(errs[i]) == ReasonClientNotFound:
+		case errs[i] != nil && !f.shown(id, nil):
 		case errs[i] != nil:
 			page.Unreadable = append(page.Unreadable, UnreadableClient{id, ReasonOf(errs[i])})
-		case f.matches(clients[i]):
+		case f.matches(clients[i]) && f.shown(id, clients[i].Labels):
 			page.Clients = append(page.Clients, clients[i])
 		}
 		if len(page.Clients)+len(page.Unreadable) >= size {

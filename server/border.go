@@ -17,6 +17,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -35,11 +36,26 @@ type border struct {
 	// stopping ends when the server stops: streams end then, or those of load
 	// balancers would hold the stop up until its grace is over.
 	stopping context.Context
+	// table returns the access table in force.
+	table func() *access.Table
+	// labels returns a client's labels, for rows that speak of them.
+	labels func(context.Context, string) (map[string]string, error)
+	quotas quotas
+}
+
+// visit begins one call: it finds out who calls, under the table that is in force
+// now and stays so for this call.
+func (b *border) visit(ctx context.Context) *visit {
+	caller, ok := callerOf(ctx, b.table())
+	if !ok {
+		return nobody
+	}
+	return &visit{caller: caller, labels: b.labels}
 }
 
 // unary is a grpc.UnaryServerInterceptor.
 func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	caller := callerOf(ctx)
+	v := b.visit(ctx)
 	started := time.Now()
 	// GetToken is bounded by the broker's own timeouts; a timer for each call would
 	// be its greatest cost.
@@ -48,30 +64,30 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		ctx, cancel = context.WithTimeout(ctx, b.maxDeadline)
 		defer cancel()
 	}
-	counted, err := b.admit(info.FullMethod, caller)
+	leave, err := b.admit(ctx, info.FullMethod, req, v)
 	var response any
 	if err == nil {
-		response, err = handler(ctx, req)
-		counted.Add(-1)
+		response, err = handler(context.WithValue(ctx, visitKey{}, v), req)
+		leave()
 	}
 	if err == nil && quiet(info.FullMethod) {
 		b.metrics.RPC(info.FullMethod, codes.OK.String(), "", time.Since(started))
 		return response, nil
 	}
-	return response, b.finish(ctx, call{method: info.FullMethod, caller: caller, client: clientOf(req), started: started}, err)
+	return response, b.finish(ctx, call{method: info.FullMethod, visit: v, client: clientOf(req), started: started}, err)
 }
 
 // stream is a grpc.StreamServerInterceptor, for health and reflection.
 func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	caller := callerOf(ss.Context())
+	v := b.visit(ss.Context())
 	started := time.Now()
-	counted, err := b.admit(info.FullMethod, caller)
+	leave, err := b.admit(ss.Context(), info.FullMethod, nil, v)
 	if err == nil {
 		ctx, cancel := context.WithCancel(ss.Context())
 		defer cancel()
 		defer context.AfterFunc(b.stopping, cancel)()
 		err = handler(srv, &boundStream{ss, ctx})
-		counted.Add(-1)
+		leave()
 		if ctx.Err() != nil && quiet(info.FullMethod) {
 			return err // how a watch of health ends
 		}
@@ -79,7 +95,7 @@ func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err == nil && quiet(info.FullMethod) {
 		return nil
 	}
-	return b.finish(ss.Context(), call{method: info.FullMethod, caller: caller, started: started}, err)
+	return b.finish(ss.Context(), call{method: info.FullMethod, visit: v, started: started}, err)
 }
 
 // boundStream is a stream with a context of its own.
@@ -105,22 +121,29 @@ func (s *boundStream) RecvMsg(m any) error {
 	}
 }
 
-// admit counts the call in, if it may pass, and returns the count that it is to be
-// taken off again. Access comes before the limit, so that a stranger learns
-// nothing of our load.
-func (b *border) admit(method string, caller *Caller) (*atomic.Int64, error) {
-	if err := authorize(method, caller); err != nil {
+// admit counts the call in, if it may pass, and returns what counts it out. Access
+// comes before the limits, so that a stranger learns nothing of our load.
+func (b *border) admit(ctx context.Context, method string, req any, v *visit) (leave func(), err error) {
+	if err := v.authorize(ctx, method, req); err != nil {
 		return nil, err
 	}
 	counted := &b.inFlight
-	if access[method] == needNothing {
+	if needs[method].kind == forNobody {
 		counted = &b.anonymous
 	}
 	if counted.Add(1) > b.maxInFlight {
 		counted.Add(-1)
 		return nil, &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
 	}
-	return counted, nil
+	if v.decision.Limits == nil {
+		return func() { counted.Add(-1) }, nil
+	}
+	v.quota = b.quotas.of(v.caller.Table(), v.decision.Limits)
+	if err := v.quota.enter(); err != nil {
+		counted.Add(-1)
+		return nil, err
+	}
+	return func() { counted.Add(-1); v.quota.leave() }, nil
 }
 
 // quiet methods have no log line when they succeed.
@@ -131,7 +154,7 @@ func quiet(method string) bool {
 // call is what the log line of one RPC is made of.
 type call struct {
 	method  string
-	caller  *Caller
+	visit   *visit
 	client  string
 	started time.Time
 }
@@ -144,8 +167,8 @@ func (b *border) finish(ctx context.Context, c call, err error) error {
 		slog.String("method", c.method), slog.String("client", c.client),
 		slog.String("request_id", requestID), slog.Duration("duration", time.Since(c.started)),
 	}
-	if c.caller != nil {
-		attrs = append(attrs, slog.String("caller", c.caller.Name))
+	if name := c.visit.name(); name != "" {
+		attrs = append(attrs, slog.String("caller", name))
 	}
 	if err == nil {
 		b.metrics.RPC(c.method, codes.OK.String(), "", time.Since(c.started))
@@ -159,7 +182,7 @@ func (b *border) finish(ctx context.Context, c call, err error) error {
 	if !isStatus || reason != broker.ReasonInternal || !strings.HasPrefix(c.method, "/grpc.") {
 		err = ofContext(err)
 		reason = broker.ReasonOf(err)
-		st = statusOf(err, requestID, c.caller != nil && c.caller.Role == RoleOperator)
+		st = statusOf(err, requestID, c.visit.told())
 		attrs = append(attrs, slog.String("reason", string(reason)), slog.String("cause", err.Error()))
 	}
 	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.started))

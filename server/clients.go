@@ -7,6 +7,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/access"
 )
 
 type clientService struct {
@@ -63,8 +64,10 @@ func byName(name string, work func(id string) (*broker.Client, error)) (*pb.Clie
 
 // ListClients implements ClientService.
 func (s *clientService) ListClients(ctx context.Context, req *pb.ListClientsRequest) (*pb.ListClientsResponse, error) {
+	v := visitOf(ctx)
 	page, err := s.broker.ListClients(ctx, broker.ListQuery{
 		PageSize: int(req.GetPageSize()), PageToken: req.GetPageToken(), Filter: req.GetFilter(),
+		Shown: func(id string, labels map[string]string) bool { return v.mayWith(access.ClientRead, id, labels) },
 	})
 	if err != nil {
 		return nil, err
@@ -129,11 +132,16 @@ func (s *clientService) UpdateClient(ctx context.Context, req *pb.UpdateClientRe
 	if err := checkMask(paths); err != nil {
 		return nil, err
 	}
-	u := broker.ClientUpdate{ID: id, Etag: req.GetClient().GetEtag(), Edit: func(c *broker.Client) {
-		for _, path := range paths {
-			settable[path](c, set)
-		}
-	}}
+	v := visitOf(ctx)
+	u := broker.ClientUpdate{
+		ID: id, Etag: req.GetClient().GetEtag(), Check: v.gained,
+		MayRetarget: func(c *broker.Client) bool { return v.may(access.ClientRetarget, c) },
+		Edit: func(c *broker.Client) {
+			for _, path := range paths {
+				settable[path](c, set)
+			}
+		},
+	}
 	if req.GetSecret() != nil {
 		if u.Secret, err = secretFromProto(req.GetSecret()); err != nil {
 			return nil, err

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
+
+	"github.com/tokenbroker/tokenbroker/server/access"
 )
 
 // TLSFiles names the PEM files of a listener. They are read again when they change.
@@ -153,28 +155,27 @@ func (r *tlsReloader) current() *tls.Config {
 // at the handshake.
 type identityInfo struct {
 	credentials.AuthInfo
-	caller   *Caller // nil if not identified
+	peer     *access.Peer // nil if not identified
 	notAfter time.Time
 }
 
-// identityCredentials finds the caller of each connection from its verified
-// certificate.
+// identityCredentials works out who the peer of each connection is from its
+// verified certificate.
 type identityCredentials struct {
 	credentials.TransportCredentials
-	callers callers
 }
 
-func newTLSCredentials(r *tlsReloader, table callers) credentials.TransportCredentials {
+func newTLSCredentials(r *tlsReloader) credentials.TransportCredentials {
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{"h2"},
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.current(), nil },
 	}
-	return &identityCredentials{credentials.NewTLS(config), table}
+	return &identityCredentials{credentials.NewTLS(config)}
 }
 
-func newInsecureCredentials(table callers) credentials.TransportCredentials {
-	return &identityCredentials{insecure.NewCredentials(), table}
+func newInsecureCredentials() credentials.TransportCredentials {
+	return &identityCredentials{insecure.NewCredentials()}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
@@ -185,9 +186,9 @@ func (c *identityCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentia
 	}
 	info := &identityInfo{AuthInfo: auth}
 	if secured, ok := auth.(credentials.TLSInfo); !ok {
-		info.caller = c.callers[InsecureIdentity]
+		info.peer = access.NewPeer(InsecureIdentity)
 	} else if chains := secured.State.VerifiedChains; len(chains) > 0 {
-		info.caller = c.callers.identify(chains[0][0])
+		info.peer = peerOf(chains[0][0])
 		info.notAfter = chains[0][0].NotAfter
 	}
 	return conn, info, nil
@@ -200,19 +201,37 @@ func (c *identityCredentials) ClientHandshake(context.Context, string, net.Conn)
 
 // Clone implements credentials.TransportCredentials.
 func (c *identityCredentials) Clone() credentials.TransportCredentials {
-	return &identityCredentials{c.TransportCredentials.Clone(), c.callers}
+	return &identityCredentials{c.TransportCredentials.Clone()}
 }
 
-// callerOf returns who calls, or nil. A certificate that expired since the
-// handshake identifies nobody.
-func callerOf(ctx context.Context) *Caller {
+// peerOf returns who a verified certificate names. One with a SPIFFE id and any
+// other URI is nobody's (SPIFFE X.509-SVID §2).
+func peerOf(leaf *x509.Certificate) *access.Peer {
+	var identities []string
+	for _, uri := range leaf.URIs {
+		if uri.Scheme == "spiffe" && len(leaf.URIs) > 1 {
+			return nil
+		}
+		if identity, ok := access.URIIdentity(uri); ok {
+			identities = append(identities, identity)
+		}
+	}
+	for _, name := range leaf.DNSNames {
+		identities = append(identities, access.DNSIdentity(name))
+	}
+	return access.NewPeer(identities...)
+}
+
+// callerOf returns who calls, by the table that is in force; false for nobody. A
+// certificate that expired since the handshake identifies nobody.
+func callerOf(ctx context.Context, table *access.Table) (access.Caller, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return nil
+		return access.Caller{}, false
 	}
 	info, ok := p.AuthInfo.(*identityInfo)
-	if !ok || expired(info.notAfter, time.Now()) {
-		return nil
+	if !ok || !info.notAfter.IsZero() && time.Now().After(info.notAfter) {
+		return access.Caller{}, false
 	}
-	return info.caller
+	return info.peer.Caller(table)
 }

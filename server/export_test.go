@@ -17,8 +17,8 @@ func (s *Server) ServiceInfo() map[string]grpc.ServiceInfo { return s.grpc.GetSe
 
 // AccessRows returns the methods that the access table has a row for.
 func AccessRows() []string {
-	rows := make([]string, 0, len(access))
-	for method := range access {
+	rows := make([]string, 0, len(needs))
+	for method := range needs {
 		rows = append(rows, method)
 	}
 	return rows
@@ -27,8 +27,8 @@ func AccessRows() []string {
 // WithoutAccessRow runs work while the access table lacks method. No server may
 // have calls under way when it begins or ends.
 func WithoutAccessRow(method string, work func()) {
-	demanded := access[method]
-	delete(access, method)
-	defer func() { access[method] = demanded }()
+	demanded := needs[method]
+	delete(needs, method)
+	defer func() { needs[method] = demanded }()
 	work()
 }

@@ -209,7 +209,7 @@ func TestNewRefuses(t *testing.T) {
 		{"bare name", "identity", caller("x", "crm.example.org", server.RoleCaller)},
 		{"wildcard", "identity", caller("x", "dns:*.example.org", server.RoleCaller)},
 		{"empty DNS name", "identity", caller("x", "dns:", server.RoleCaller)},
-		{"same identity twice", "twice", server.Config{Broker: b, Plaintext: true, Callers: []server.Caller{
+		{"same identity twice", "already", server.Config{Broker: b, Plaintext: true, Callers: []server.Caller{
 			{Name: "x", Identity: "dns:crm.example.org", Role: server.RoleCaller}, {Name: "y", Identity: "dns:CRM.example.org", Role: server.RoleOperator},
 		}}},
 	}

@@ -28,6 +28,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -67,9 +68,12 @@ type Config struct {
 	TLS *TLSFiles
 	// Plaintext serves without TLS. Serve then refuses any listener that is not on loopback.
 	Plaintext bool
-	// Callers says who may do what. Empty means nobody.
+	// Callers says who may do what, the simple way: roles for all clients. With
+	// neither Callers nor Access nobody may do anything.
 	Callers []Caller
-	Limits  Limits
+	// Access, if not nil, is the access table instead of Callers. Whoever made it runs it.
+	Access *access.Reloader
+	Limits Limits
 	// Metrics counts calls and tokens; nil counts into the void.
 	Metrics *telemetry.Metrics
 	// Logger gets one line per call, successful GetToken calls excepted; nil discards.
@@ -108,6 +112,10 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
+	table, err := cfg.table()
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
 	stopping, endStreams := context.WithCancel(context.Background())
 	s := &Server{
 		broker: cfg.Broker, health: health.NewServer(), log: cfg.Logger,
@@ -116,6 +124,7 @@ func New(cfg Config) (*Server, error) {
 	border := &border{
 		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
 		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
+		table: table, labels: cfg.Broker.Labels,
 	}
 	s.grpc = grpc.NewServer(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds))...)
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
@@ -129,21 +138,33 @@ func New(cfg Config) (*Server, error) {
 }
 
 func (cfg *Config) credentials() (credentials.TransportCredentials, error) {
-	table, err := newCallers(cfg.Callers)
-	if err != nil {
-		return nil, err
-	}
 	if cfg.Plaintext {
-		return newInsecureCredentials(table), nil
-	}
-	if _, listed := table[InsecureIdentity]; listed {
-		return nil, fmt.Errorf("identity %s is for a plaintext listener only", InsecureIdentity)
+		return newInsecureCredentials(), nil
 	}
 	reloader, err := newTLSReloader(*cfg.TLS, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	return newTLSCredentials(reloader, table), nil
+	return newTLSCredentials(reloader), nil
+}
+
+// table returns what to ask for the access table in force. On a TLS listener the
+// identity of plaintext peers can never come up; listing it is a mistake.
+func (cfg *Config) table() (func() *access.Table, error) {
+	if cfg.Access != nil {
+		if len(cfg.Callers) > 0 {
+			return nil, errors.New("either Callers or Access is required, not both")
+		}
+		return cfg.Access.Table, nil
+	}
+	table, err := Callers(cfg.Callers)
+	if err != nil {
+		return nil, err
+	}
+	if _, listed := table.Caller(InsecureIdentity); listed && !cfg.Plaintext {
+		return nil, fmt.Errorf("identity %s is for a plaintext listener only", InsecureIdentity)
+	}
+	return func() *access.Table { return table }, nil
 }
 
 func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOption {

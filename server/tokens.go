@@ -32,9 +32,19 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 		return nil, err
 	}
 	started := time.Now()
-	token, warnings, err := s.broker.GetToken(ctx, broker.TokenQuery{
+	v := visitOf(ctx)
+	query, err := v.decision.Query(broker.TokenQuery{
 		ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(), MinValidity: minValidity,
 	})
+	if err != nil {
+		return nil, err
+	}
+	if v.quota != nil {
+		if err := v.quota.askFor(id, query.Scopes); err != nil {
+			return nil, err
+		}
+	}
+	token, warnings, err := s.broker.GetToken(ctx, query)
 	if err != nil {
 		return nil, err
 	}

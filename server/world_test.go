@@ -24,6 +24,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/access"
 )
 
 // setup says how a world differs from the usual one: plaintext in memory, whose
@@ -35,6 +36,8 @@ type setup struct {
 	tls     *server.TLSFiles
 	callers []server.Caller
 	limits  server.Limits
+	// access is the table to take instead of a role.
+	access *access.Reloader
 	// socket listens on loopback instead of in memory.
 	socket bool
 	// prepare changes the world before the server starts.
@@ -105,6 +108,9 @@ func (w *world) start(t *testing.T, s setup) {
 			role = server.RoleOperator
 		}
 		cfg.Plaintext, cfg.Callers = true, []server.Caller{{Name: "tester", Identity: server.InsecureIdentity, Role: role}}
+	}
+	if s.access != nil {
+		cfg.Access, cfg.Callers = s.access, nil
 	}
 	if w.server, err = server.New(cfg); err != nil {
 		t.Fatalf("make server: %v", err)

@@ -1,22 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
+	"github.com/tokenbroker/tokenbroker/internal/strictyaml"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
@@ -26,6 +21,7 @@ import (
 type config struct {
 	Listen   listenConfig    `yaml:"listen"`
 	Callers  []server.Caller `yaml:"callers"`
+	Access   accessConfig    `yaml:"access"`
 	Store    storeConfig     `yaml:"store"`
 	Upstream upstreamConfig  `yaml:"upstream"`
 	Limits   server.Limits   `yaml:"limits"`
@@ -85,6 +81,13 @@ func (u *upstreamConfig) prefixes(add func(key, format string, args ...any)) []n
 	return list
 }
 
+// accessConfig says who may do what, for more than roles.
+type accessConfig struct {
+	// File is an access table (docs/access.md), read again when it changes. It takes
+	// the place of callers.
+	File string `yaml:"file"`
+}
+
 // adminConfig says where metrics, health pages and profiles are served over plain HTTP.
 type adminConfig struct {
 	// Address is host:port; nothing is served if it is empty.
@@ -106,113 +109,49 @@ func (l logConfig) level() (slog.Level, error) {
 	return level, err
 }
 
-// problem is one thing wrong with a configuration file.
-type problem struct {
-	key  string // path of the key: "callers[0].role"
-	text string
-	line int
-}
-
-// configError is all that is wrong with a configuration file.
-type configError struct {
-	file     string
-	problems []problem
-}
-
-// Error lists the problems, one a line, as file:line: key: text.
-func (e *configError) Error() string {
-	var b strings.Builder
-	for i, p := range e.problems {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		fmt.Fprintf(&b, "%s:%d: ", e.file, p.line)
-		if p.key != "" {
-			b.WriteString(p.key + ": ")
-		}
-		b.WriteString(p.text)
-	}
-	return b.String()
-}
-
 // loadConfig reads and validates a configuration file; its error is a
-// *configError with every problem, or that the file cannot be read.
+// *strictyaml.Error with every problem, or that the file cannot be read.
 func loadConfig(path string) (*config, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	cfg := &config{Listen: listenConfig{Address: "127.0.0.1:7443"}, Log: logConfig{Level: "info", Format: "json"}}
-	problems := cfg.decode(raw)
+	problems := strictyaml.Decode(raw, cfg)
 	if len(problems) == 0 {
 		problems = cfg.validate()
-		locate(raw, problems)
+		strictyaml.NewDocument(raw).Locate(problems)
 	}
-	if len(problems) > 0 {
-		slices.SortStableFunc(problems, func(a, b problem) int { return cmp.Or(a.line-b.line, strings.Compare(a.key, b.key)) })
-		return nil, &configError{file: path, problems: problems}
+	slices.SortStableFunc(problems, func(a, b strictyaml.Problem) int { return cmp.Or(a.Line-b.Line, strings.Compare(a.Key, b.Key)) })
+	if err := strictyaml.NewError(path, problems); err != nil {
+		return nil, err
 	}
 	return cfg, nil
 }
 
-var (
-	yamlLine   = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
-	unknownKey = regexp.MustCompile(`^field (\S+) not found in type \S+$`)
-)
-
-// decode fills cfg and returns the problems of form: syntax, unknown and duplicate
-// keys, wrong types, a second document.
-func (cfg *config) decode(raw []byte) []problem {
-	decoder := yaml.NewDecoder(bytes.NewReader(raw))
-	decoder.KnownFields(true)
-	err := decoder.Decode(cfg)
-	if errors.Is(err, io.EOF) {
-		return nil // an empty file: all defaults
-	}
-	var texts []string
-	var typed *yaml.TypeError
-	switch {
-	case errors.As(err, &typed):
-		texts = typed.Errors
-	case err != nil:
-		texts = []string{err.Error()}
-	default:
-		if decoder.Decode(new(yaml.Node)) != io.EOF {
-			return []problem{{text: "holds more than one document; put all settings into one", line: 1}}
-		}
-	}
-	var problems []problem
-	for _, text := range texts {
-		p := problem{text: text, line: 1}
-		if m := yamlLine.FindStringSubmatch(text); m != nil {
-			p.line, _ = strconv.Atoi(m[1])
-			p.text = unknownKey.ReplaceAllString(m[2], "unknown key $1")
-		}
-		problems = append(problems, p)
-	}
-	return problems
-}
-
 // validate returns the problems of meaning.
-func (cfg *config) validate() []problem {
-	var problems []problem
+func (cfg *config) validate() []strictyaml.Problem {
+	var problems []strictyaml.Problem
 	add := func(key, format string, args ...any) {
-		problems = append(problems, problem{key: key, text: fmt.Sprintf(format, args...), line: 1})
+		problems = append(problems, strictyaml.Problem{Key: key, Text: fmt.Sprintf(format, args...), Line: 1})
 	}
 	cfg.Listen.validate(add)
-	seen := map[string]int{}
+	var wrong *strictyaml.Error
+	if _, err := server.Callers(cfg.Callers); errors.As(err, &wrong) {
+		problems = append(problems, wrong.Problems...)
+	}
 	for i, c := range cfg.Callers {
-		at := fmt.Sprintf("callers[%d]", i)
-		if err := c.Validate(); err != nil {
-			add(at, "%v", err)
+		if c.Identity == server.InsecureIdentity && !cfg.Listen.InsecurePlaintext {
+			add(fmt.Sprintf("callers[%d].identity", i), "%s needs listen.insecure_plaintext", server.InsecureIdentity)
 		}
-		if first, twice := seen[c.Identity]; twice {
-			add(at+".identity", "%q is that of callers[%d] already", c.Identity, first)
+	}
+	if cfg.Access.File != "" {
+		if len(cfg.Callers) > 0 {
+			add("access.file", "cannot be combined with callers; the table lists them")
 		}
-		if (c.Identity == server.InsecureIdentity) && !cfg.Listen.InsecurePlaintext {
-			add(at+".identity", "%s needs listen.insecure_plaintext", server.InsecureIdentity)
+		if _, err := loadTable(cfg.Access.File); err != nil {
+			add("access.file", "%v", err)
 		}
-		seen[c.Identity] = i
 	}
 	cfg.Store.validate(add)
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
@@ -310,41 +249,4 @@ func mustRead(add func(key, format string, args ...any), key, path string) {
 		return
 	}
 	_ = file.Close()
-}
-
-// locate gives each problem the line of its key, or of the nearest key above it
-// that the file has.
-func locate(raw []byte, problems []problem) {
-	var document yaml.Node
-	if yaml.Unmarshal(raw, &document) != nil || len(document.Content) == 0 {
-		return
-	}
-	for i := range problems {
-		node := document.Content[0]
-		problems[i].line = node.Line
-		for _, step := range strings.FieldsFunc(problems[i].key, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
-			next, line := child(node, step)
-			if next == nil {
-				break
-			}
-			node, problems[i].line = next, line
-		}
-	}
-}
-
-// child returns the value of a key or index and the line that it is written on.
-func child(node *yaml.Node, step string) (*yaml.Node, int) {
-	switch node.Kind {
-	case yaml.MappingNode:
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			if node.Content[i].Value == step {
-				return node.Content[i+1], node.Content[i].Line
-			}
-		}
-	case yaml.SequenceNode:
-		if i, err := strconv.Atoi(step); err == nil && i < len(node.Content) {
-			return node.Content[i], node.Content[i].Line
-		}
-	}
-	return nil, 0
 }

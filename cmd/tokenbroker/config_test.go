@@ -55,10 +55,10 @@ log: {level: debug, format: text}
 			"1: listen.key_file: is required, because callers are identified by mutual TLS",
 			"1: store: needs exactly one of vault and embedded",
 		}},
-		{"no YAML", "listen: [", []string{"1: did not find expected node content"}},
+		{"no YAML", "listen: [", []string{"2: did not find expected node content"}},
 		{"tab", "listen:\n\taddress: x\n", []string{"2: found character that cannot start any token"}},
-		{"another shape", "- a\n- b\n", []string{"1: cannot unmarshal !!seq into main.config"}},
-		{"second document", sound + "---\nlog: {format: text}\n", []string{"1: holds more than one document; put all settings into one"}},
+		{"another shape", "- a\n- b\n", []string{"1: is a list, which cannot stand here"}},
+		{"second document", sound + "---\nlog: {format: text}\n", []string{"7: begins a second document; put all settings into one"}},
 		{"unknown keys", "# what a typing error looks like\nlisten:\n  adress: x\nstor: {}\nlog:\n  lvl: info\n", []string{
 			"3: unknown key adress", "4: unknown key stor", "6: unknown key lvl",
 		}},
@@ -66,10 +66,10 @@ log: {level: debug, format: text}
 			`10: mapping key "log" already defined at line 7`,
 		}},
 		{"wrong types", "listen:\n  insecure_plaintext: 7\nlimits:\n  max_deadline: soon\n  max_message_bytes: 2 MiB\nupstream:\n  allowed_addresses: {}\n", []string{
-			"2: cannot unmarshal !!int `7` into bool", "4: cannot unmarshal !!str `soon` into time.Duration",
-			"5: cannot unmarshal !!str `2 MiB` into int", "7: cannot unmarshal !!map into []string",
+			"2: `7` is a number where true or false is needed", "4: `soon` is text where a duration such as 30s is needed",
+			"5: `2 MiB` is text where a whole number is needed", "7: is a mapping of keys where a list is needed",
 		}},
-		{"a duration without a unit", sound + "limits: {max_deadline: 60}\n", []string{"7: cannot unmarshal !!int `60` into time.Duration"}},
+		{"a duration without a unit", sound + "limits: {max_deadline: 60}\n", []string{"7: `60` is a number where a duration such as 30s is needed"}},
 
 		{"missing files", "store:\n  embedded: {file: a, key_file: b}\nlisten:\n  certificate_file: /nonexistent/cert\n  key_file: /nonexistent/key\n  client_ca_file: /nonexistent/ca\nupstream:\n  ca_file: /nonexistent/more\n", []string{
 			"4: listen.certificate_file: open /nonexistent/cert: no such file or directory",
@@ -101,11 +101,11 @@ log: {level: debug, format: text}
   role: operator
 - {name: f, identity: insecure-loopback, role: operator}
 `, []string{
-			`8: callers[0]: role is "admin"; it must be caller or operator`,
-			"9: callers[1]: name is required and has at most 128 bytes",
-			`10: callers[2]: identity "crm" must be a URI such as spiffe://example.org/crm, dns:NAME, or insecure-loopback`,
-			`11: callers[3]: identity "dns:*.example.org" must name one host, such as dns:crm.internal`,
-			`13: callers[4].identity: "spiffe://example.org/a" is that of callers[0] already`,
+			`8: callers[0].role: is "admin"; it must be caller or operator`,
+			"9: callers[1].name: is required",
+			`10: callers[2].identity: "crm" is none; an identity is one of spiffe://example.org/crm, dns:crm.example.org or insecure-loopback`,
+			`11: callers[3].identity: "dns:*.example.org" must name one host, such as dns:crm.example.org`,
+			`13: callers[4].identity: "spiffe://example.org/a" is that of callers[0].identity already`,
 			"15: callers[5].identity: insecure-loopback needs listen.insecure_plaintext",
 		}},
 

@@ -9,12 +9,15 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
@@ -27,7 +30,8 @@ type service struct {
 	broker   *broker.Broker
 	server   *server.Server
 	metrics  *telemetry.Metrics
-	admin    string // address; "" for none
+	admin    string           // address; "" for none
+	access   *access.Reloader // nil if roles are all there is
 	log      *slog.Logger
 	closers  []func() error // in the order of making
 }
@@ -70,15 +74,44 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	}
 	s.closers = append(s.closers, func() error { s.broker.Close(); return nil })
 	s.metrics.ObserveSecretExpiry(s.broker.SoonestSecretExpiry)
+	if cfg.Access.File != "" {
+		if s.access, err = access.NewReloader(cfg.Access.File, s.tableReloaded); err != nil {
+			return nil, err
+		}
+	}
 	s.server, err = server.New(server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
-		Callers: cfg.Callers, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
+		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, func() error { s.server.Close(); return nil })
 	return s, nil
+}
+
+// tableReloaded logs what became of a changed access table.
+func (s *service) tableReloaded(table *access.Table, err error) {
+	if err != nil {
+		s.log.Error("access table not taken; the last good one stays in force", "cause", err)
+		return
+	}
+	s.log.Info("access table in force", "file", table.File(), "generation", table.Generation())
+}
+
+// reloadOnHangup reads the access table at once on SIGHUP, until ctx ends.
+func (s *service) reloadOnHangup(ctx context.Context) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			_ = s.access.Reload() // tableReloaded was told
+		}
+	}
 }
 
 func (l listenConfig) tlsFiles() *server.TLSFiles {
@@ -152,6 +185,10 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 		admin := &telemetry.Admin{Metrics: s.metrics, Ready: s.server.Ready}
 		owned.Go(func() { adminErr = admin.Serve(looking, pages) })
 		s.log.Info("serving metrics", "address", pages.Addr().String())
+	}
+	if s.access != nil {
+		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
+		owned.Go(func() { s.reloadOnHangup(looking) })
 	}
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })

@@ -1,0 +1,201 @@
+package access_test
+
+import (
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/internal/strictyaml"
+	"github.com/tokenbroker/tokenbroker/server/access"
+)
+
+func TestNormalIdentity(t *testing.T) {
+	tests := []struct{ identity, want string }{
+		{"spiffe://example.org/crm", "spiffe://example.org/crm"},
+		{"https://web.example.org/id", "https://web.example.org/id"},
+		{"SPIFFE://example.org/crm", "spiffe://example.org/crm"},
+		{"dns:CRM.example.org", access.DNSIdentity("crm.EXAMPLE.org")},
+		{"insecure-loopback", access.InsecureIdentity},
+		{"", ""},
+		{"crm", ""},
+		{"//example.org/crm", ""},
+		{"urn:uuid:1", ""},
+		{"spiffe:/crm", ""},
+		{"dns:", ""},
+		{"dns:a b", ""},
+		{"dns:a/b", ""},
+		{"dns:a:1", ""},
+		{"DNS:a", ""},
+		{"dns://a/b", ""},
+		{"Jwt:https://i.example#s", ""},
+		{"jwt:https://i.example#s", ""},
+		{"cn:CRM app", ""},
+		{"unix:uid=0", ""},
+		{"jwt:https://i.example", ""},
+		{"jwt:#s", ""},
+		{"unix:uid=4294967296", ""},
+		{"unix:gid=1", ""},
+		{"unix://a", ""},
+		{"INSECURE-LOOPBACK://a", ""},
+		{"spiffe://example.org/\x00", ""},
+		{"spiffe://example.org/\xff", ""},
+		{"spiffe://example.org/" + strings.Repeat("a", 1024), ""},
+	}
+	for _, test := range tests {
+		t.Run(test.identity, func(t *testing.T) {
+			got, err := access.NormalIdentity(test.identity)
+			if got != test.want || (err == nil) != (test.want != "") {
+				t.Errorf("got %q and %v, want %q", got, err, test.want)
+			}
+			if again, err := access.NormalIdentity(got); got != "" && (again != got || err != nil) {
+				t.Errorf("%q is normal, but reads back as %q and %v", got, again, err)
+			}
+		})
+	}
+}
+
+// TestURIIdentity: a certificate must not pose as what is identified otherwise.
+func TestURIIdentity(t *testing.T) {
+	for uri, want := range map[string]bool{
+		"spiffe://example.org/crm": true, "https://a/b": true,
+		"dns:crm.example.org": false, "dns://crm.example.org/x": false, "DNS://crm/x": false, "jwt:https://i.example#s": false, "jwt://i.example/#s": false,
+		"unix:uid=0": false, "cn:crm": false, "insecure-loopback": false, "insecure-loopback://x": false, "urn:uuid:1": false, "mailto:a@b": false,
+	} {
+		u, err := url.Parse(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := access.URIIdentity(u); ok != want || ok && got != uri {
+			t.Errorf("%s: got %q, %v; want %v", uri, got, ok, want)
+		}
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	table := mustParse(t, withHead(`{callers: ["*"], permissions: [token.get], clients: [a]}`))
+	const uri, dns, other = "spiffe://example.org/crm", "dns:crm.example.org", "spiffe://example.org/erp"
+	tests := []struct {
+		identities []string
+		want       string
+	}{
+		{nil, ""},
+		{[]string{uri}, "crm"},
+		{[]string{uri, dns}, "crm"},
+		{[]string{"dns:unlisted", dns}, "crm"},
+		{[]string{"dns:unlisted"}, ""},
+		{[]string{uri, other}, ""},
+		{[]string{uri, dns, other}, ""},
+		{[]string{"dns:CRM.example.org"}, ""},
+	}
+	for _, test := range tests {
+		got, ok := table.Identify(test.identities...)
+		if got.Name() != test.want || ok != (test.want != "") || ok && got.Table() != table {
+			t.Errorf("%v: got %q, %v; want %q", test.identities, got.Name(), ok, test.want)
+		}
+	}
+}
+
+// TestPeer: each table says anew who a peer is.
+func TestPeer(t *testing.T) {
+	table := func(file string) *access.Table { return mustParse(t, file) }
+	const rules = "rules:\n  - {callers: [\"*\"], permissions: [token.get], clients: [a]}\n...\n"
+	first := table("callers:\n  - {name: crm, identities: [\"dns:a\"]}\n" + rules)
+	second := table("callers:\n  - {name: erp, identities: [\"dns:a\"]}\n" + rules)
+	third := table("callers:\n  - {name: crm, identities: [\"dns:b\"]}\n" + rules)
+	peer := access.NewPeer("dns:a")
+	for range 2 {
+		for _, test := range []struct {
+			table *access.Table
+			want  string
+		}{{first, "crm"}, {first, "crm"}, {second, "erp"}, {third, ""}, {third, ""}, {nil, ""}} {
+			got, ok := peer.Caller(test.table)
+			if got.Name() != test.want || ok != (test.want != "") {
+				t.Errorf("got %q, %v; want %q", got.Name(), ok, test.want)
+			}
+		}
+	}
+	if !slices.Equal(peer.Identities(), []string{"dns:a"}) {
+		t.Errorf("identities are %v", peer.Identities())
+	}
+	if _, ok := (*access.Peer)(nil).Caller(first); ok {
+		t.Error("no peer is somebody")
+	}
+}
+
+func TestFromRoles(t *testing.T) {
+	table, err := access.FromRoles([]access.RoleCaller{
+		{Name: "crm", Identity: "spiffe://example.org/crm", Role: "caller"},
+		{Name: "ops", Identity: "dns:ops", Role: "operator"},
+		{Name: "crm", Identity: "dns:CRM", Role: "caller"},
+		{Name: "local", Identity: access.InsecureIdentity, Role: "operator"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for identity, name := range map[string]string{"spiffe://example.org/crm": "crm", "dns:crm": "crm", "dns:ops": "ops", "insecure-loopback": "local"} {
+		caller := callerOf(t, table, identity)
+		if caller.Name() != name {
+			t.Errorf("%s is %s, want %s", identity, caller.Name(), name)
+		}
+		for _, p := range access.Permissions() {
+			want := name != "crm" && p != access.ClientRetarget || p == access.TokenGet || p == access.TokenWatch
+			for _, client := range []string{"", "a"} {
+				if d := table.Decide(access.Request{Caller: caller, Permission: p, Client: client}); d.Allowed != want || d.Scopes != nil || d.Limits != nil {
+					t.Errorf("%s %v %q: got %+v, want allowed %v", name, p, client, d, want)
+				}
+			}
+		}
+	}
+}
+
+func TestFromOneRole(t *testing.T) {
+	table, err := access.FromRoles([]access.RoleCaller{{Name: "ops", Identity: "dns:ops", Role: "operator"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := table.Explain("ops", access.AuditRead, "", nil).String(), "row: role:operator, by its client \"*\""; !strings.Contains(got, want) {
+		t.Errorf("explained as %s, want %q in it", got, want)
+	}
+}
+
+func TestFromRolesOfNobody(t *testing.T) {
+	table, err := access.FromRoles(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := table.Caller(access.InsecureIdentity); ok {
+		t.Error("somebody is listed")
+	}
+	if got := table.Explain("crm", access.TokenGet, "a", nil).String(); !strings.HasSuffix(got, "callers: none") {
+		t.Errorf("explained as %s", got)
+	}
+}
+
+func TestFromRolesProblems(t *testing.T) {
+	_, err := access.FromRoles([]access.RoleCaller{
+		{Name: "crm", Identity: "dns:a", Role: "caller"},
+		{Name: "crm", Identity: "dns:b", Role: "operator"},
+		{Name: "erp", Identity: "dns:A", Role: "operator"},
+		{Name: "", Identity: "x", Role: "admin"},
+		{Name: "crm", Identity: "dns:a", Role: "caller"},
+	})
+	var problems *strictyaml.Error
+	if !errors.As(err, &problems) {
+		t.Fatalf("got %v, want problems", err)
+	}
+	var got []string
+	for _, p := range problems.Problems {
+		got = append(got, p.String())
+	}
+	want := []string{
+		`callers[1].role: "crm" has the role caller already; one caller has one role`,
+		`callers[2].identity: "dns:A" is that of callers[0].identity already`,
+		`callers[3].role: is "admin"; it must be caller or operator`, `callers[3].name: is required`, `callers[3].identity: "x" is none`,
+		`callers[4].identity: "dns:a" is that of callers[0].identity already`,
+	}
+	if !slices.EqualFunc(got, want, strings.HasPrefix) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

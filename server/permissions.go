@@ -1,0 +1,234 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/access"
+)
+
+// Role is what a caller of the configuration's simple list may do.
+type Role string
+
+// The roles.
+const (
+	// RoleCaller may get tokens and nothing else.
+	RoleCaller Role = "caller"
+	// RoleOperator may do everything.
+	RoleOperator Role = "operator"
+)
+
+// InsecureIdentity is the identity of whoever connects over plaintext on loopback.
+const InsecureIdentity = access.InsecureIdentity
+
+// Caller gives a verified identity a name and a role. A list of callers is the
+// simple form of an access table: roles for all clients.
+type Caller struct {
+	// Name stands in logs.
+	Name string
+	// Identity is a URI SAN ("spiffe://example.org/crm"), a DNS SAN ("dns:crm.internal"),
+	// or [InsecureIdentity].
+	Identity string
+	// Role is what this caller may do.
+	Role Role
+}
+
+// Callers returns the access table that a list of callers means. Its error names
+// everything that is wrong, by keys such as "callers[0].role".
+func Callers(list []Caller) (*access.Table, error) {
+	roles := make([]access.RoleCaller, 0, len(list))
+	for _, c := range list {
+		roles = append(roles, access.RoleCaller{Name: c.Name, Identity: c.Identity, Role: string(c.Role)})
+	}
+	return access.FromRoles(roles)
+}
+
+// need is what a method demands of its peer.
+type need struct {
+	// permission for the client that the request names; 0 where kind says otherwise.
+	permission access.Permission
+	// kind is what the permission is asked for.
+	kind needKind
+	// also returns further permissions that this very request needs; nil for none.
+	also func(req any) []access.Permission
+}
+
+type needKind int
+
+const (
+	// The zero value: the client that the request names.
+	_ needKind = iota
+	// forNewClient: the same, which has no labels yet. Labels are not asked for, or
+	// ALREADY_EXISTS would tell which names are taken.
+	forNewClient
+	// forAny: at least one client; the handler leaves out the others.
+	forAny
+	// forNobody is for health checks: load balancers have no certificate.
+	forNobody
+	// forListed: any caller that the table lists.
+	forListed
+)
+
+// needs says what each method demands. A method that is missing is refused; a test
+// compares the table with what the server registers.
+var needs = map[string]need{
+	pb.TokenService_GetToken_FullMethodName: {permission: access.TokenGet},
+
+	pb.ClientService_CreateClient_FullMethodName:   {permission: access.ClientWrite, kind: forNewClient, also: secretOf(access.SecretStage)},
+	pb.ClientService_GetClient_FullMethodName:      {permission: access.ClientRead},
+	pb.ClientService_ListClients_FullMethodName:    {permission: access.ClientRead, kind: forAny},
+	pb.ClientService_UpdateClient_FullMethodName:   {permission: access.ClientWrite, also: secretOf(access.SecretStage, access.SecretPromote)},
+	pb.ClientService_DeleteClient_FullMethodName:   {permission: access.ClientDelete},
+	pb.ClientService_UndeleteClient_FullMethodName: {permission: access.ClientDelete},
+	pb.ClientService_DisableClient_FullMethodName:  {permission: access.ClientWrite},
+	pb.ClientService_EnableClient_FullMethodName:   {permission: access.ClientWrite},
+
+	pb.RotationService_StageSecret_FullMethodName:        {permission: access.SecretStage},
+	pb.RotationService_VerifySecret_FullMethodName:       {permission: access.SecretVerify},
+	pb.RotationService_PromoteSecret_FullMethodName:      {permission: access.SecretPromote},
+	pb.RotationService_RetireSecret_FullMethodName:       {permission: access.SecretRetire},
+	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead},
+
+	pb.DiagnosticsService_CheckLookup_FullMethodName: {permission: access.LookupCheck},
+
+	"/grpc.health.v1.Health/Check": {kind: forNobody},
+	"/grpc.health.v1.Health/List":  {kind: forNobody},
+	"/grpc.health.v1.Health/Watch": {kind: forNobody},
+
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      {kind: forListed},
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {kind: forListed},
+}
+
+// secretOf asks for permissions where a request brings a secret.
+func secretOf(permissions ...access.Permission) func(any) []access.Permission {
+	return func(req any) []access.Permission {
+		if r, ok := req.(interface{ GetSecret() *pb.SecretInput }); ok && r.GetSecret() != nil {
+			return permissions
+		}
+		return nil
+	}
+}
+
+// visit is one call by somebody known, under one generation of the table.
+type visit struct {
+	caller access.Caller
+	// decision is the one about the method's own permission.
+	decision access.Decision
+	// quota counts against the limits of the row that decided; nil if it has none.
+	quota  *quota
+	labels func(context.Context, string) (map[string]string, error)
+}
+
+// nobody is the visit of a peer that is not known.
+var nobody = &visit{}
+
+func (v *visit) name() string { return v.caller.Name() }
+
+// told reports whether the peer is told details, which name paths and settings:
+// those may know who may look into what is wrong.
+func (v *visit) told() bool { return v.caller.May(access.LookupCheck) }
+
+type visitKey struct{}
+
+// visitOf returns the visit of a call that the border has let in.
+func visitOf(ctx context.Context) *visit {
+	if v, ok := ctx.Value(visitKey{}).(*visit); ok {
+		return v
+	}
+	return nobody
+}
+
+// decide asks the table about one permission for one client. Rows by name are asked
+// first: only where they do not grant are labels looked at, and a store that is away
+// is then the answer whether there is such a client or not.
+func (v *visit) decide(ctx context.Context, p access.Permission, id string) (access.Decision, error) {
+	table := v.caller.Table()
+	request := access.Request{Caller: v.caller, Permission: p, Client: id}
+	d := table.Decide(request)
+	if d.Allowed || !d.Labelled {
+		return d, d.Err()
+	}
+	labels, err := v.labels(ctx, id)
+	if err != nil {
+		return d, err
+	}
+	request.Labels = func() map[string]string { return labels }
+	d = table.Decide(request)
+	return d, d.Err()
+}
+
+// may reports whether the caller has a permission for a client whose record is at hand.
+func (v *visit) may(p access.Permission, c *broker.Client) bool {
+	return v.mayWith(p, c.ID, c.Labels)
+}
+
+func (v *visit) mayWith(p access.Permission, id string, labels map[string]string) bool {
+	d := v.caller.Table().Decide(access.Request{
+		Caller: v.caller, Permission: p, Client: id, Labels: func() map[string]string { return labels },
+	})
+	return d.Allowed
+}
+
+// authorize decides whether a peer may make this call. Permission comes before
+// existence: who has none for a client is told so, whether there is one or not, and
+// a name that is no client's is judged only for those who could name one.
+func (v *visit) authorize(ctx context.Context, method string, req any) error {
+	demanded, ok := needs[method]
+	denied := &broker.Error{Reason: broker.ReasonCallerNotAllowed}
+	switch {
+	case ok && demanded.kind == forNobody:
+		return nil
+	case v.caller.Table() == nil:
+		return &broker.Error{Reason: broker.ReasonCallerUnauthenticated}
+	case !ok:
+		return denied
+	case demanded.kind == forListed:
+		return nil
+	case !v.caller.May(demanded.permission):
+		return denied
+	case demanded.kind == forAny:
+		return nil
+	}
+	id, named := strings.CutPrefix(clientOf(req), "clients/")
+	if !named || broker.CheckID("", id) != nil {
+		v.decision.Allowed = true // the handler says what is wrong with the name, and does nothing else
+		return nil
+	}
+	var also []access.Permission
+	if demanded.also != nil {
+		also = demanded.also(req)
+	}
+	if demanded.kind == forNewClient {
+		for _, p := range append(also, demanded.permission) {
+			if !v.mayWith(p, id, nil) {
+				return denied
+			}
+		}
+		return nil
+	}
+	var err error
+	if v.decision, err = v.decide(ctx, demanded.permission, id); err != nil {
+		return err
+	}
+	for _, p := range also {
+		if _, err := v.decide(ctx, p, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gained refuses a change of labels by which the caller would let itself in.
+func (v *visit) gained(present, changed *broker.Client) error {
+	gains := v.caller.Table().Gains(v.caller, present.ID, present.Labels, changed.Labels)
+	if len(gains) == 0 {
+		return nil
+	}
+	return &broker.Error{
+		Reason: broker.ReasonCallerNotAllowed, Client: present.ID,
+		Detail: fmt.Sprintf("with these labels the caller would gain %v for the client", gains),
+	}
+}
