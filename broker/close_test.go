@@ -1,6 +1,8 @@
 package broker_test
 
 import (
+	"context"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -60,4 +62,29 @@ func TestCloseWaits(t *testing.T) {
 			t.Error("Close returned while work was under way")
 		}
 	})
+}
+
+// TestAPanicInSharedWork is an error of those who wait for it, once, and neither
+// they nor the log are told what the panic's value holds.
+func TestAPanicInSharedWork(t *testing.T) {
+	memory, upstream := brokertest.NewMemory(), brokertest.NewUpstream()
+	panics := true
+	f := open(t, memory, brokertest.NewFaulty(memory), upstream, func(cfg *broker.Config) {
+		next := cfg.RequestToken
+		cfg.RequestToken = func(ctx context.Context, req broker.TokenRequest) (broker.TokenResponse, error) {
+			if panics {
+				panic("an adapter that knows " + req.Secret.RevealString())
+			}
+			return next(ctx, req)
+		}
+	})
+	f.create(t, "acme")
+	_, _, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme"})
+	wantReason(t, "GetToken", err, broker.ReasonInternal)
+	newCanaries(password).told(t, "the panic", err, f.log.String())
+	if want := "panic of type string"; !strings.Contains(f.log.String(), want) {
+		t.Errorf("log = %s, want %q in it", f.log, want)
+	}
+	panics = false
+	f.token(t, "acme")
 }

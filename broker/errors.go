@@ -48,6 +48,11 @@ func (e *Error) Error() string {
 	if e.Client != "" {
 		b.WriteString("client " + e.Client + ": ")
 	}
+	// An error that only adds what was being done would repeat all of the one within.
+	if inner, ok := e.Err.(*Error); ok && inner.Reason == e.Reason && (inner.Detail == e.Detail || e.Detail == "") && len(e.Fields) == 0 {
+		b.WriteString(inner.Error())
+		return b.String()
+	}
 	b.WriteString(string(e.Reason))
 	if e.Detail != "" {
 		b.WriteString(": " + e.Detail)

@@ -230,8 +230,7 @@ func (b *Broker) mintNow(ctx context.Context, q TokenQuery) (*Token, error) {
 	}
 	token, err := b.requestWith(ctx, c, current, key)
 	if err != nil {
-		b.noteFailure(c, current, key, err)
-		return nil, err
+		return nil, b.noteFailure(c, current, key, err)
 	}
 	b.failures.Invalidate(key)
 	b.tokens.Set(key, token)
@@ -240,19 +239,22 @@ func (b *Broker) mintNow(ctx context.Context, q TokenQuery) (*Token, error) {
 
 // noteFailure makes the next callers wait after a failure at the authorization
 // server. Failures of the store have no hold-down: they may end any moment and
-// asking the store again costs little.
-func (b *Broker) noteFailure(c *Client, current SecretVersion, key tokenKey, err error) {
-	e := AsError(err)
-	if !fromUpstream(e.Reason) {
-		return
+// asking the store again costs little. It returns err with the wait as RetryAfter,
+// so that those who waited for this mint are told the same as those who come later.
+func (b *Broker) noteFailure(c *Client, current SecretVersion, key tokenKey, err error) error {
+	if !fromUpstream(ReasonOf(err)) {
+		return err
 	}
+	e := *AsError(err)
 	count := 1
 	if last, ok := b.failures.GetIfPresent(key); ok && last.secretVersion == current.Number {
 		count = last.count + 1
 	}
 	wait := min(holdDown<<min(count-1, 10), maxHoldDown)
 	wait = max(wait, min(e.RetryAfter, maxRetryAfter))
-	b.failures.Set(key, &failure{err: err, secretVersion: current.Number, count: count, until: time.Now().Add(wait)})
+	e.RetryAfter = wait
+	b.failures.Set(key, &failure{err: &e, secretVersion: current.Number, count: count, until: time.Now().Add(wait)})
+	return &e
 }
 
 // requestWith gets a token with one secret version, trying again after failures

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
 // check runs a check and makes sure of what holds for every report.
@@ -269,5 +270,23 @@ func TestCheckLookupOfOtherSecrets(t *testing.T) {
 				t.Errorf("RootCause = %+v; a warning is none", cause)
 			}
 		})
+	}
+}
+
+// TestCheckLookupWipesTheSecret that it read.
+func TestCheckLookupWipesTheSecret(t *testing.T) {
+	var seen []secret.Value
+	memory := brokertest.NewMemory()
+	f := open(t, memory, brokertest.NewFaulty(memory), brokertest.NewUpstream(), func(cfg *broker.Config) {
+		cfg.CheckSecret = func(a broker.Authentication, s secret.Value) error {
+			seen = append(seen, s)
+			return checkSecret(a, s)
+		}
+	})
+	f.create(t, "acme")
+	seen = nil
+	f.check(t, "acme", broker.DepthSecret)
+	if len(seen) != 1 || seen[0].RevealString() != strings.Repeat("\x00", len(password)) {
+		t.Errorf("%d values were read; the secret is still there", len(seen))
 	}
 }

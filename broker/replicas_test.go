@@ -199,8 +199,8 @@ func TestALateReadDoesNotUndoAChange(t *testing.T) {
 				f.token(t, "acme")
 				time.Sleep(6 * time.Second)
 				read := fault.After
-				fault.After = func(ctx context.Context, c brokertest.Call) error { // the answer is 3 s under way
-					time.Sleep(3 * time.Second)
+				fault.After = func(ctx context.Context, c brokertest.Call) error { // the answer is 12 s under way
+					time.Sleep(12 * time.Second)
 					return read(ctx, c)
 				}
 				f.store.Once(fault, brokertest.On(brokertest.OpRead, "clients/"))
@@ -208,7 +208,7 @@ func TestALateReadDoesNotUndoAChange(t *testing.T) {
 				synctest.Wait()
 				_, err := f.SetDisabled(t.Context(), "acme", true)
 				wantReason(t, "SetDisabled", err, "")
-				for range 10 {
+				for range 14 { // the last ones would like to read the record again, and join that read
 					_, _, err = f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme"})
 					wantReason(t, "GetToken", err, broker.ReasonClientDisabled)
 					time.Sleep(time.Second)

@@ -33,8 +33,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ClientService registers OAuth clients. All methods need the role operator.
-// No response has a field for a secret.
+// ClientService registers OAuth clients. No response has a field for a secret.
+// docs/access.md says which permission each method needs.
 type ClientServiceClient interface {
 	// CreateClient registers a client and, if one is given, stores its secret as
 	// the current version.
@@ -163,8 +163,8 @@ func (c *clientServiceClient) EnableClient(ctx context.Context, in *EnableClient
 // All implementations must embed UnimplementedClientServiceServer
 // for forward compatibility.
 //
-// ClientService registers OAuth clients. All methods need the role operator.
-// No response has a field for a secret.
+// ClientService registers OAuth clients. No response has a field for a secret.
+// docs/access.md says which permission each method needs.
 type ClientServiceServer interface {
 	// CreateClient registers a client and, if one is given, stores its secret as
 	// the current version.

@@ -26,7 +26,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// DiagnosticsService says why a lookup fails. All methods need the role operator.
+// DiagnosticsService says why a lookup fails. docs/access.md says which permission
+// each method needs.
 type DiagnosticsServiceClient interface {
 	// CheckLookup walks the stages of a lookup in the order that GetToken takes
 	// them and reports each. A lookup that fails is a successful answer with a
@@ -60,7 +61,8 @@ func (c *diagnosticsServiceClient) CheckLookup(ctx context.Context, in *CheckLoo
 // All implementations must embed UnimplementedDiagnosticsServiceServer
 // for forward compatibility.
 //
-// DiagnosticsService says why a lookup fails. All methods need the role operator.
+// DiagnosticsService says why a lookup fails. docs/access.md says which permission
+// each method needs.
 type DiagnosticsServiceServer interface {
 	// CheckLookup walks the stages of a lookup in the order that GetToken takes
 	// them and reports each. A lookup that fails is a successful answer with a

@@ -31,17 +31,17 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // RotationService changes a client's secret without a gap: stage the new one,
-// verify it, promote it, retire the old one. All methods need the role operator.
-// A crash at any point leaves exactly one current version.
+// verify it, promote it, retire the old one. A crash at any point leaves exactly
+// one current version. docs/access.md says which permission each method needs.
 type RotationServiceClient interface {
 	// StageSecret stores a new secret as the pending version. A version that was
 	// pending before loses that label. Tokens go on with the current one.
 	//
 	// Errors: INVALID_ARGUMENT for a malformed secret; NOT_FOUND;
 	// FAILED_PRECONDITION if it equals the current one, does not fit the
-	// authentication method, the client is deleted, or there are 8 versions
-	// already (the detail names those that can be retired); ABORTED if somebody
-	// else changed the client at the same moment.
+	// authentication method, the client is deleted, or a version would lose its
+	// label and there are 5 without one already (the detail names them); ABORTED if
+	// somebody else changed the client at the same moment.
 	StageSecret(ctx context.Context, in *StageSecretRequest, opts ...grpc.CallOption) (*StageSecretResponse, error)
 	// VerifySecret gets one token with the pending secret from the authorization
 	// server and throws it away. Current stays as it is, whatever comes of it.
@@ -129,17 +129,17 @@ func (c *rotationServiceClient) ListSecretVersions(ctx context.Context, in *List
 // for forward compatibility.
 //
 // RotationService changes a client's secret without a gap: stage the new one,
-// verify it, promote it, retire the old one. All methods need the role operator.
-// A crash at any point leaves exactly one current version.
+// verify it, promote it, retire the old one. A crash at any point leaves exactly
+// one current version. docs/access.md says which permission each method needs.
 type RotationServiceServer interface {
 	// StageSecret stores a new secret as the pending version. A version that was
 	// pending before loses that label. Tokens go on with the current one.
 	//
 	// Errors: INVALID_ARGUMENT for a malformed secret; NOT_FOUND;
 	// FAILED_PRECONDITION if it equals the current one, does not fit the
-	// authentication method, the client is deleted, or there are 8 versions
-	// already (the detail names those that can be retired); ABORTED if somebody
-	// else changed the client at the same moment.
+	// authentication method, the client is deleted, or a version would lose its
+	// label and there are 5 without one already (the detail names them); ABORTED if
+	// somebody else changed the client at the same moment.
 	StageSecret(context.Context, *StageSecretRequest) (*StageSecretResponse, error)
 	// VerifySecret gets one token with the pending secret from the authorization
 	// server and throws it away. Current stays as it is, whatever comes of it.

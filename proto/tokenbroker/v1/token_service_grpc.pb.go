@@ -30,7 +30,7 @@ const (
 type TokenServiceClient interface {
 	// GetToken returns an access token of the client: the cached one while it is
 	// good for at least `min_validity`, else a new one from the authorization
-	// server. Needs the role caller.
+	// server. Needs the permission token.get.
 	//
 	// Errors, besides those that every method has (docs/errors.md):
 	// INVALID_ARGUMENT for a malformed field; PERMISSION_DENIED for a scope,
@@ -68,7 +68,7 @@ func (c *tokenServiceClient) GetToken(ctx context.Context, in *GetTokenRequest, 
 type TokenServiceServer interface {
 	// GetToken returns an access token of the client: the cached one while it is
 	// good for at least `min_validity`, else a new one from the authorization
-	// server. Needs the role caller.
+	// server. Needs the permission token.get.
 	//
 	// Errors, besides those that every method has (docs/errors.md):
 	// INVALID_ARGUMENT for a malformed field; PERMISSION_DENIED for a scope,
