@@ -187,7 +187,9 @@ func (b *Broker) checkKeptSecret(ctx context.Context, present, changed *Client) 
 		if !ok {
 			continue
 		}
-		if err := checkBound(changed, version); err != nil {
+		// One that is bound elsewhere already, because the client moved with another
+		// secret while it was pending, goes nowhere and is no reason to refuse a label.
+		if err := checkBound(changed, version); err != nil && checkBound(present, version) == nil {
 			return err
 		}
 		if changed.Upstream.Authentication == present.Upstream.Authentication {
@@ -200,7 +202,9 @@ func (b *Broker) checkKeptSecret(ctx context.Context, present, changed *Client) 
 		case err != nil:
 			return err // whether it fits is not known
 		}
-		if err := b.checkSecret(changed.Upstream.Authentication, value); err != nil {
+		err = b.checkSecret(changed.Upstream.Authentication, value)
+		value.Wipe()
+		if err != nil {
 			return err
 		}
 	}

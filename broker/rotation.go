@@ -34,7 +34,10 @@ func (b *Broker) StageSecret(ctx context.Context, id string, input SecretInput, 
 	}
 	if current, ok := c.Staged(Current); ok {
 		// An unreadable current secret is a reason to stage a new one, not to refuse it.
-		if value, err := b.readSecret(ctx, c, current); err == nil && sameSecret(value, input.Value) {
+		value, err := b.readSecret(ctx, c, current)
+		same := err == nil && sameSecret(value, input.Value)
+		value.Wipe()
+		if same {
 			return SecretVersion{}, newError(ReasonSecretUnchanged, id, "version %d holds it", current.Number)
 		}
 	}
