@@ -916,7 +916,8 @@ type UpdateClientRequest struct {
 	// all that may change.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Optional. A new secret, which becomes current together with the change;
-	// required if the token endpoint's origin changes and the client has a secret.
+	// required if the token endpoint's origin changes and the client has a secret,
+	// unless the caller has the permission client.retarget.
 	Secret        *SecretInput `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -50,7 +50,8 @@ type ClientServiceClient interface {
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
 	// UpdateClient changes the fields named in the mask. A change of the token
 	// endpoint's origin needs a new secret in the same request, because a stored
-	// secret is sent to no other origin than those it was bound to when it came.
+	// secret is sent to no other origin than those it was bound to when it came;
+	// with the permission client.retarget the stored one is bound anew.
 	//
 	// Errors: NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION
 	// with DESTINATION_NOT_BOUND for a change of origin without a new secret, or
@@ -180,7 +181,8 @@ type ClientServiceServer interface {
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
 	// UpdateClient changes the fields named in the mask. A change of the token
 	// endpoint's origin needs a new secret in the same request, because a stored
-	// secret is sent to no other origin than those it was bound to when it came.
+	// secret is sent to no other origin than those it was bound to when it came;
+	// with the permission client.retarget the stored one is bound anew.
 	//
 	// Errors: NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION
 	// with DESTINATION_NOT_BOUND for a change of origin without a new secret, or
