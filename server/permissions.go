@@ -17,7 +17,7 @@ type Role string
 const (
 	// RoleCaller may get tokens and nothing else.
 	RoleCaller Role = "caller"
-	// RoleOperator may do everything.
+	// RoleOperator may do everything but send a stored secret to another origin.
 	RoleOperator Role = "operator"
 )
 

@@ -1,9 +1,5 @@
 package access
 
-import (
-	"slices"
-)
-
 // Grant is what one row grants to one caller. Its lists are shared and must not be
 // changed.
 type Grant struct {
@@ -52,19 +48,4 @@ func (t *Table) Gains(c Caller, client string, before, after map[string]string) 
 		}
 	}
 	return gained
-}
-
-// LabelKeys returns the keys of labels that rows speak of: changing another label
-// changes nobody's access.
-func (t *Table) LabelKeys() []string {
-	var keys []string
-	for _, r := range t.rows {
-		for _, client := range r.clients {
-			if client.kind == labelClient && !slices.Contains(keys, client.key) {
-				keys = append(keys, client.key)
-			}
-		}
-	}
-	slices.Sort(keys)
-	return keys
 }
