@@ -168,7 +168,7 @@ func (c *canary) verdict(t *testing.T) {
 	must(t, json.Unmarshal(record.Data.Reveal(), &meta))
 	c.add("fingerprint key", meta.Keys[0].Key)
 
-	c.surfaces["log"] = c.logs.String()
+	c.surfaces["log"], c.surfaces["audit"] = c.logs.String(), c.audit.String()
 	size := 0
 	for _, where := range slices.Sorted(maps.Keys(c.surfaces)) {
 		size += len(c.surfaces[where])
@@ -225,7 +225,7 @@ func TestCanaryRefused(t *testing.T) {
 		c.do(t, p, pb.ClientService_UpdateClient_FullMethodName, &pb.UpdateClientRequest{Client: clientMessage("acme"), Secret: c.key(t, "acme", true)}, code)
 		c.do(t, p, pb.RotationService_StageSecret_FullMethodName, &pb.StageSecretRequest{Client: "clients/acme", Secret: c.key(t, "acme", false)}, code)
 	}
-	c.surfaces["log"] = w.logs.String()
+	c.surfaces["log"], c.surfaces["audit"] = w.logs.String(), w.audit.String()
 	for where, text := range c.surfaces {
 		if found := c.find(text); len(found) != 0 {
 			t.Errorf("%s: found %q in\n%s", where, found, text)

@@ -32,6 +32,7 @@ type service struct {
 	metrics  *telemetry.Metrics
 	admin    string           // address; "" for none
 	access   *access.Reloader // nil if roles are all there is
+	audit    *auditLog        // nil if there is none
 	log      *slog.Logger
 	closers  []func() error // in the order of making
 }
@@ -79,10 +80,19 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 			return nil, err
 		}
 	}
-	s.server, err = server.New(server.Config{
+	settings := server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
 		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
-	})
+	}
+	if s.audit, err = openAudit(cfg.Audit, log); err != nil {
+		return nil, err
+	}
+	if s.audit != nil {
+		s.closers = append(s.closers, s.audit.close)
+		s.metrics.ObserveAudit(s.audit.Status)
+		settings.Audit = s.audit.Log
+	}
+	s.server, err = server.New(settings)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +109,8 @@ func (s *service) tableReloaded(table *access.Table, err error) {
 	s.log.Info("access table in force", "file", table.File(), "generation", table.Generation())
 }
 
-// reloadOnHangup reads the access table at once on SIGHUP, until ctx ends.
+// reloadOnHangup does on SIGHUP what is asked of it then, until ctx ends: it reads the
+// access table at once and lets go of an audit file that was moved away.
 func (s *service) reloadOnHangup(ctx context.Context) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -109,7 +120,12 @@ func (s *service) reloadOnHangup(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-hangups:
-			_ = s.access.Reload() // tableReloaded was told
+			if s.access != nil {
+				_ = s.access.Reload() // tableReloaded was told
+			}
+			if s.audit != nil && s.audit.file != nil {
+				s.audit.file.Reopen()
+			}
 		}
 	}
 }
@@ -176,7 +192,7 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLooking()
 	var owned sync.WaitGroup
-	var storeErr, adminErr error
+	var storeErr, adminErr, auditErr error
 	if s.admin != "" {
 		pages, err := net.Listen("tcp", s.admin)
 		if err != nil {
@@ -188,7 +204,10 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
-		owned.Go(func() { s.reloadOnHangup(looking) })
+	}
+	owned.Go(func() { s.reloadOnHangup(looking) })
+	if s.audit != nil {
+		owned.Go(func() { auditErr = s.audit.Run(looking) })
 	}
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
@@ -197,5 +216,5 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	err := s.server.Serve(ctx, listener)
 	stopLooking()
 	owned.Wait()
-	return errors.Join(err, storeErr, adminErr, s.close())
+	return errors.Join(err, storeErr, adminErr, auditErr, s.close())
 }
