@@ -49,16 +49,12 @@ type border struct {
 // begin begins one call: it finds out who calls, under the table that is in force
 // now and stays so for this call.
 func (b *border) begin(ctx context.Context, method string, req any) *call {
-	return &call{
-		method: method, visit: b.visit(ctx), client: clientOf(req), requestID: requestIDOf(ctx),
+	c := &call{
+		method: method, visit: visit{labels: b.labels}, client: clientOf(req), requestID: requestIDOf(ctx),
 		need: needs[method], started: time.Now(),
 	}
-}
-
-func (b *border) visit(ctx context.Context) visit {
-	v := visit{labels: b.labels}
-	v.caller, v.peer = callerOf(ctx, b.table())
-	return v
+	c.visit.identify(ctx, b.table())
+	return c
 }
 
 // unary is a grpc.UnaryServerInterceptor.

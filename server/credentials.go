@@ -222,17 +222,17 @@ func peerOf(leaf *x509.Certificate) *access.Peer {
 	return access.NewPeer(identities...)
 }
 
-// callerOf returns who calls, by the table that is in force, and who the peer was
+// identify finds out who calls, by the table that is in force, and who the peer was
 // verified to be. A certificate that expired since the handshake identifies nobody.
-func callerOf(ctx context.Context, table *access.Table) (access.Caller, *access.Peer) {
+func (v *visit) identify(ctx context.Context, table *access.Table) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return access.Caller{}, nil
+		return
 	}
 	info, ok := p.AuthInfo.(*identityInfo)
 	if !ok || !info.notAfter.IsZero() && time.Now().After(info.notAfter) {
-		return access.Caller{}, nil
+		return
 	}
-	caller, _ := info.peer.Caller(table)
-	return caller, info.peer
+	v.peer, v.notAfter = info.peer, info.notAfter
+	v.caller, _ = info.peer.Caller(table)
 }

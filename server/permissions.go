@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
@@ -74,6 +75,8 @@ const (
 	forNobody
 	// forListed: any caller that the table lists.
 	forListed
+	// forIdentified: whoever shows an identity, listed or not.
+	forIdentified
 )
 
 // needs says what each method demands. A method that is missing is refused; a test
@@ -97,6 +100,8 @@ var needs = map[string]need{
 	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead, observes: true},
 
 	pb.DiagnosticsService_CheckLookup_FullMethodName: {permission: access.LookupCheck, observes: true},
+
+	pb.AccessService_WhoAmI_FullMethodName: {kind: forIdentified, observes: true},
 
 	"/grpc.health.v1.Health/Check": {kind: forNobody, observes: true},
 	"/grpc.health.v1.Health/List":  {kind: forNobody, observes: true},
@@ -127,6 +132,8 @@ type visit struct {
 	// quota counts against the limits of the row that decided; nil if it has none.
 	quota  *quota
 	labels func(context.Context, string) (map[string]string, error)
+	// notAfter is when the peer's credentials expire; zero if they do not.
+	notAfter time.Time
 	// token is what is handed out, and from where; nil for none.
 	token      *broker.Token
 	servedFrom telemetry.ServedFrom
@@ -198,6 +205,9 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	denied := &broker.Error{Reason: broker.ReasonCallerNotAllowed}
 	switch {
 	case ok && demanded.kind == forNobody:
+		return nil
+	case ok && demanded.kind == forIdentified && len(v.peer.Identities()) > 0:
+		v.decision.Allowed = true
 		return nil
 	case v.caller.Table() == nil:
 		return &broker.Error{Reason: broker.ReasonCallerUnauthenticated}

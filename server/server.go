@@ -135,6 +135,7 @@ func New(cfg Config) (*Server, error) {
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
 	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker})
+	pb.RegisterAccessServiceServer(s.grpc, accessService{})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setServing(healthpb.HealthCheckResponse_NOT_SERVING)
