@@ -20,8 +20,11 @@ import (
 	"github.com/tokenbroker/tokenbroker/server"
 )
 
-// callerIdentity is what the client's certificate says.
-const callerIdentity = "spiffe://tokenbroker.bench/caller"
+// What the clients' certificates say.
+const (
+	callerIdentity = "spiffe://tokenbroker.bench/caller"
+	noisyIdentity  = "spiffe://tokenbroker.bench/noisy"
+)
 
 // writeCertificates makes an authority, and certificates of a server and a caller.
 func (f files) writeCertificates() error {
@@ -38,14 +41,19 @@ func (f files) writeCertificates() error {
 	if err := f.writePEM("ca.pem", "CERTIFICATE", der); err != nil {
 		return err
 	}
-	identity, err := url.Parse(callerIdentity)
-	if err != nil {
-		return err
-	}
-	serving, calling := template("server"), template("caller")
+	serving := template("server")
 	serving.IPAddresses, serving.ExtKeyUsage = []net.IP{net.IPv4(127, 0, 0, 1)}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	calling.URIs, calling.ExtKeyUsage = []*url.URL{identity}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	for _, leaf := range []*x509.Certificate{serving, calling} {
+	leaves := []*x509.Certificate{serving}
+	for name, text := range map[string]string{"caller": callerIdentity, "noisy": noisyIdentity} {
+		identity, err := url.Parse(text)
+		if err != nil {
+			return err
+		}
+		calling := template(name)
+		calling.URIs, calling.ExtKeyUsage = []*url.URL{identity}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		leaves = append(leaves, calling)
+	}
+	for _, leaf := range leaves {
 		if err := f.writeLeaf(leaf, authority, key); err != nil {
 			return fmt.Errorf("certificate of %s: %w", leaf.Subject.CommonName, err)
 		}
@@ -89,9 +97,9 @@ func (f files) tlsFiles() server.TLSFiles {
 	return server.TLSFiles{CertificateFile: f.path("server.pem"), KeyFile: f.path("server-key.pem"), ClientCAFile: f.path("ca.pem")}
 }
 
-// callerCredentials are how the client connects to both.
-func (f files) callerCredentials() (credentials.TransportCredentials, error) {
-	certificate, err := tls.LoadX509KeyPair(f.path("caller.pem"), f.path("caller-key.pem"))
+// credentials are how a client connects, with the certificate of that name.
+func (f files) credentials(name string) (credentials.TransportCredentials, error) {
+	certificate, err := tls.LoadX509KeyPair(f.path(name+".pem"), f.path(name+"-key.pem"))
 	if err != nil {
 		return nil, err
 	}

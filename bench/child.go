@@ -27,6 +27,8 @@ type childConfig struct {
 	Caller string
 	// StoreFile is the broker's embedded store; "" makes the child an echo.
 	StoreFile string
+	// Without is a feature that this server does not have, one of [features]; "" has all.
+	Without string
 	// EchoBytes is the size of the echo's encoded answer.
 	EchoBytes int
 }

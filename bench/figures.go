@@ -36,6 +36,11 @@ var table = []figure{
 	{"warm_p99_vs_echo", informal, 0, "99th percentile of latency when calls arrive at half of the echo's throughput, against the echo's."},
 	{"warm_allocs_per_call", atMost, 64, "Heap objects that the server process allocates for one GetToken, gRPC's and TLS's included."},
 	{"single_caller_p50_vs_echo", informal, 0, "Median latency of a caller that is alone, against the echo's."},
+	{"cost_audit_cpu_vs_echo", informal, 0, "What the audit log in a file adds to the CPU time of a warm GetToken, in units of the echo."},
+	{"cost_access_cpu_vs_echo", informal, 0, "What a table of 502 callers and rows with limits adds, compared with one role for one caller."},
+	{"cost_metrics_cpu_vs_echo", informal, 0, "What counting and timing calls adds."},
+	{"noisy_caller_p50_vs_alone", atMost, 2, "Median latency of a caller within its limits while another asks for fifty times its own, against the same without the other."},
+	{"noisy_caller_p99_vs_alone", informal, 0, "The same for the 99th percentile."},
 	{"cold_overhead_ms_p50", atMost, 3, "Milliseconds that GetToken of a cold token takes beyond the authorization server's own time."},
 	{"herd_upstream_requests", exactly, 1, "Requests to the authorization server when 1,000 callers want one cold token at once."},
 }

@@ -89,6 +89,12 @@ func (t *target) closedLoop(ctx context.Context, callers int, duration time.Dura
 // returns how long each took from the moment at which it was due: a server that
 // stalls does not get fewer calls by stalling.
 func (t *target) openLoop(ctx context.Context, rate float64, duration time.Duration) ([]time.Duration, error) {
+	latencies, errs := t.attempt(ctx, rate, duration)
+	return latencies, first(errs)
+}
+
+// attempt is openLoop with the error of each call.
+func (t *target) attempt(ctx context.Context, rate float64, duration time.Duration) ([]time.Duration, []error) {
 	calls := int(rate * duration.Seconds())
 	latencies, errs := make([]time.Duration, calls), make([]error, calls)
 	var running sync.WaitGroup
@@ -104,7 +110,7 @@ func (t *target) openLoop(ctx context.Context, rate float64, duration time.Durat
 		})
 	}
 	running.Wait()
-	return latencies, first(errs)
+	return latencies, errs
 }
 
 // first returns the first error of many that most likely say the same.

@@ -10,6 +10,8 @@ import (
 type plan struct {
 	// rounds of each comparison; an odd number has a true middle.
 	rounds int
+	// costRounds are those of the comparison with servers that lack a feature.
+	costRounds int
 	// warmup, closed, open and single are how long each half of a round lasts: before
 	// anything counts, with callers that wait for their answers, at a fixed rate, and
 	// with one caller.
@@ -30,7 +32,7 @@ type plan struct {
 // does then disturbs some rounds and not the median.
 func fullPlan() plan {
 	return plan{
-		rounds: 31, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
+		rounds: 31, costRounds: 15, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
 		callers: 64, connections: 4, coldTokens: 400, herd: 1000, herdPause: time.Second,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -18,11 +19,17 @@ import (
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/audit"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
+// features are what the cost figures are about. Access cannot be turned off: without
+// it there is one role instead of a table of many rows.
+var features = []string{"audit", "access", "metrics"}
+
 // serveBroker is the measured server: the real one, with nothing left out but a
-// log that is written somewhere.
+// log that is written somewhere, and cfg.Without.
 func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (err error) {
 	store, err := embedded.Open(embedded.Config{File: cfg.StoreFile})
 	if err != nil {
@@ -36,14 +43,68 @@ func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (e
 	}
 	defer upstream.Close()
 	defer b.Close()
-	s, err := server.New(server.Config{
-		Broker: b, TLS: &cfg.TLS, Metrics: metrics,
-		Callers: []server.Caller{{Name: "bench", Identity: cfg.Caller, Role: server.RoleCaller}},
-	})
+	settings := server.Config{Broker: b, TLS: &cfg.TLS}
+	if cfg.Without != "metrics" {
+		settings.Metrics = metrics
+	}
+	if cfg.Without == "access" {
+		settings.Callers = []server.Caller{{Name: "bench", Identity: cfg.Caller, Role: server.RoleCaller}}
+	} else if settings.Access, err = manyRows(cfg); err != nil {
+		return err
+	}
+	if cfg.Without != "audit" {
+		var end func() error
+		if settings.Audit, end, err = auditFile(cfg); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, end()) }()
+	}
+	s, err := server.New(settings)
 	if err != nil {
 		return err
 	}
 	return s.Serve(ctx, listener)
+}
+
+// manyRows returns an access table as a large company may have: hundreds of callers
+// with rows of their own, by id, prefix and label, and limits on them.
+func manyRows(cfg childConfig) (*access.Reloader, error) {
+	var callers, rules strings.Builder
+	for i := range 500 {
+		fmt.Fprintf(&callers, "  - {name: caller-%d, identities: [\"spiffe://tokenbroker.bench/%d\"]}\n", i, i)
+		fmt.Fprintf(&rules, "  - {callers: [caller-%d], permissions: [token.get], clients: [\"prefix:team%d-\", \"label:team=t%d\"], limits: {requests_per_second: 100}}\n", i, i, i)
+	}
+	text := "callers:\n" + callers.String() + "  - {name: bench, identities: [\"" + cfg.Caller + "\"]}\n  - {name: noisy, identities: [\"" + noisyIdentity + "\"]}\nrules:\n" + rules.String() +
+		"  - {callers: [bench], permissions: [token.get], clients: [\"prefix:bench-\"], scopes: {default: [contacts.read]}, limits: {requests_per_second: 1000000, burst: 1000000, concurrent: 10000}}\n" +
+		fmt.Sprintf("  - {callers: [noisy], permissions: [token.get], clients: [\"prefix:bench-\"], limits: {requests_per_second: %d}}\n...\n", noisyAllowed)
+	path := cfg.StoreFile + ".access.yaml"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	return access.NewReloader(path, nil)
+}
+
+// auditFile returns an audit log in a file, and what ends it.
+func auditFile(cfg childConfig) (_ *audit.Log, end func() error, err error) {
+	if err := audit.CreateKey(cfg.StoreFile + ".audit.key"); err != nil {
+		return nil, nil, err
+	}
+	key, err := audit.LoadKey(cfg.StoreFile + ".audit.key")
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := audit.OpenFile(cfg.StoreFile+".audit.log", 256<<20)
+	if err != nil {
+		return nil, nil, err
+	}
+	log, err := audit.New(audit.Config{Key: key, Sinks: []audit.Sink{file}})
+	if err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- log.Run(ctx) }()
+	return log, func() error { cancel(); return <-ended }, nil
 }
 
 // newBroker returns a broker that asks authorization servers on loopback. The

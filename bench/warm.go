@@ -39,23 +39,32 @@ func measureWarm(ctx context.Context, w *world, p plan, measured figures) (err e
 	return c.alone(ctx, measured)
 }
 
+// getToken is the method that is measured.
+const getToken = pb.TokenService_GetToken_FullMethodName
+
+// warmRequest makes the broker have the token, and returns the encoded request for it
+// and the size of the encoded answer.
+func (w *world) warmRequest(ctx context.Context) (request mem.BufferSlice, answerBytes int, err error) {
+	message := &pb.GetTokenRequest{Client: "clients/" + warmClient}
+	answer, err := pb.NewTokenServiceClient(w.conns[0]).GetToken(ctx, message)
+	if err != nil {
+		return nil, 0, fmt.Errorf("get token: %w", err)
+	}
+	encodedRequest, err := proto.Marshal(message)
+	if err != nil {
+		return nil, 0, err
+	}
+	w.p.printf("warm: a request of %d bytes, an answer of %d, of which the token is %d", len(encodedRequest), proto.Size(answer), len(answer.GetAccessToken()))
+	return mem.BufferSlice{mem.SliceBuffer(encodedRequest)}, proto.Size(answer), nil
+}
+
 // targets starts an echo and makes one target of each server, of equal bytes.
 func (w *world) targets(ctx context.Context) (broker, echo *target, err error) {
-	request := &pb.GetTokenRequest{Client: "clients/" + warmClient}
-	answer, err := pb.NewTokenServiceClient(w.conns[0]).GetToken(ctx, request)
-	if err != nil {
-		return nil, nil, fmt.Errorf("get token: %w", err)
-	}
-	encodedRequest, err := proto.Marshal(request)
+	request, size, err := w.warmRequest(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	size := proto.Size(answer)
-	w.p.printf("warm: a request of %d bytes, an answer of %d, of which the token is %d", len(encodedRequest), size, len(answer.GetAccessToken()))
-	broker = &target{
-		process: w.broker, conns: w.conns, method: pb.TokenService_GetToken_FullMethodName,
-		request: mem.BufferSlice{mem.SliceBuffer(encodedRequest)}, answerBytes: size,
-	}
+	broker = &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: size}
 	process, err := startProcess(ctx, "echo", childConfig{TLS: w.files.tlsFiles(), EchoBytes: size}, w.p.progress)
 	if err != nil {
 		return nil, nil, err

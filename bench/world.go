@@ -149,7 +149,12 @@ func (w *world) register(ctx context.Context) (err error) {
 // connect makes connections, which are the caller's to close also when there is an
 // error. Each is dialled with its first call.
 func (w *world) connect(address string) ([]*grpc.ClientConn, error) {
-	creds, err := w.files.callerCredentials()
+	return w.connectAs("caller", address)
+}
+
+// connectAs is connect with the certificate of that name.
+func (w *world) connectAs(name, address string) ([]*grpc.ClientConn, error) {
+	creds, err := w.files.credentials(name)
 	if err != nil {
 		return nil, err
 	}

@@ -78,7 +78,7 @@ type Config struct {
 	// Audit takes an entry for each decision before anything is revealed; nil writes
 	// none. The caller runs it, until after Serve has returned.
 	Audit *audit.Log
-	// Metrics counts calls and tokens; nil counts into the void.
+	// Metrics counts calls and tokens; nil counts nothing.
 	Metrics *telemetry.Metrics
 	// Logger gets one line per call, successful GetToken calls excepted; nil discards.
 	Logger *slog.Logger
@@ -107,9 +107,6 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Metrics == nil {
-		cfg.Metrics = telemetry.New("")
 	}
 	cfg.Limits.setDefaults()
 	creds, err := cfg.credentials()
