@@ -39,6 +39,9 @@ type FileCaller struct {
 	Name string `yaml:"name"`
 	// Identities are the forms of [NormalIdentity]; each belongs to one caller.
 	Identities []string `yaml:"identities"`
+	// Requires are identities of which the peer must show one besides: those of the
+	// connection that a token must come over, for one. Absent means none.
+	Requires []string `yaml:"requires"`
 }
 
 // Rule is one row. It grants each of its permissions to each of its callers for each

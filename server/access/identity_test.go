@@ -97,6 +97,67 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
+// TestRequires has a job that speaks over the connection of a mesh, whose own identity
+// is a caller too, and one that needs any of two connections.
+func TestRequires(t *testing.T) {
+	table := mustParse(t, `callers:
+  - {name: mesh, identities: ["spiffe://example.org/mesh", "dns:mesh.example.org"]}
+  - {name: job, identities: ["spiffe://example.org/job"], requires: ["spiffe://example.org/mesh", "dns:gate.example.org"]}
+  - {name: other, identities: ["spiffe://example.org/other"]}
+  - {name: mutual, identities: ["spiffe://example.org/mutual"], requires: ["dns:pair.example.org"]}
+  - {name: pair, identities: ["dns:pair.example.org"], requires: ["spiffe://example.org/mutual"]}
+  - {name: both, identities: ["dns:both.example.org"], requires: ["spiffe://example.org/job", "spiffe://example.org/mesh"]}
+rules:
+  - {callers: ["*"], permissions: [token.get], clients: [a]}
+...
+`)
+	const mesh, job, other = "spiffe://example.org/mesh", "spiffe://example.org/job", "spiffe://example.org/other"
+	const both = "dns:both.example.org"
+	tests := []struct {
+		identities []string
+		want       string
+	}{
+		{[]string{mesh}, "mesh"},
+		{[]string{job}, ""},
+		{[]string{job, mesh}, "job"},
+		{[]string{mesh, job}, "job"},
+		{[]string{job, "dns:gate.example.org"}, "job"},
+		{[]string{job, "dns:mesh.example.org"}, "mesh"}, // the caller has it, but it is not what the job requires
+		{[]string{job, mesh, other}, ""},
+		{[]string{other, job}, "other"},
+		{[]string{"spiffe://example.org/mutual", "dns:pair.example.org"}, ""},
+		{[]string{"spiffe://example.org/mutual"}, ""},
+		{[]string{mesh, job, both}, "both"},
+		{[]string{both, job, mesh}, "both"},
+		{[]string{job, both, mesh}, "both"},
+		{[]string{both, mesh}, "both"},
+		{[]string{both}, ""},
+	}
+	for _, test := range tests {
+		got, _ := table.Identify(test.identities...)
+		if got.Name() != test.want {
+			t.Errorf("%v: got %q, want %q", test.identities, got.Name(), test.want)
+		}
+	}
+	got := problemsOf(t, `callers:
+  - {name: a, identities: ["dns:a"], requires: ["dns:a", "dns:b", "dns:B", "nothing"]}
+  - {name: b, identities: ["dns:b"], requires: []}
+rules:
+  - {callers: ["*"], permissions: [token.get], clients: [a]}
+...
+`)
+	for i, want := range []string{
+		`2: callers[0].requires[0]: "dns:a" is the caller's own; what it requires must be shown besides`,
+		`2: callers[0].requires[2]: "dns:B" is there twice`,
+		`2: callers[0].requires[3]: "nothing" is none`,
+		"3: callers[1].requires: is empty",
+	} {
+		if i >= len(got) || !strings.HasPrefix(got[i], want) {
+			t.Errorf("problem %d of %q: want %q", i, got, want)
+		}
+	}
+}
+
 // TestPeer: each table says anew who a peer is.
 func TestPeer(t *testing.T) {
 	table := func(file string) *access.Table { return mustParse(t, file) }

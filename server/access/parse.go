@@ -174,6 +174,28 @@ func (p *parser) caller(key string, c *FileCaller, identities map[string]string)
 	for i, identity := range c.Identities {
 		p.identity(fmt.Sprintf("%s.identities[%d]", key, i), identity, made, identities)
 	}
+	p.requires(key+".requires", c, made)
+}
+
+// requires validates what a caller must show besides.
+func (p *parser) requires(key string, c *FileCaller, made *caller) {
+	if c.Requires != nil && !p.listed(key, len(c.Requires), false, maxCallers) {
+		return
+	}
+	for i, identity := range c.Requires {
+		normal, err := NormalIdentity(identity)
+		at := fmt.Sprintf("%s[%d]", key, i)
+		switch {
+		case err != nil:
+			p.add(at, "%v", err)
+		case slices.Contains(made.identities, normal):
+			p.add(at, "%q is the caller's own; what it requires must be shown besides", identity)
+		case slices.Contains(made.requires, normal):
+			p.add(at, "%q is there twice", identity)
+		default:
+			made.requires = append(made.requires, normal)
+		}
+	}
 }
 
 // named adds a caller of that name.

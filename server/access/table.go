@@ -19,6 +19,8 @@ type Table struct {
 type caller struct {
 	name       string
 	identities []string
+	// requires are identities of which the peer must show one besides; empty for none.
+	requires []string
 	*policy
 	// limits has a copy for each row that limits this caller: its address tells the
 	// caller's count from that of others.
@@ -202,21 +204,42 @@ func (t *Table) Caller(identity string) (Caller, bool) {
 	return Caller{t, found, identity}, true
 }
 
-// Identify returns whose identities these are. Those that are not listed are passed
-// over; where two belong to different callers it is unknown which one speaks, and they
-// are nobody's.
+// Identify returns whose identities these are, which one peer has shown all of. Those
+// that are not listed are passed over, and so are callers who require an identity that
+// is not among these. Where two callers are left it is unknown which one speaks, and
+// they are nobody's, unless one of them requires an identity of each other one: then
+// it speaks, over the other's connection.
 func (t *Table) Identify(identities ...string) (Caller, bool) {
-	var found Caller
 	for _, identity := range identities {
-		switch c := t.identities[identity]; {
-		case c == nil || c == found.entry:
-		case found.entry != nil:
-			return Caller{}, false
-		default:
-			found = Caller{t, c, identity}
+		c := t.identities[identity]
+		if c == nil || !c.complete(identities) || !t.speaks(c, identities) {
+			continue
+		}
+		return Caller{t, c, identity}, true
+	}
+	return Caller{}, false
+}
+
+// speaks reports whether c is the only caller that identities name completely, or
+// requires all others.
+func (t *Table) speaks(c *caller, identities []string) bool {
+	for _, identity := range identities {
+		other := t.identities[identity]
+		if other != nil && other != c && other.complete(identities) && (!c.over(other) || other.over(c)) {
+			return false
 		}
 	}
-	return found, found.entry != nil
+	return true
+}
+
+// complete reports whether identities have what c requires.
+func (c *caller) complete(identities []string) bool {
+	return len(c.requires) == 0 || slices.ContainsFunc(c.requires, func(required string) bool { return slices.Contains(identities, required) })
+}
+
+// over reports whether c requires an identity of other.
+func (c *caller) over(other *caller) bool {
+	return slices.ContainsFunc(c.requires, func(required string) bool { return slices.Contains(other.identities, required) })
 }
 
 // May reports whether the caller has a permission for any client at all. It is what a
