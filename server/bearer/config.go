@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Config says whose tokens are accepted.
+// Config says whose tokens are accepted. It must not be changed after New.
 type Config struct {
 	// Issuers are the trusted issuers; at least one.
 	Issuers []Issuer `yaml:"issuers"`

@@ -9,7 +9,7 @@
 //     base64url, header and claims each one JSON object without a member that is there
 //     twice (RFC 7515 §4). Encrypted tokens, detached payloads (b64) and headers that
 //     declare anything critical (crit) are refused. Keys that a token brings along or
-//     points to (jwk, jku, x5c, x5u) are never looked at.
+//     points to (jwk, jku, x5c, x5u) are never used and never fetched.
 //   - Its iss is exactly that of a configured issuer. The issuer decides which keys,
 //     algorithms, audiences and types are good; nothing in the token does. No two
 //     issuers have the same iss.

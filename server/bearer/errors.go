@@ -7,7 +7,8 @@ type Cause string
 
 // The causes. The text of a constant is stable and stands in logs and the audit.
 const (
-	// Malformed: no compact JWS of JSON objects, or a member is there twice.
+	// Malformed: no compact JWS of JSON objects, a member is there twice, or a member of
+	// the header is not what the RFCs say it is.
 	Malformed Cause = "malformed"
 	// TooLarge: over 16 KiB.
 	TooLarge Cause = "too_large"

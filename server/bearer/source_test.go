@@ -119,7 +119,8 @@ func eventually(t *testing.T, v *bearer.Verifier) {
 		if t.Context().Err() != nil {
 			t.Fatal("no fetch ended")
 		}
-		_, _ = v.Verify(t.Context(), goodToken(t)) // waits for the fetch under way
+		claims := goodClaims().with(members{"iss": v.Status()[0].Issuer})
+		_, _ = v.Verify(t.Context(), compact(t, rs256Header(), claims, withRSA(t, testKeys().rsa))) // waits for the fetch under way
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 const maxToken = 16 << 10
 
 // unverified is what a token says of itself. None of it is to be believed before
-// verify returned true.
+// verify found nothing wrong.
 type unverified struct {
 	compact              string
 	algorithm, kind, key string // alg; typ in normal form; kid
@@ -65,16 +65,18 @@ func parse(compact string) (*unverified, *Error) {
 	return t, nil
 }
 
-// verify reports whether the signature is the key's.
-func (t *unverified) verify(k *key) bool {
+// verify returns "" if the signature is the key's, or else the cause.
+func (t *unverified) verify(k *key) Cause {
 	algorithm := jose.SignatureAlgorithm(t.algorithm)
 	signed, err := jose.ParseSignedCompact(t.compact, []jose.SignatureAlgorithm{algorithm})
 	if err != nil {
-		return false
+		return Malformed // go-jose reads more of the header than we do
 	}
 	// The bare key: of a JWK go-jose would compare the kid, which find did.
-	_, err = signed.Verify(k.public)
-	return err == nil
+	if _, err := signed.Verify(k.public); err != nil {
+		return BadSignature
+	}
+	return ""
 }
 
 func decodeObject(segment string) (object, bool) {

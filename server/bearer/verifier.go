@@ -91,7 +91,10 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Identity, error) 
 	if len(token) > maxToken {
 		return nil, &Error{Cause: TooLarge}
 	}
-	digest, now := sha256.Sum256([]byte(token)), time.Now()
+	// On the stack, where a conversion of this length would not be; one that has no room
+	// there costs an allocation.
+	var room [2048]byte
+	digest, now := sha256.Sum256(append(room[:0], token...)), time.Now()
 	if id, ok := v.verified.GetIfPresent(digest); ok {
 		keys := id.issuer.keys.inForce(now)
 		if keys != nil && keys.generation == id.generation && !id.expired(now) {
@@ -134,8 +137,9 @@ func (i *issuer) verify(ctx context.Context, t *unverified, id *Identity) *Error
 		return i.keys.unavailable()
 	case found == nil:
 		return &Error{Cause: UnknownKey}
-	case !t.verify(found):
-		return &Error{Cause: BadSignature}
+	}
+	if cause := t.verify(found); cause != "" {
+		return &Error{Cause: cause}
 	}
 	id.Algorithm, id.KeyID, id.KeyThumbprint, id.generation = t.algorithm, found.id, found.thumbprint, keys.generation
 	if i.shown != nil {
