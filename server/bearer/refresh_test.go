@@ -252,6 +252,29 @@ func TestUnknownKidFlood(t *testing.T) {
 	})
 }
 
+// TestFewWait: who floods us with unknown kids does not pile up behind a fetch.
+func TestFewWait(t *testing.T) {
+	inWorld(t, serving(jwkSet(t)), func(t *testing.T, w *world) {
+		w.set(hanging)
+		token := compact(t, rs256Header().with(members{"kid": "unknown"}), goodClaims(), withRSA(t, testKeys().rsa))
+		var group sync.WaitGroup
+		var waited atomic.Int32
+		for range 500 {
+			group.Go(func() {
+				begun := time.Now()
+				wantRefused(t, w.Verifier, token, bearer.UnknownKey)
+				if time.Since(begun) > 0 {
+					waited.Add(1)
+				}
+			})
+		}
+		group.Wait()
+		if got := waited.Load(); got != 64 {
+			t.Errorf("%d waited, want 64", got)
+		}
+	})
+}
+
 // TestWhichKey: without a kid, or where two keys share one, exactly one must fit.
 func TestWhichKey(t *testing.T) {
 	k := testKeys()

@@ -75,6 +75,39 @@ func TestFile(t *testing.T) {
 	})
 }
 
+// TestFileChangedWithinATick: a change that leaves no trace in the file's stamp is seen.
+func TestFileChangedWithinATick(t *testing.T) {
+	k := testKeys()
+	synctest.Test(t, func(t *testing.T) {
+		first, second := jwkSet(t, jwk(k.rsa.Public(), "rsa")), jwkSet(t, jwk(k.otherRSA.Public(), "new"))
+		if len(first) != len(second) {
+			t.Fatalf("the sets have %d and %d bytes, want the same", len(first), len(second))
+		}
+		tick := time.Now().Add(500 * time.Millisecond)
+		var path string
+		v := withFile(t, first, func(i *bearer.Issuer) {
+			path = i.JWKSFile
+			if err := os.Chtimes(path, tick, tick); err != nil {
+				t.Fatal(err)
+			}
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- v.Run(ctx) }()
+		time.Sleep(time.Second)
+		writeFile(t, path, second)
+		if err := os.Chtimes(path, tick, tick); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		wantRefused(t, v, goodToken(t), bearer.UnknownKey)
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // server runs an issuer with TLS, and gives the file of its certificate.
 func server(t *testing.T, handler http.Handler) (*httptest.Server, string) {
 	t.Helper()

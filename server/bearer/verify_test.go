@@ -203,3 +203,23 @@ func TestSingleUse(t *testing.T) {
 		wantRefused(t, v, token, bearer.Expired)
 	})
 }
+
+// TestSingleUseAtTheEdges: a token of an issuer whose clock is ahead lives longest, and
+// is remembered as long.
+func TestSingleUseAtTheEdges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := withFile(t, jwkSet(t), func(i *bearer.Issuer) { i.SingleUse, i.MaxLifetime = true, time.Hour })
+		wantGood(t, v, goodToken(t))
+		time.Sleep(time.Hour - time.Second)
+		ahead := time.Now().Unix() + 29
+		token := compact(t, rs256Header(), goodClaims().with(members{"iat": ahead, "nbf": ahead, "exp": ahead + 3600}), withRSA(t, testKeys().rsa))
+		wantGood(t, v, token)
+		time.Sleep(time.Second)
+		wantGood(t, v, goodToken(t))
+		time.Sleep(time.Hour + 50*time.Second)
+		wantGood(t, v, goodToken(t))
+		wantRefused(t, v, token, bearer.Replayed)
+		time.Sleep(10 * time.Second)
+		wantRefused(t, v, token, bearer.Expired)
+	})
+}
