@@ -1,14 +1,10 @@
 package bearer_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,110 +14,6 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/server/bearer"
 )
-
-// world is an issuer on no network, and a verifier that runs.
-type world struct {
-	*bearer.Verifier
-	fetches atomic.Int32
-	log     safeBuffer
-
-	mu     sync.Mutex // guards answer
-	answer http.HandlerFunc
-}
-
-// RoundTrip lets the handler answer, as long as the request is not given up.
-func (w *world) RoundTrip(request *http.Request) (*http.Response, error) {
-	w.fetches.Add(1)
-	w.mu.Lock()
-	answer := w.answer
-	w.mu.Unlock()
-	recorder := httptest.NewRecorder()
-	answer(recorder, request)
-	if err := request.Context().Err(); err != nil {
-		return nil, err
-	}
-	return recorder.Result(), nil
-}
-
-func (w *world) set(answer http.HandlerFunc) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.answer = answer
-}
-
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func serving(body string, headers ...string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		for i := 0; i+1 < len(headers); i += 2 {
-			w.Header().Set(headers[i], headers[i+1])
-		}
-		_, _ = io.WriteString(w, body)
-	}
-}
-
-func failing(status int) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Location", issuerName+"/elsewhere")
-		w.WriteHeader(status)
-		_, _ = io.WriteString(w, "canary")
-	}
-}
-
-// hanging answers when the request is given up.
-func hanging(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-
-// inWorld runs a test in virtual time, with a verifier that has made its first fetch.
-func inWorld(t *testing.T, first http.HandlerFunc, test func(t *testing.T, w *world), change ...func(*bearer.Issuer)) {
-	t.Helper()
-	testKeys() // not in virtual time
-	synctest.Test(t, func(t *testing.T) {
-		w := &world{answer: first}
-		issuer := bearer.Issuer{Issuer: issuerName, Audiences: []string{audience}, Algorithms: everyAlgorithm, JWKSURL: jwksURL}
-		for _, c := range change {
-			c(&issuer)
-		}
-		var err error
-		w.Verifier, err = bearer.New(bearer.Config{Issuers: []bearer.Issuer{issuer}, Transport: w, Logger: slog.New(slog.NewTextHandler(&w.log, nil))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- w.Run(ctx) }()
-		synctest.Wait()
-		test(t, w)
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-		if text := w.log.String(); strings.Contains(text, "canary") || strings.Contains(text, "eyJ") {
-			t.Errorf("the log has what a server or a token said: %s", text)
-		}
-	})
-}
-
-func (w *world) wantFetches(t *testing.T, want int) {
-	t.Helper()
-	if got := int(w.fetches.Load()); got != want {
-		t.Errorf("got %d fetches, want %d", got, want)
-	}
-}
 
 // TestRotation: a new kid is accepted after a fetch that it causes itself.
 func TestRotation(t *testing.T) {
@@ -400,81 +292,5 @@ func TestWithoutRun(t *testing.T) {
 	}
 	if err := v.Run(ctx); err == nil {
 		t.Error("Run can be called twice")
-	}
-}
-
-// TestInterval: Cache-Control says when to come back, within bounds.
-func TestInterval(t *testing.T) {
-	tests := []struct {
-		header string
-		fixed  time.Duration
-		want   time.Duration
-	}{
-		{"", 0, 5 * time.Minute},
-		{"public, max-age=600", 0, 10 * time.Minute},
-		{"Max-Age=\"600\"", 0, 10 * time.Minute},
-		{"max-age=0", 0, time.Minute},
-		{"no-store", 0, time.Minute},
-		{"max-age=99999999999999", 0, time.Hour},
-		{"max-age=99999999999999999999999", 0, 5 * time.Minute},
-		{"max-age=-1", 0, 5 * time.Minute},
-		{"max-age=3600", 2 * time.Minute, 2 * time.Minute},
-	}
-	for _, test := range tests {
-		t.Run(test.header, func(t *testing.T) {
-			inWorld(t, serving(jwkSet(t), "Cache-Control", test.header), func(t *testing.T, w *world) {
-				time.Sleep(test.want*9/10 - time.Millisecond)
-				w.wantFetches(t, 1)
-				time.Sleep(test.want/10 + 2*time.Millisecond)
-				w.wantFetches(t, 2)
-				if generation := w.Status()[0].Generation; generation != 1 {
-					t.Errorf("got generation %d of the same keys, want 1", generation)
-				}
-			}, func(i *bearer.Issuer) { i.RefreshInterval = test.fixed })
-		})
-	}
-}
-
-func TestDiscovery(t *testing.T) {
-	document := func(issuer, uri string) string {
-		return fmt.Sprintf(`{"issuer":%q,"jwks_uri":%q,"token_endpoint":"https://canary.example"}`, issuer, uri)
-	}
-	tests := []struct {
-		name, document string
-		want           string // in the error; "" for a good one
-	}{
-		{"good", document(issuerName, jwksURL), ""},
-		{"keys on another host", document(issuerName, "https://keys.example/keys"), ""},
-		{"another issuer", document("https://canary.example", jwksURL), "issuer is not the configured one"},
-		{"issuer with a slash more", document(issuerName+"/", jwksURL), "issuer is not the configured one"},
-		{"no issuer", `{"jwks_uri":"` + jwksURL + `"}`, "issuer is not the configured one"},
-		{"issuer twice", `{"issuer":"a","issuer":"` + issuerName + `"}`, "a member twice"},
-		{"plain http", document(issuerName, "http://canary.example/keys"), "must be an https URL"},
-		{"loopback", document(issuerName, "http://127.0.0.1/canary"), "must be an https URL"},
-		{"a file", document(issuerName, "file:///etc/canary"), "not a URL with a host"},
-		{"no keys", `{"issuer":"` + issuerName + `"}`, "not a URL with a host"},
-		{"HTML", "<canary>", "is not JSON"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			inWorld(t, func(w http.ResponseWriter, r *http.Request) {
-				switch r.URL.String() {
-				case issuerName + "/.well-known/openid-configuration":
-					serving(test.document)(w, r)
-				case jwksURL, "https://keys.example/keys":
-					serving(jwkSet(t))(w, r)
-				default:
-					t.Errorf("asked for %s", r.URL)
-				}
-			}, func(t *testing.T, w *world) {
-				if test.want == "" {
-					wantGood(t, w.Verifier, goodToken(t))
-					return
-				}
-				if refused := wantRefused(t, w.Verifier, goodToken(t), bearer.KeysUnavailable); !strings.Contains(refused.Error(), test.want) {
-					t.Errorf("got %v, want %q in it", refused, test.want)
-				}
-			}, func(i *bearer.Issuer) { i.JWKSURL, i.Discovery = "", true })
-		})
 	}
 }
