@@ -1,0 +1,83 @@
+package bearer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+const (
+	// lookInterval is how often a file is looked at. Events would get lost on network
+	// file systems and where a directory is replaced, as Kubernetes does.
+	lookInterval = time.Second
+	// unsettled is how long after it was modified a file is read whatever its stamp
+	// says: a second change within one tick of the file system's clock leaves none.
+	unsettled = 3 * time.Second
+)
+
+// fileSource reads an issuer's keys from a file.
+type fileSource struct {
+	path string
+	set  *keySet     // what was last read
+	info os.FileInfo // of the file then; nil if it must be read
+}
+
+func (s *fileSource) fetch(context.Context) (*keySet, time.Duration, error) {
+	info, err := os.Stat(s.path)
+	switch {
+	case err != nil:
+		return nil, 0, fmt.Errorf("read the JWK Set: %w", err)
+	case !info.Mode().IsRegular(): // opening a pipe would wait for its writer
+		return nil, 0, fmt.Errorf("read the JWK Set: %s is not a regular file", s.path)
+	case s.unchanged(info):
+		return s.set, lookInterval, nil
+	}
+	set, err := s.read()
+	if err != nil {
+		s.info = nil
+		return nil, 0, err
+	}
+	s.set, s.info = set, info
+	if time.Since(info.ModTime()) < unsettled {
+		s.info = nil
+	}
+	return set, lookInterval, nil
+}
+
+func (s *fileSource) unchanged(info os.FileInfo) bool {
+	return s.info != nil && os.SameFile(info, s.info) && info.ModTime().Equal(s.info.ModTime()) && info.Size() == s.info.Size()
+}
+
+// read takes the file whole: one that is overwritten in place may be read half old,
+// half new, and then a second reading differs.
+func (s *fileSource) read() (*keySet, error) {
+	var texts [2][]byte
+	for n := range texts {
+		text, err := readBounded(s.path)
+		if err != nil {
+			return nil, fmt.Errorf("read the JWK Set: %w", err)
+		}
+		texts[n] = text
+	}
+	if !bytes.Equal(texts[0], texts[1]) {
+		return nil, errors.New("the JWK Set is being written")
+	}
+	return parseKeySet(texts[0])
+}
+
+func readBounded(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxBody+1))
+	if err == nil && len(text) > maxBody {
+		err = errors.New("the file is over 1 MiB")
+	}
+	return text, err
+}
