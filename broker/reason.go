@@ -30,6 +30,7 @@ const (
 // The reasons. What each means and what mends it is in the table below.
 const (
 	ReasonCallerUnauthenticated Reason = "CALLER_UNAUTHENTICATED"
+	ReasonCallerKeysUnavailable Reason = "CALLER_KEYS_UNAVAILABLE"
 	ReasonCallerNotAllowed      Reason = "CALLER_NOT_ALLOWED"
 	ReasonInvalidRequest        Reason = "INVALID_REQUEST"
 	ReasonScopeNotAllowed       Reason = "SCOPE_NOT_ALLOWED"

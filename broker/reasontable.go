@@ -3,7 +3,8 @@ package broker
 // reasonTable is what docs/errors.md is compared with.
 var reasonTable = []ReasonInfo{
 	// The caller and its request.
-	{ReasonCallerUnauthenticated, RecoveryFixCaller, "The caller could not be identified.", "Present a client certificate that the broker's configuration lists under callers."},
+	{ReasonCallerUnauthenticated, RecoveryFixCaller, "The caller could not be identified.", "Present a client certificate or bearer token whose identity the access table lists; AccessService.WhoAmI shows what the broker sees."},
+	{ReasonCallerKeysUnavailable, RecoveryContactOperator, "The keys that the caller's bearer token would be verified with cannot be had.", "Check that the broker reaches the token issuer's keys, then try again; the token may be good."},
 	{ReasonCallerNotAllowed, RecoveryFixCaller, "The caller may not do this.", "Use an identity with the role that this method needs, or ask an operator for it."},
 	{ReasonInvalidRequest, RecoveryFixCaller, "The request is malformed.", "Correct the fields named in the BadRequest detail."},
 	{ReasonScopeNotAllowed, RecoveryFixCaller, "A requested scope is not among the client's default or allowed scopes.", "Ask for allowed scopes only, or have an operator add the scope to the client."},

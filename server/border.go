@@ -19,6 +19,7 @@ import (
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/audit"
+	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -42,6 +43,8 @@ type border struct {
 	// labels returns a client's labels, for rows that speak of them.
 	labels func(context.Context, string) (map[string]string, error)
 	quotas quotas
+	// bearer verifies the tokens of callers; nil if only connections identify them.
+	bearer *bearer.Verifier
 	// audit takes an entry for each decision; nil for none.
 	audit *audit.Log
 }
@@ -53,7 +56,7 @@ func (b *border) begin(ctx context.Context, method string, req any) *call {
 		method: method, visit: visit{labels: b.labels}, client: clientOf(req), requestID: requestIDOf(ctx),
 		need: needs[method], started: time.Now(),
 	}
-	c.visit.identify(ctx, b.table())
+	c.visit.identify(ctx, b.table(), b.bearer)
 	return c
 }
 

@@ -222,17 +222,19 @@ func peerOf(leaf *x509.Certificate) *access.Peer {
 	return access.NewPeer(identities...)
 }
 
-// identify finds out who calls, by the table that is in force, and who the peer was
-// verified to be. A certificate that expired since the handshake identifies nobody.
-func (v *visit) identify(ctx context.Context, table *access.Table) {
+// peerOfConnection returns who the connection was verified to be, and until when. A
+// certificate that expired since the handshake identifies nobody.
+func peerOfConnection(ctx context.Context) (*access.Peer, time.Time, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return
+		return nil, time.Time{}, nil
 	}
 	info, ok := p.AuthInfo.(*identityInfo)
-	if !ok || !info.notAfter.IsZero() && time.Now().After(info.notAfter) {
-		return
+	if !ok {
+		return nil, time.Time{}, nil
 	}
-	v.peer, v.notAfter = info.peer, info.notAfter
-	v.caller, _ = info.peer.Caller(table)
+	if !info.notAfter.IsZero() && time.Now().After(info.notAfter) {
+		return nil, time.Time{}, errors.New("the client certificate has expired since the handshake")
+	}
+	return info.peer, info.notAfter, nil
 }

@@ -132,7 +132,9 @@ type visit struct {
 	// quota counts against the limits of the row that decided; nil if it has none.
 	quota  *quota
 	labels func(context.Context, string) (map[string]string, error)
-	// notAfter is when the peer's credentials expire; zero if they do not.
+	// problem is why a credential that was shown does not hold; nil if all do.
+	problem error
+	// notAfter is when the first of the peer's credentials expire; zero if they do not.
 	notAfter time.Time
 	// token is what is handed out, and from where; nil for none.
 	token      *broker.Token
@@ -206,6 +208,8 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	switch {
 	case ok && demanded.kind == forNobody:
 		return nil
+	case v.problem != nil:
+		return v.problem
 	case ok && demanded.kind == forIdentified && len(v.peer.Identities()) > 0:
 		v.decision.Allowed = true
 		return nil

@@ -30,6 +30,7 @@ import (
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/audit"
+	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -75,6 +76,9 @@ type Config struct {
 	// Access, if not nil, is the access table instead of Callers. Whoever made it runs it.
 	Access *access.Reloader
 	Limits Limits
+	// Bearer verifies the tokens that callers show in the authorization metadata; nil
+	// looks at none. Whoever made it runs it.
+	Bearer *bearer.Verifier
 	// Audit takes an entry for each decision before anything is revealed; nil writes
 	// none. The caller runs it, until after Serve has returned.
 	Audit *audit.Log
@@ -125,7 +129,7 @@ func New(cfg Config) (*Server, error) {
 	border := &border{
 		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
 		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
-		table: table, labels: cfg.Broker.Labels, audit: cfg.Audit,
+		table: table, labels: cfg.Broker.Labels, audit: cfg.Audit, bearer: cfg.Bearer,
 	}
 	s.grpc = grpc.NewServer(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds))...)
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})

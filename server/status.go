@@ -25,6 +25,7 @@ const errorDomain = "tokenbroker"
 // UNAUTHENTICATED, because the caller did nothing wrong.
 var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonCallerUnauthenticated: codes.Unauthenticated,
+	broker.ReasonCallerKeysUnavailable: codes.Unavailable,
 	broker.ReasonCallerNotAllowed:      codes.PermissionDenied,
 	broker.ReasonInvalidRequest:        codes.InvalidArgument,
 	broker.ReasonScopeNotAllowed:       codes.PermissionDenied,

@@ -25,6 +25,7 @@ import (
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/bearer"
 )
 
 // setup says how a world differs from the usual one: plaintext in memory, whose
@@ -38,6 +39,8 @@ type setup struct {
 	limits  server.Limits
 	// access is the table to take instead of a role.
 	access *access.Reloader
+	// bearer verifies the tokens of callers.
+	bearer *bearer.Verifier
 	// socket listens on loopback instead of in memory.
 	socket bool
 	// prepare changes the world before the server starts.
@@ -113,6 +116,7 @@ func (w *world) start(t *testing.T, s setup) {
 	if s.access != nil {
 		cfg.Access, cfg.Callers = s.access, nil
 	}
+	cfg.Bearer = s.bearer
 	if w.server, err = server.New(cfg); err != nil {
 		t.Fatalf("make server: %v", err)
 	}

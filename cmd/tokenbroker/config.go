@@ -13,6 +13,8 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/internal/strictyaml"
 	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
 
@@ -22,6 +24,7 @@ type config struct {
 	Listen   listenConfig    `yaml:"listen"`
 	Callers  []server.Caller `yaml:"callers"`
 	Access   accessConfig    `yaml:"access"`
+	JWT      *bearer.Config  `yaml:"jwt"`
 	Audit    auditConfig     `yaml:"audit"`
 	Store    storeConfig     `yaml:"store"`
 	Upstream upstreamConfig  `yaml:"upstream"`
@@ -142,6 +145,9 @@ func (cfg *config) validate() []strictyaml.Problem {
 		problems = append(problems, wrong.Problems...)
 	}
 	for i, c := range cfg.Callers {
+		if problem := cfg.issuerProblem(c.Identity); problem != "" {
+			add(fmt.Sprintf("callers[%d].identity", i), "%s", problem)
+		}
 		if c.Identity == server.InsecureIdentity && !cfg.Listen.InsecurePlaintext {
 			add(fmt.Sprintf("callers[%d].identity", i), "%s needs listen.insecure_plaintext", server.InsecureIdentity)
 		}
@@ -150,8 +156,21 @@ func (cfg *config) validate() []strictyaml.Problem {
 		if len(cfg.Callers) > 0 {
 			add("access.file", "cannot be combined with callers; the table lists them")
 		}
-		if _, err := loadTable(cfg.Access.File); err != nil {
+		table, err := loadTable(cfg.Access.File)
+		if err != nil {
 			add("access.file", "%v", err)
+		} else {
+			for _, identity := range table.Identities() {
+				if problem := cfg.issuerProblem(identity); problem != "" {
+					add("access.file", "lists %s, but %s", identity, problem)
+				}
+			}
+		}
+	}
+	if cfg.JWT != nil {
+		for _, p := range joined(cfg.JWT.Validate()) {
+			key, text, _ := strings.Cut(p.Error(), ": ")
+			add("jwt."+key, "%s", text)
 		}
 	}
 	cfg.Audit.validate(add)
@@ -179,6 +198,15 @@ func (cfg *config) validate() []strictyaml.Problem {
 		add("log.format", "is %q; it must be json or text", cfg.Log.Format)
 	}
 	return problems
+}
+
+// issuerProblem says why nobody could ever show an identity of a JWT; "" if somebody could.
+func (cfg *config) issuerProblem(identity string) string {
+	issuer, ok := access.JWTIssuer(identity)
+	if !ok || cfg.JWT != nil && slices.ContainsFunc(cfg.JWT.Issuers, func(i bearer.Issuer) bool { return i.Issuer == issuer }) {
+		return ""
+	}
+	return fmt.Sprintf("jwt.issuers has no issuer %q", issuer)
 }
 
 func (l *listenConfig) validate(add func(key, format string, args ...any)) {

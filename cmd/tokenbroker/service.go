@@ -18,6 +18,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
@@ -33,6 +34,7 @@ type service struct {
 	admin    string           // address; "" for none
 	access   *access.Reloader // nil if roles are all there is
 	audit    *auditLog        // nil if there is none
+	bearer   *bearer.Verifier // nil if callers show no tokens
 	log      *slog.Logger
 	closers  []func() error // in the order of making
 }
@@ -83,6 +85,14 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	settings := server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
 		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
+	}
+	if cfg.JWT != nil {
+		issuers := *cfg.JWT
+		issuers.Logger = log
+		if s.bearer, err = bearer.New(issuers); err != nil {
+			return nil, err
+		}
+		settings.Bearer = s.bearer
 	}
 	if s.audit, err = openAudit(cfg.Audit, log); err != nil {
 		return nil, err
@@ -206,6 +216,9 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
 	}
 	owned.Go(func() { s.reloadOnHangup(looking) })
+	if s.bearer != nil {
+		owned.Go(func() { _ = s.bearer.Run(looking) }) // ends with looking, in no other way
+	}
 	if s.audit != nil {
 		owned.Go(func() { auditErr = s.audit.Run(looking) })
 	}

@@ -12,6 +12,14 @@ const InsecureIdentity = "insecure-loopback"
 // dnsPrefix begins the identity of a DNS SAN.
 const dnsPrefix = "dns:"
 
+// JWTIssuer returns the issuer of an identity that a JWT stands for; false for other
+// identities.
+func JWTIssuer(identity string) (issuer string, ok bool) {
+	rest, ok := strings.CutPrefix(identity, "jwt:")
+	issuer, _, _ = strings.Cut(rest, "#")
+	return issuer, ok
+}
+
 // reservedSchemes begin identities that are not URI SANs, now or in a release that
 // also knows common names, JWTs and local users. A certificate may hold any URI, so
 // one with such a scheme must name nobody: else it could pose as one of those.
@@ -37,7 +45,7 @@ func DNSIdentity(name string) string { return dnsPrefix + strings.ToLower(name) 
 // above do: a URI with a host ("spiffe://example.org/crm"), "dns:crm.example.org",
 // "cn:NAME", "jwt:ISSUER#SUBJECT", "unix:uid=1000" or [InsecureIdentity].
 func NormalIdentity(identity string) (string, error) {
-	const forms = "spiffe://example.org/crm, dns:crm.example.org or " + InsecureIdentity
+	const forms = "spiffe://example.org/crm, dns:crm.example.org, jwt:https://issuer.example.org#subject or " + InsecureIdentity
 	switch {
 	case identity == "":
 		return "", fmt.Errorf("is empty; an identity is one of %s", forms)
@@ -55,7 +63,12 @@ func NormalIdentity(identity string) (string, error) {
 			return "", fmt.Errorf("%q must name one host, such as dns:crm.example.org", identity)
 		}
 		return DNSIdentity(rest), nil
-	case "cn", "jwt", "unix":
+	case "jwt":
+		if issuer, subject, found := strings.Cut(rest, "#"); scheme != "jwt" || !found || issuer == "" || subject == "" {
+			return "", fmt.Errorf("%.140q must name an issuer and a subject, such as jwt:https://issuer.example.org#subject", identity)
+		}
+		return identity, nil
+	case "cn", "unix":
 		return "", fmt.Errorf("%q: no listener of this release presents such an identity; one is one of %s", identity, forms)
 	}
 	if u, err := url.Parse(identity); err == nil && !strings.Contains(identity, " ") {
