@@ -151,6 +151,13 @@ func quiet(method string) bool {
 	return method == pb.TokenService_GetToken_FullMethodName || strings.HasPrefix(method, "/grpc.health.")
 }
 
+// traced methods are those of our own services: not health, which load balancers ask
+// for all the time, nor names that a peer made up.
+func traced(method string) bool {
+	_, registered := needs[method]
+	return registered && !strings.HasPrefix(method, "/grpc.")
+}
+
 // call is what the log line of one RPC is made of.
 type call struct {
 	method  string
@@ -170,6 +177,9 @@ func (b *border) finish(ctx context.Context, c call, err error) error {
 	if name := c.visit.name(); name != "" {
 		attrs = append(attrs, slog.String("caller", name))
 	}
+	if id := telemetry.TraceID(ctx); id != "" {
+		attrs = append(attrs, slog.String("trace_id", id))
+	}
 	if err == nil {
 		b.metrics.RPC(c.method, codes.OK.String(), "", time.Since(c.started))
 		b.log.LogAttrs(ctx, slog.LevelInfo, "rpc", append(attrs, slog.String("code", codes.OK.String()))...)
@@ -185,6 +195,7 @@ func (b *border) finish(ctx context.Context, c call, err error) error {
 		st = statusOf(err, requestID, c.visit.told())
 		attrs = append(attrs, slog.String("reason", string(reason)), slog.String("cause", err.Error()))
 	}
+	telemetry.NoteReason(ctx, broker.Reason(reasonOf(st)))
 	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.started))
 	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", append(attrs, slog.String("code", st.Code().String()))...)
 	return st.Err()
