@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,17 +200,9 @@ var (
 )
 
 // scrape reads the page as Prometheus does, and adds the labels that it adds.
-func scrape(t *testing.T, address string) exposed {
+func scrape(t *testing.T, p *process) exposed {
 	t.Helper()
-	answer, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	page, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Fatalf("/metrics: status %d, %v", answer.StatusCode, err)
-	}
+	page, address := p.page(t, "/metrics"), p.adminAddress(t)
 	of := exposed{"up": {"job": {"tokenbroker"}, "instance": {address}}}
 	for _, match := range sample.FindAllSubmatch(page, -1) {
 		metric := string(match[1])
@@ -233,7 +223,7 @@ func possible(t *testing.T, label string) []string {
 	var values []string
 	switch label {
 	case "reason":
-		for _, match := range regexp.MustCompile("(?m)^\\| ([A-Z][A-Z_]+) \\|").FindAllSubmatch(readFile(t, "docs/errors.md"), -1) {
+		for _, match := range regexp.MustCompile(`(?m)^\| ([A-Z][A-Z_]+) \|`).FindAllSubmatch(readFile(t, "docs/errors.md"), -1) {
 			values = append(values, string(match[1]))
 		}
 	case "code":
@@ -300,14 +290,7 @@ rules:
 	if _, err := n.token(t.Context(), "clients/absent"); err == nil {
 		t.Error("a token of a client that is not there")
 	}
-	address := ""
-	for line := range strings.Lines(n.log.String()) {
-		var entry struct{ Msg, Address string }
-		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving metrics" {
-			address = entry.Address
-		}
-	}
-	of, parser := scrape(t, address), buildParser(t)
+	of, parser := scrape(t, n.process), buildParser(t)
 	_, queries := readRules(t)
 	for _, q := range append(queries, readDashboard(t)...) {
 		result, err := parse(t, parser, q)
