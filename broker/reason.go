@@ -37,6 +37,7 @@ const (
 	ReasonTooManyRequests       Reason = "TOO_MANY_REQUESTS"
 	ReasonDeadlineExceeded      Reason = "DEADLINE_EXCEEDED"
 	ReasonShuttingDown          Reason = "SHUTTING_DOWN"
+	ReasonAuditUnavailable      Reason = "AUDIT_UNAVAILABLE"
 	ReasonInternal              Reason = "INTERNAL"
 
 	ReasonClientNotFound      Reason = "CLIENT_NOT_FOUND"

@@ -11,6 +11,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonTooManyRequests, RecoveryWait, "The broker has as many requests in flight as it may.", "Wait for the delay in RetryInfo, then try again."},
 	{ReasonDeadlineExceeded, RecoveryRetry, "The caller's deadline passed before there was an answer.", "Give the call more time; the work goes on and the next call may find it done."},
 	{ReasonShuttingDown, RecoveryRetry, "This replica is shutting down.", "Try again; another replica, or this one after its restart, answers."},
+	{ReasonAuditUnavailable, RecoveryContactOperator, "No sink of the audit log takes the entry that this call must leave.", "Look into the broker's log for the audit sinks that fail, and mend one: a full disk, most often. A change that had begun may have been made; read before you repeat it."},
 	{ReasonInternal, RecoveryContactOperator, "The broker failed in a way it has no name for.", "Give the request id to the operator, whose log has the cause."},
 	// The index of clients.
 	{ReasonClientNotFound, RecoveryFixCaller, "No client of that name is registered.", "Check the spelling of the name; ListClients shows what is registered."},

@@ -18,12 +18,13 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/audit"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 // border is what every call passes, in one interceptor instead of a chain because
-// each link of a chain costs: limit, identity, access, deadline, handler (with
-// recovery around it), status, log line.
+// each link of a chain costs: identity, access, limit, deadline, handler (with
+// recovery around it), status, audit, log line.
 type border struct {
 	log         *slog.Logger
 	metrics     *telemetry.Metrics
@@ -41,22 +42,24 @@ type border struct {
 	// labels returns a client's labels, for rows that speak of them.
 	labels func(context.Context, string) (map[string]string, error)
 	quotas quotas
+	// audit takes an entry for each decision; nil for none.
+	audit *audit.Log
 }
 
-// visit begins one call: it finds out who calls, under the table that is in force
+// begin begins one call: it finds out who calls, under the table that is in force
 // now and stays so for this call.
-func (b *border) visit(ctx context.Context) *visit {
-	caller, ok := callerOf(ctx, b.table())
-	if !ok {
-		return nobody
+func (b *border) begin(ctx context.Context, method string, req any) *call {
+	c := &call{
+		method: method, visit: visit{labels: b.labels}, client: clientOf(req), requestID: requestIDOf(ctx),
+		traceID: telemetry.TraceID(ctx), need: needs[method], started: time.Now(),
 	}
-	return &visit{caller: caller, labels: b.labels}
+	c.visit.identify(ctx, b.table())
+	return c
 }
 
 // unary is a grpc.UnaryServerInterceptor.
 func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	v := b.visit(ctx)
-	started := time.Now()
+	c := b.begin(ctx, info.FullMethod, req)
 	// GetToken is bounded by the broker's own timeouts; a timer for each call would
 	// be its greatest cost.
 	if info.FullMethod != pb.TokenService_GetToken_FullMethodName {
@@ -64,38 +67,39 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		ctx, cancel = context.WithTimeout(ctx, b.maxDeadline)
 		defer cancel()
 	}
-	leave, err := b.admit(ctx, info.FullMethod, req, v)
+	leave, err := b.admit(ctx, c, req)
 	var response any
 	if err == nil {
-		response, err = handler(context.WithValue(ctx, visitKey{}, v), req)
+		if err = b.announce(c); err == nil {
+			response, err = handler(context.WithValue(ctx, visitKey{}, &c.visit), req)
+		}
 		leave()
 	}
-	if err == nil && quiet(info.FullMethod) {
-		b.metrics.RPC(info.FullMethod, codes.OK.String(), "", time.Since(started))
-		return response, nil
+	if err := b.finish(ctx, c, err); err != nil {
+		return nil, err
 	}
-	return response, b.finish(ctx, call{method: info.FullMethod, visit: v, client: clientOf(req), started: started}, err)
+	return response, nil
 }
 
 // stream is a grpc.StreamServerInterceptor, for health and reflection.
 func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	v := b.visit(ss.Context())
-	started := time.Now()
-	leave, err := b.admit(ss.Context(), info.FullMethod, nil, v)
+	c := b.begin(ss.Context(), info.FullMethod, nil)
+	leave, err := b.admit(ss.Context(), c, nil)
 	if err == nil {
-		ctx, cancel := context.WithCancel(ss.Context())
-		defer cancel()
-		defer context.AfterFunc(b.stopping, cancel)()
-		err = handler(srv, &boundStream{ss, ctx})
-		leave()
-		if ctx.Err() != nil && quiet(info.FullMethod) {
-			return err // how a watch of health ends
+		// A stream reveals while it lasts, so what its end is comes too late.
+		if err = b.record(c, audit.Allowed, ""); err == nil {
+			ctx, cancel := context.WithCancel(ss.Context())
+			defer cancel()
+			defer context.AfterFunc(b.stopping, cancel)()
+			err = handler(srv, &boundStream{ss, ctx})
+			if ctx.Err() != nil && quiet(info.FullMethod) {
+				leave()
+				return err // how a watch of health ends
+			}
 		}
+		leave()
 	}
-	if err == nil && quiet(info.FullMethod) {
-		return nil
-	}
-	return b.finish(ss.Context(), call{method: info.FullMethod, visit: v, started: started}, err)
+	return b.finish(ss.Context(), c, err)
 }
 
 // boundStream is a stream with a context of its own.
@@ -123,12 +127,13 @@ func (s *boundStream) RecvMsg(m any) error {
 
 // admit counts the call in, if it may pass, and returns what counts it out. Access
 // comes before the limits, so that a stranger learns nothing of our load.
-func (b *border) admit(ctx context.Context, method string, req any, v *visit) (leave func(), err error) {
-	if err := v.authorize(ctx, method, req); err != nil {
+func (b *border) admit(ctx context.Context, c *call, req any) (leave func(), err error) {
+	v := &c.visit
+	if err := v.authorize(ctx, c.method, req); err != nil {
 		return nil, err
 	}
 	counted := &b.inFlight
-	if needs[method].kind == forNobody {
+	if c.need.kind == forNobody {
 		counted = &b.anonymous
 	}
 	if counted.Add(1) > b.maxInFlight {
@@ -158,47 +163,73 @@ func traced(method string) bool {
 	return registered && !strings.HasPrefix(method, "/grpc.")
 }
 
-// call is what the log line of one RPC is made of.
+// call is one RPC: what its log line and its entry in the audit log are made of.
 type call struct {
-	method  string
-	visit   *visit
-	client  string
-	started time.Time
+	method    string
+	need      need
+	visit     visit
+	client    string
+	requestID string
+	traceID   string // "" if the call belongs to no trace
+	started   time.Time
+	// recorded says that the audit log has the call's outcome.
+	recorded bool
 }
 
-// finish turns err into what the peer is told and writes the log line: the peer's
-// faults at info, ours at error with the cause.
-func (b *border) finish(ctx context.Context, c call, err error) error {
-	requestID := requestIDOf(ctx)
-	attrs := []slog.Attr{
-		slog.String("method", c.method), slog.String("client", c.client),
-		slog.String("request_id", requestID), slog.Duration("duration", time.Since(c.started)),
-	}
-	if name := c.visit.name(); name != "" {
-		attrs = append(attrs, slog.String("caller", name))
-	}
-	if id := telemetry.TraceID(ctx); id != "" {
-		attrs = append(attrs, slog.String("trace_id", id))
+// finish turns err into what the peer is told, writes the entry and the log line: the
+// peer's faults at info, ours at error with the cause. If the entry cannot be written,
+// the error says so and nothing else.
+func (b *border) finish(ctx context.Context, c *call, err error) error {
+	if err == nil {
+		err = b.record(c, audit.Allowed, "")
 	}
 	if err == nil {
 		b.metrics.RPC(c.method, codes.OK.String(), "", time.Since(c.started))
-		b.log.LogAttrs(ctx, slog.LevelInfo, "rpc", append(attrs, slog.String("code", codes.OK.String()))...)
+		if !quiet(c.method) {
+			b.log.LogAttrs(ctx, slog.LevelInfo, "rpc", append(c.attrs(), slog.String("code", codes.OK.String()))...)
+		}
 		return nil
 	}
-	st, isStatus := status.FromError(err)
-	reason := broker.ReasonOf(err)
-	// Only gRPC's own services answer in its terms. In an error of ours a status may
-	// be the cause, whose text is not for the peer.
-	if !isStatus || reason != broker.ReasonInternal || !strings.HasPrefix(c.method, "/grpc.") {
-		err = ofContext(err)
-		reason = broker.ReasonOf(err)
-		st = statusOf(err, requestID, c.visit.told())
+	st, reason := c.status(err)
+	if unrecorded := b.record(c, outcomeOf(reason), reason); unrecorded != nil {
+		err = unrecorded
+		st, reason = c.status(err)
+	}
+	attrs := append(c.attrs(), slog.String("code", st.Code().String()))
+	if told := reasonOf(st); told != "" || !strings.HasPrefix(c.method, "/grpc.") {
 		attrs = append(attrs, slog.String("reason", string(reason)), slog.String("cause", err.Error()))
 	}
 	telemetry.NoteReason(ctx, broker.Reason(reasonOf(st)))
 	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.started))
-	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", append(attrs, slog.String("code", st.Code().String()))...)
+	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", attrs...)
 	return st.Err()
+}
+
+// status returns what the peer is told of err, and its reason. Only gRPC's own
+// services answer in its terms: in an error of ours a status may be the cause, whose
+// text is not for the peer.
+func (c *call) status(err error) (*status.Status, broker.Reason) {
+	st, isStatus := status.FromError(err)
+	if isStatus && strings.HasPrefix(c.method, "/grpc.") && broker.ReasonOf(err) == broker.ReasonInternal {
+		return st, broker.ReasonInternal
+	}
+	err = ofContext(err)
+	return statusOf(err, c.requestID, c.visit.told()), broker.ReasonOf(err)
+}
+
+// attrs are what each log line of a call has.
+func (c *call) attrs() []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("method", c.method), slog.String("client", c.client),
+		slog.String("request_id", c.requestID), slog.Duration("duration", time.Since(c.started)),
+	}
+	if name := c.visit.name(); name != "" {
+		attrs = append(attrs, slog.String("caller", name))
+	}
+	if c.traceID != "" {
+		attrs = append(attrs, slog.String("trace_id", c.traceID))
+	}
+	return attrs
 }
 
 // levelOf returns error for what this service or its store is to blame for, warn

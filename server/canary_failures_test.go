@@ -90,7 +90,7 @@ func (c *canary) storeFails(t *testing.T) {
 	}
 	for _, fault := range faults {
 		for full, m := range c.methods {
-			if !m.ours() || full == pb.DiagnosticsService_CheckLookup_FullMethodName {
+			if !m.reads() || full == pb.DiagnosticsService_CheckLookup_FullMethodName {
 				continue
 			}
 			request := sample(t, m)

@@ -168,7 +168,7 @@ func (c *canary) verdict(t *testing.T) {
 	must(t, json.Unmarshal(record.Data.Reveal(), &meta))
 	c.add("fingerprint key", meta.Keys[0].Key)
 
-	c.surfaces["log"] = c.logs.String()
+	c.surfaces["log"], c.surfaces["audit"] = c.logs.String(), c.audit.String()
 	size := 0
 	for _, where := range slices.Sorted(maps.Keys(c.surfaces)) {
 		size += len(c.surfaces[where])
@@ -201,7 +201,7 @@ func TestCanary(t *testing.T) {
 		c.providerFails(t)
 		c.grpcServices(t)
 		for full, m := range c.methods {
-			if !c.succeeded[full] || !c.failed[full] && m.ours() {
+			if !c.succeeded[full] || !c.failed[full] && m.reads() {
 				t.Errorf("%s: seen to succeed: %t, to fail: %t; add it to the canary", full, c.succeeded[full], c.failed[full])
 			}
 		}
@@ -225,7 +225,7 @@ func TestCanaryRefused(t *testing.T) {
 		c.do(t, p, pb.ClientService_UpdateClient_FullMethodName, &pb.UpdateClientRequest{Client: clientMessage("acme"), Secret: c.key(t, "acme", true)}, code)
 		c.do(t, p, pb.RotationService_StageSecret_FullMethodName, &pb.StageSecretRequest{Client: "clients/acme", Secret: c.key(t, "acme", false)}, code)
 	}
-	c.surfaces["log"] = w.logs.String()
+	c.surfaces["log"], c.surfaces["audit"] = w.logs.String(), w.audit.String()
 	for where, text := range c.surfaces {
 		if found := c.find(text); len(found) != 0 {
 			t.Errorf("%s: found %q in\n%s", where, found, text)
@@ -246,7 +246,7 @@ func (c *canary) clientsSucceed(t *testing.T) {
 	c.do(t, c.peer, pb.ClientService_UpdateClient_FullMethodName, &pb.UpdateClientRequest{Client: clientMessage("acme"), UpdateMask: labelsMask(), Secret: c.secret("acme")}, codes.OK)
 	for _, full := range []string{
 		pb.ClientService_GetClient_FullMethodName, pb.ClientService_ListClients_FullMethodName, pb.ClientService_DisableClient_FullMethodName, pb.ClientService_EnableClient_FullMethodName,
-		pb.ClientService_DeleteClient_FullMethodName, pb.ClientService_UndeleteClient_FullMethodName, pb.DiagnosticsService_CheckLookup_FullMethodName,
+		pb.ClientService_DeleteClient_FullMethodName, pb.ClientService_UndeleteClient_FullMethodName, pb.DiagnosticsService_CheckLookup_FullMethodName, pb.AccessService_WhoAmI_FullMethodName,
 	} {
 		c.do(t, c.peer, full, sample(t, c.methods[full]), codes.OK)
 	}

@@ -222,16 +222,17 @@ func peerOf(leaf *x509.Certificate) *access.Peer {
 	return access.NewPeer(identities...)
 }
 
-// callerOf returns who calls, by the table that is in force; false for nobody. A
-// certificate that expired since the handshake identifies nobody.
-func callerOf(ctx context.Context, table *access.Table) (access.Caller, bool) {
+// identify finds out who calls, by the table that is in force, and who the peer was
+// verified to be. A certificate that expired since the handshake identifies nobody.
+func (v *visit) identify(ctx context.Context, table *access.Table) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return access.Caller{}, false
+		return
 	}
 	info, ok := p.AuthInfo.(*identityInfo)
 	if !ok || !info.notAfter.IsZero() && time.Now().After(info.notAfter) {
-		return access.Caller{}, false
+		return
 	}
-	return info.peer.Caller(table)
+	v.peer, v.notAfter = info.peer, info.notAfter
+	v.caller, _ = info.peer.Caller(table)
 }

@@ -174,7 +174,7 @@ func TestTheLimitIsNotShownToStrangers(t *testing.T) {
 func TestDeadlineIsCapped(t *testing.T) {
 	w := newWorld(t, setup{})
 	for _, m := range registered(t, w.server) {
-		if !m.ours() || strings.HasSuffix(m.full, "/GetToken") {
+		if !m.reads() || strings.HasSuffix(m.full, "/GetToken") {
 			continue
 		}
 		t.Run(m.full, func(t *testing.T) {
@@ -235,7 +235,7 @@ func TestTheCallersDeadlineCounts(t *testing.T) {
 func TestCancelledCalls(t *testing.T) {
 	w := newWorld(t, setup{})
 	for _, m := range registered(t, w.server) {
-		if !m.ours() || strings.HasSuffix(m.full, "/CheckLookup") { // which reports
+		if !m.reads() || strings.HasSuffix(m.full, "/CheckLookup") { // which reports
 			continue
 		}
 		t.Run(m.full, func(t *testing.T) {

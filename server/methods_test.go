@@ -33,6 +33,9 @@ type method struct {
 // ours reports whether the method is of this service's own API.
 func (m method) ours() bool { return strings.HasPrefix(m.full, "/tokenbroker.") }
 
+// reads reports whether the method asks the store, so that it can hang and fail.
+func (m method) reads() bool { return m.ours() && m.full != pb.AccessService_WhoAmI_FullMethodName }
+
 // registered returns all methods that s serves, from its service descriptors.
 func registered(t *testing.T, s *server.Server) []method {
 	t.Helper()
@@ -110,6 +113,7 @@ func sample(t *testing.T, m method) proto.Message {
 	t.Helper()
 	const name = "clients/acme"
 	samples := map[string]proto.Message{
+		pb.AccessService_WhoAmI_FullMethodName:               &pb.WhoAmIRequest{},
 		pb.TokenService_GetToken_FullMethodName:              &pb.GetTokenRequest{Client: name},
 		pb.ClientService_CreateClient_FullMethodName:         &pb.CreateClientRequest{Client: clientMessage("sample"), Secret: clientSecret("a sample")},
 		pb.ClientService_GetClient_FullMethodName:            &pb.GetClientRequest{Name: name},

@@ -58,7 +58,7 @@ func TestPanics(t *testing.T) {
 	}
 	w := newWorld(t, setup{})
 	for _, m := range registered(t, w.server) {
-		if !m.ours() || strings.HasSuffix(m.full, "/GetToken") {
+		if !m.reads() || strings.HasSuffix(m.full, "/GetToken") {
 			continue
 		}
 		for name, cause := range causes {
@@ -166,7 +166,7 @@ func TestCausesStayInside(t *testing.T) {
 	}
 	w := newWorld(t, setup{})
 	for _, m := range registered(t, w.server) {
-		if !m.ours() || strings.HasSuffix(m.full, "/CheckLookup") { // which reports
+		if !m.reads() || strings.HasSuffix(m.full, "/CheckLookup") { // which reports
 			continue
 		}
 		for name, cause := range causes {

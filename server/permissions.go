@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 // Role is what a caller of the configuration's simple list may do.
@@ -54,6 +56,9 @@ type need struct {
 	kind needKind
 	// also returns further permissions that this very request needs; nil for none.
 	also func(req any) []access.Permission
+	// observes says that the method changes nothing, so that one entry in the audit
+	// log, written before it is answered, tells all.
+	observes bool
 }
 
 type needKind int
@@ -70,16 +75,18 @@ const (
 	forNobody
 	// forListed: any caller that the table lists.
 	forListed
+	// forIdentified: whoever shows an identity, listed or not.
+	forIdentified
 )
 
 // needs says what each method demands. A method that is missing is refused; a test
 // compares the table with what the server registers.
 var needs = map[string]need{
-	pb.TokenService_GetToken_FullMethodName: {permission: access.TokenGet},
+	pb.TokenService_GetToken_FullMethodName: {permission: access.TokenGet, observes: true},
 
 	pb.ClientService_CreateClient_FullMethodName:   {permission: access.ClientWrite, kind: forNewClient, also: secretOf(access.SecretStage)},
-	pb.ClientService_GetClient_FullMethodName:      {permission: access.ClientRead},
-	pb.ClientService_ListClients_FullMethodName:    {permission: access.ClientRead, kind: forAny},
+	pb.ClientService_GetClient_FullMethodName:      {permission: access.ClientRead, observes: true},
+	pb.ClientService_ListClients_FullMethodName:    {permission: access.ClientRead, kind: forAny, observes: true},
 	pb.ClientService_UpdateClient_FullMethodName:   {permission: access.ClientWrite, also: secretOf(access.SecretStage, access.SecretPromote)},
 	pb.ClientService_DeleteClient_FullMethodName:   {permission: access.ClientDelete},
 	pb.ClientService_UndeleteClient_FullMethodName: {permission: access.ClientDelete},
@@ -90,16 +97,18 @@ var needs = map[string]need{
 	pb.RotationService_VerifySecret_FullMethodName:       {permission: access.SecretVerify},
 	pb.RotationService_PromoteSecret_FullMethodName:      {permission: access.SecretPromote},
 	pb.RotationService_RetireSecret_FullMethodName:       {permission: access.SecretRetire},
-	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead},
+	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead, observes: true},
 
-	pb.DiagnosticsService_CheckLookup_FullMethodName: {permission: access.LookupCheck},
+	pb.DiagnosticsService_CheckLookup_FullMethodName: {permission: access.LookupCheck, observes: true},
 
-	"/grpc.health.v1.Health/Check": {kind: forNobody},
-	"/grpc.health.v1.Health/List":  {kind: forNobody},
-	"/grpc.health.v1.Health/Watch": {kind: forNobody},
+	pb.AccessService_WhoAmI_FullMethodName: {kind: forIdentified, observes: true},
 
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      {kind: forListed},
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {kind: forListed},
+	"/grpc.health.v1.Health/Check": {kind: forNobody, observes: true},
+	"/grpc.health.v1.Health/List":  {kind: forNobody, observes: true},
+	"/grpc.health.v1.Health/Watch": {kind: forNobody, observes: true},
+
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      {kind: forListed, observes: true},
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {kind: forListed, observes: true},
 }
 
 // secretOf asks for permissions where a request brings a secret.
@@ -114,18 +123,34 @@ func secretOf(permissions ...access.Permission) func(any) []access.Permission {
 
 // visit is one call by somebody known, under one generation of the table.
 type visit struct {
+	// caller is who the table in force says it is; the zero value for nobody.
 	caller access.Caller
+	// peer is who the peer was verified to be, listed or not; nil if it was not.
+	peer *access.Peer
 	// decision is the one about the method's own permission.
 	decision access.Decision
 	// quota counts against the limits of the row that decided; nil if it has none.
 	quota  *quota
 	labels func(context.Context, string) (map[string]string, error)
+	// notAfter is when the peer's credentials expire; zero if they do not.
+	notAfter time.Time
+	// token is what is handed out, and from where; nil for none.
+	token      *broker.Token
+	servedFrom telemetry.ServedFrom
 }
 
 // nobody is the visit of a peer that is not known.
 var nobody = &visit{}
 
 func (v *visit) name() string { return v.caller.Name() }
+
+// identity returns how the peer was identified; "" if it was not.
+func (v *visit) identity() string {
+	if identity := v.caller.Identity(); identity != "" {
+		return identity
+	}
+	return strings.Join(v.peer.Identities(), " ")
+}
 
 // told reports whether the peer is told details, which name paths and settings:
 // those may know who may look into what is wrong.
@@ -180,6 +205,9 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	denied := &broker.Error{Reason: broker.ReasonCallerNotAllowed}
 	switch {
 	case ok && demanded.kind == forNobody:
+		return nil
+	case ok && demanded.kind == forIdentified && len(v.peer.Identities()) > 0:
+		v.decision.Allowed = true
 		return nil
 	case v.caller.Table() == nil:
 		return &broker.Error{Reason: broker.ReasonCallerUnauthenticated}

@@ -29,6 +29,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/audit"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -74,6 +75,9 @@ type Config struct {
 	// Access, if not nil, is the access table instead of Callers. Whoever made it runs it.
 	Access *access.Reloader
 	Limits Limits
+	// Audit takes an entry for each decision before anything is revealed; nil writes
+	// none. The caller runs it, until after Serve has returned.
+	Audit *audit.Log
 	// Metrics counts calls and tokens; nil counts into the void.
 	Metrics *telemetry.Metrics
 	// Tracing makes spans of calls; nil makes none. Whoever made it closes it, after Serve.
@@ -126,13 +130,14 @@ func New(cfg Config) (*Server, error) {
 	border := &border{
 		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
 		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
-		table: table, labels: cfg.Broker.Labels,
+		table: table, labels: cfg.Broker.Labels, audit: cfg.Audit,
 	}
 	s.grpc = grpc.NewServer(append(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds)), cfg.Tracing.ServerOptions(traced)...)...)
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
 	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker})
+	pb.RegisterAccessServiceServer(s.grpc, accessService{})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setServing(healthpb.HealthCheckResponse_NOT_SERVING)

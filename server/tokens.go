@@ -48,7 +48,8 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	s.metrics.TokenServed(servedFrom(token, started))
+	v.token, v.servedFrom = token, servedFrom(token, started)
+	s.metrics.TokenServed(v.servedFrom)
 	if len(warnings) == 0 {
 		return token.Derived(sharedResponse).(*pb.GetTokenResponse), nil
 	}

@@ -55,6 +55,7 @@ type world struct {
 	upstream *brokertest.Upstream
 	server   *server.Server
 	logs     *logs
+	audit    *auditSink
 
 	listener net.Listener
 	// stop ends Serve and returns what it returned; it may be called twice.
@@ -73,7 +74,7 @@ type peer struct {
 
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
-	w := &world{memory: brokertest.NewMemory(), upstream: brokertest.NewUpstream(), logs: &logs{}}
+	w := &world{memory: brokertest.NewMemory(), upstream: brokertest.NewUpstream(), logs: &logs{}, audit: &auditSink{}}
 	w.store = brokertest.NewFaulty(w.memory)
 	if s.prepare != nil {
 		s.prepare(w)
@@ -101,7 +102,7 @@ func (w *world) start(t *testing.T, s setup) {
 		t.Fatalf("make broker: %v", err)
 	}
 	t.Cleanup(b.Close)
-	cfg := server.Config{Broker: b, TLS: s.tls, Callers: s.callers, Limits: s.limits, Logger: log}
+	cfg := server.Config{Broker: b, TLS: s.tls, Callers: s.callers, Limits: s.limits, Logger: log, Audit: runAudit(t, w.audit)}
 	if s.tls == nil {
 		role := s.role
 		if role == "" {

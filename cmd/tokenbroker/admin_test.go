@@ -94,7 +94,7 @@ func TestWarnings(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			path := write(t, "file", "")
-			got := command(t, "check-config", "--config", write(t, "config.yaml", strings.ReplaceAll(test.file, "FILE", path)))
+			got := command(t, "check-config", "--config", write(t, "config.yaml", strings.ReplaceAll(test.file+"audit: {insecure_off: true}\n", "FILE", path)))
 			got.want(t, 0)
 			if n := strings.Count(got.stdout, "warning: "); n != len(test.want) {
 				t.Errorf("%d warnings, want %d: %s", n, len(test.want), got.stdout)

@@ -22,6 +22,7 @@ type config struct {
 	Listen   listenConfig    `yaml:"listen"`
 	Callers  []server.Caller `yaml:"callers"`
 	Access   accessConfig    `yaml:"access"`
+	Audit    auditConfig     `yaml:"audit"`
 	Store    storeConfig     `yaml:"store"`
 	Upstream upstreamConfig  `yaml:"upstream"`
 	Limits   server.Limits   `yaml:"limits"`
@@ -152,6 +153,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 			add("access.file", "%v", err)
 		}
 	}
+	cfg.Audit.validate(add)
 	cfg.Store.validate(add)
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
 	cfg.Upstream.prefixes(add)

@@ -17,6 +17,8 @@ const sound = `listen:` + files + `store:
   embedded: {file: store.db, key_file: store.key}
 `
 
+const noSink = "audit: needs a sink: file.path, stdout or syslog; insecure_off serves without a record of who got what"
+
 // TestCheckConfig has a file for each thing that can be wrong. FILE stands for a
 // file that exists. want are all lines of the answer, without the file's name.
 func TestCheckConfig(t *testing.T) {
@@ -53,6 +55,7 @@ log: {level: debug, format: text}
 		{"plaintext", "listen: {address: 'localhost:0', insecure_plaintext: true}\nstore: {embedded: {file: a, key_file: b}}\ncallers: [{name: a, identity: insecure-loopback, role: operator}]\n", nil},
 
 		{"empty", "", []string{
+			"1: " + noSink,
 			"1: listen.certificate_file: is required, because callers are identified by mutual TLS",
 			"1: listen.client_ca_file: is required, because callers are identified by mutual TLS",
 			"1: listen.key_file: is required, because callers are identified by mutual TLS",
@@ -112,7 +115,7 @@ log: {level: debug, format: text}
 			"15: callers[5].identity: insecure-loopback needs listen.insecure_plaintext",
 		}},
 
-		{"no store", "listen:" + files, []string{"1: store: needs exactly one of vault and embedded"}},
+		{"no store", "listen:" + files, []string{"1: " + noSink, "1: store: needs exactly one of vault and embedded"}},
 		{"two stores", "listen:" + files + "store:\n  vault: {address: 'https://v', token_file: FILE}\n  embedded: {file: a, key_file: b}\n", []string{
 			"5: store: needs exactly one of vault and embedded",
 		}},
@@ -164,6 +167,14 @@ log: {level: debug, format: text}
 			`10: upstream.allowed_addresses[1]: is "10.0.0.1"; it must be a range such as 10.0.0.0/8`,
 			`11: upstream.allowed_addresses[2]: is "example.org"; it must be a range such as 10.0.0.0/8`,
 		}},
+		{"audit", sound + "audit: {key_file: a.key, file: {path: audit.log, max_bytes: 100000000}, stdout: true, syslog: 'udp://loghost:514', sync_always: true}\n", nil},
+		{"audit without a sink", sound + "audit: {key_file: a.key}\n", []string{"7: " + noSink}},
+		{"audit without a key", sound + "audit: {stdout: true}\n", []string{"7: audit.key_file: is required; the file is made if it is not there"}},
+		{"audit off and on", sound + "audit: {stdout: true, insecure_off: true}\n", []string{"7: audit.insecure_off: cannot be combined with sinks or a key; remove one or the other"}},
+		{"audit settings", sound + "audit:\n  key_file: a.key\n  syslog: loghost\n  file: {max_bytes: 1}\n", []string{
+			`9: audit.syslog: is "loghost"; it must be local, udp://host:port, tcp://host:port or unix:///path`,
+			"10: audit.file.max_bytes: is 1; it must be 0 or at least 1048576", "10: audit.file.path: is required with max_bytes",
+		}},
 		{"all at once", "log:\n  level: loud\nlisten:\n  address: x\nupstream: {allowed_addresses: [x]}\nstore: {}\n", []string{
 			`2: log.level: is "loud"; it must be debug, info, warn or error`,
 			"3: listen.certificate_file: is required, because callers are identified by mutual TLS",
@@ -177,7 +188,11 @@ log: {level: debug, format: text}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			path := write(t, "config.yaml", "")
-			path = write(t, "config.yaml", strings.ReplaceAll(test.file, "FILE", path))
+			file := test.file
+			if strings.Contains(file, "store:") && !strings.Contains(file, "audit:") {
+				file += "audit: {insecure_off: true}\n" // what these are about is something else
+			}
+			path = write(t, "config.yaml", strings.ReplaceAll(file, "FILE", path))
 			got := command(t, "check-config", "--config", path)
 			if len(test.want) == 0 {
 				got.want(t, 0)
@@ -227,7 +242,7 @@ func number(line string) (n int) {
 
 func TestCheckConfigWarnsOfNobody(t *testing.T) {
 	path := write(t, "config.yaml", "")
-	got := command(t, "check-config", "--config", write(t, "c.yaml", strings.ReplaceAll(sound, "FILE", path)))
+	got := command(t, "check-config", "--config", write(t, "c.yaml", strings.ReplaceAll(sound+"audit: {insecure_off: true}\n", "FILE", path)))
 	got.want(t, 0)
 	if !strings.Contains(got.stdout, "nobody may call") {
 		t.Errorf("it printed %q, want a warning that callers is empty", got.stdout)
@@ -237,7 +252,7 @@ func TestCheckConfigWarnsOfNobody(t *testing.T) {
 // TestDefaults are those of a file that says the least.
 func TestDefaults(t *testing.T) {
 	path := write(t, "config.yaml", "")
-	cfg, err := loadConfig(write(t, "c.yaml", strings.ReplaceAll(sound, "FILE", path)))
+	cfg, err := loadConfig(write(t, "c.yaml", strings.ReplaceAll(sound+"audit: {insecure_off: true}\n", "FILE", path)))
 	if err != nil {
 		t.Fatal(err)
 	}

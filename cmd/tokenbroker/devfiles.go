@@ -72,6 +72,7 @@ func (f devFiles) writeConfig(address string, once bool) error {
 			{"name": "dev-operator", "identity": devOperator, "role": string(server.RoleOperator)},
 		},
 		"store":    map[string]any{"embedded": map[string]any{"file": f.path("store.db"), "key_file": f.path("store.key")}},
+		"audit":    map[string]any{"key_file": f.path("audit.key"), "file": map[string]any{"path": f.path("audit.log")}},
 		"upstream": map[string]any{"insecure_http_loopback": true},
 		"log":      map[string]any{"level": "warn", "format": "text"},
 	}

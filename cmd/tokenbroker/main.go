@@ -36,6 +36,7 @@ type commands struct {
 	Dev         devCommand         `cmd:"" help:"Serve a ready-made setup on this machine: embedded store, authorization server, certificates, a registered client."`
 	CheckConfig checkConfigCommand `cmd:"" help:"Say everything that is wrong with a configuration file, by line."`
 	Access      accessCommand      `cmd:"" help:"Ask an access table: who may do what, and why."`
+	Audit       auditCommand       `cmd:"" help:"Check audit files."`
 	VaultPolicy vaultPolicyCommand `cmd:"" help:"Print the least Vault policy that the broker needs."`
 	Health      healthCommand      `cmd:"" help:"Ask a running server whether it is healthy; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`

@@ -39,7 +39,8 @@ func setup(t *testing.T, address string, secure bool) string {
 		listen = "  certificate_file: " + put("cert.pem", certificate) + "\n  key_file: " + put("key.pem", key) + "\n  client_ca_file: " + put("ca.pem", ca.PEM()) + "\n"
 	}
 	return put("config.yaml", []byte("listen:\n  address: "+address+"\n"+listen+
-		"store: {embedded: {file: "+filepath.Join(dir, "store.db")+", key_file: "+filepath.Join(dir, "store.key")+"}}\nlimits: {shutdown_grace: 2s}\nadmin: {\"address\": off}\nprocess: {lock_memory: off}\n"))
+		"store: {embedded: {file: "+filepath.Join(dir, "store.db")+", key_file: "+filepath.Join(dir, "store.key")+"}}\n"+
+		"audit: {key_file: "+filepath.Join(dir, "audit.key")+", file: {path: "+filepath.Join(dir, "audit.log")+"}}\nlimits: {shutdown_grace: 2s}\nadmin: {\"address\": off}\nprocess: {lock_memory: off}\n"))
 }
 
 // free returns an address that nobody listens on.

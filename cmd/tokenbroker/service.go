@@ -33,6 +33,7 @@ type service struct {
 	tracing  *telemetry.Tracing // nil if nothing is traced
 	admin    adminConfig
 	access   *access.Reloader // nil if roles are all there is
+	audit    *auditLog        // nil if there is none
 	log      *slog.Logger
 	closers  []func() error // in the order of making
 }
@@ -85,10 +86,19 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		}
 		s.metrics.ReloadFailing(telemetry.AccessTable, false)
 	}
-	s.server, err = server.New(server.Config{
+	settings := server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
 		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Tracing: s.tracing, Logger: log,
-	})
+	}
+	if s.audit, err = openAudit(cfg.Audit, log); err != nil {
+		return nil, err
+	}
+	if s.audit != nil {
+		s.closers = append(s.closers, s.audit.close)
+		s.metrics.ObserveAudit(s.audit.Status)
+		settings.Audit = s.audit.Log
+	}
+	s.server, err = server.New(settings)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +120,8 @@ func (s *service) tableReloaded(table *access.Table, err error) {
 	s.log.Info("access table in force", "file", table.File(), "generation", table.Generation())
 }
 
-// reloadOnHangup reads the access table at once on SIGHUP, until ctx ends.
+// reloadOnHangup does on SIGHUP what is asked of it then, until ctx ends: it reads the
+// access table at once and lets go of an audit file that was moved away.
 func (s *service) reloadOnHangup(ctx context.Context) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -120,7 +131,12 @@ func (s *service) reloadOnHangup(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-hangups:
-			_ = s.access.Reload() // tableReloaded was told
+			if s.access != nil {
+				_ = s.access.Reload() // tableReloaded was told
+			}
+			if s.audit != nil && s.audit.file != nil {
+				s.audit.file.Reopen()
+			}
 		}
 	}
 }
@@ -191,13 +207,16 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLooking()
 	var owned sync.WaitGroup
-	var storeErr error
+	var storeErr, auditErr error
 	if pages != nil {
 		owned.Go(func() { s.serveAdmin(looking, pages) })
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
-		owned.Go(func() { s.reloadOnHangup(looking) })
+	}
+	owned.Go(func() { s.reloadOnHangup(looking) })
+	if s.audit != nil {
+		owned.Go(func() { auditErr = s.audit.Run(looking) })
 	}
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
@@ -206,5 +225,5 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	err = s.server.Serve(ctx, listener)
 	stopLooking()
 	owned.Wait()
-	return errors.Join(err, storeErr, s.close())
+	return errors.Join(err, storeErr, auditErr, s.close())
 }

@@ -63,6 +63,9 @@ store:
     approle:
       role_id_file: /data/role-id
       secret_id_file: /data/secret-id
+audit:
+  key_file: /data/audit.key
+  file: {path: /data/audit.log, max_bytes: 104857600}
 upstream:
   ca_file: /data/ca.pem
   # The authorization server of the demonstration is in a container network.

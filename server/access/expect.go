@@ -130,7 +130,7 @@ func (t *Table) test(e *Expectation) string {
 		return ""
 	}
 	found := t.names[explained.Caller]
-	d := t.Decide(Request{Caller: Caller{t, found}, Permission: e.permission, Client: e.Client, Labels: func() map[string]string { return labels }})
+	d := t.Decide(Request{Caller: Caller{table: t, entry: found}, Permission: e.permission, Client: e.Client, Labels: func() map[string]string { return labels }})
 	q, err := d.Query(broker.TokenQuery{ClientID: e.Client, Scopes: e.Scopes, Audience: e.Audience, Resources: e.Resources})
 	switch {
 	case err != nil && *e.Allow:

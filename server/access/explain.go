@@ -38,7 +38,7 @@ func (t *Table) Explain(who string, p Permission, client string, labels map[stri
 			}}
 		}
 	}
-	d := t.Decide(Request{Caller: Caller{t, found}, Permission: p, Client: client, Labels: func() map[string]string { return labels }})
+	d := t.Decide(Request{Caller: Caller{table: t, entry: found}, Permission: p, Client: client, Labels: func() map[string]string { return labels }})
 	e := Explanation{Allowed: d.Allowed, Row: d.Row, Caller: found.name, Nearest: noRow}
 	object := client
 	if object == "" {

@@ -20,8 +20,14 @@ type resolved struct {
 // siblings.
 func NewPeer(identities ...string) *Peer { return &Peer{identities: identities} }
 
-// Identities returns what the peer was verified to be. The list must not be changed.
-func (p *Peer) Identities() []string { return p.identities }
+// Identities returns what the peer was verified to be; none for a nil peer. The list
+// must not be changed.
+func (p *Peer) Identities() []string {
+	if p == nil {
+		return nil
+	}
+	return p.identities
+}
 
 // Caller returns who the peer is in t: as [Table.Identify], looked up once for each
 // table. It keeps the last table alive that it was asked about. A nil peer is nobody.

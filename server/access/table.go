@@ -174,8 +174,9 @@ func (t *Table) File() string { return t.file }
 // a later generation of the same file, denies it everything, because it may have given
 // the identity to somebody else. The zero value is nobody.
 type Caller struct {
-	table *Table
-	entry *caller
+	table    *Table
+	entry    *caller
+	identity string
 }
 
 // Name returns the name that the table gives the caller; "" for nobody.
@@ -186,6 +187,9 @@ func (c Caller) Name() string {
 	return c.entry.name
 }
 
+// Identity returns the identity by which the caller was found; "" for nobody.
+func (c Caller) Identity() string { return c.identity }
+
 // Table returns the table that lists the caller; nil for nobody.
 func (c Caller) Table() *Table { return c.table }
 
@@ -195,27 +199,24 @@ func (t *Table) Caller(identity string) (Caller, bool) {
 	if !ok {
 		return Caller{}, false
 	}
-	return Caller{t, found}, true
+	return Caller{t, found, identity}, true
 }
 
 // Identify returns whose identities these are. Those that are not listed are passed
 // over; where two belong to different callers it is unknown which one speaks, and they
 // are nobody's.
 func (t *Table) Identify(identities ...string) (Caller, bool) {
-	var found *caller
+	var found Caller
 	for _, identity := range identities {
 		switch c := t.identities[identity]; {
-		case c == nil:
-		case found != nil && found != c:
+		case c == nil || c == found.entry:
+		case found.entry != nil:
 			return Caller{}, false
 		default:
-			found = c
+			found = Caller{t, c, identity}
 		}
 	}
-	if found == nil {
-		return Caller{}, false
-	}
-	return Caller{t, found}, true
+	return found, found.entry != nil
 }
 
 // May reports whether the caller has a permission for any client at all. It is what a

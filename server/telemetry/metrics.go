@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
+	"github.com/tokenbroker/tokenbroker/server/audit"
 )
 
 // Metrics holds all metrics of one process. It is safe for concurrent use.
@@ -28,6 +29,7 @@ type Metrics struct {
 	store          *prometheus.CounterVec
 	storeSeconds   *prometheus.HistogramVec
 	reloads        *prometheus.GaugeVec
+	audited        map[audit.Outcome]prometheus.Counter
 	warmRPC        prometheus.Counter  // resolved beforehand: a label lookup costs more than the count
 	warmRPCSeconds prometheus.Observer // the same for the time
 }
@@ -82,13 +84,20 @@ func New(version string) *Metrics {
 	for _, from := range []ServedFrom{ServedFromMemory, ServedFromMint} {
 		m.served[from] = served.WithLabelValues(string(from))
 	}
+	audited := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tokenbroker_audit_entries_total", Help: "Entries written to the audit log, by outcome.",
+	}, []string{"outcome"})
+	m.audited = map[audit.Outcome]prometheus.Counter{}
+	for _, outcome := range audit.Outcomes() {
+		m.audited[outcome] = audited.WithLabelValues(string(outcome))
+	}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "tokenbroker_build_info", Help: "Always 1; the label says which release runs.",
 	}, []string{"version"})
 	build.WithLabelValues(version).Set(1)
 	m.warmRPC = m.rpcs.WithLabelValues(WarmMethod, "OK", "")
 	m.warmRPCSeconds = m.rpcSeconds.WithLabelValues(WarmMethod)
-	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, build,
+	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -106,6 +115,26 @@ func (m *Metrics) RPC(method, code, reason string, took time.Duration) {
 
 // TokenServed counts a token that was handed out.
 func (m *Metrics) TokenServed(from ServedFrom) { m.served[from].Inc() }
+
+// AuditEntry counts an entry of the audit log.
+func (m *Metrics) AuditEntry(outcome audit.Outcome) { m.audited[outcome].Inc() }
+
+// ObserveAudit adds gauges that ask status how the audit log fares.
+func (m *Metrics) ObserveAudit(status func() audit.Status) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tokenbroker_audit_lag_seconds", Help: "Age of the oldest audit entry that would not survive a loss of power.",
+	}, func() float64 { return status().Lag.Seconds() }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tokenbroker_audit_sinks_failing", Help: "Sinks of the audit log that do not work.",
+	}, func() float64 {
+		failing := 0
+		for _, is := range status().Failing {
+			if is {
+				failing++
+			}
+		}
+		return float64(failing)
+	}))
+}
 
 // RequestToken returns request with its outcomes counted and timed.
 func (m *Metrics) RequestToken(request broker.RequestToken) broker.RequestToken {

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
+	"github.com/tokenbroker/tokenbroker/server/audit"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -70,6 +71,10 @@ func exercise(t *testing.T, m *telemetry.Metrics) {
 	m.ObserveReady(func() bool { return true })
 	m.ReloadFailing(telemetry.AccessTable, true)
 	m.ObserveSecretExpiry(func() time.Time { return time.Now().Add(time.Hour) })
+	m.AuditEntry(audit.Allowed)
+	m.ObserveAudit(func() audit.Status {
+		return audit.Status{Lag: 2 * time.Second, Failing: map[string]bool{"stdout": true, "syslog": false}}
+	})
 	store := m.Store(brokertest.NewMemory())
 	if _, err := store.Write(t.Context(), "meta", secret.NewString("{}"), 0); err != nil {
 		t.Fatal(err)
@@ -116,6 +121,10 @@ func TestCountsByReason(t *testing.T) {
 		`tokenbroker_token_requests_total{reason="DESTINATION_NOT_BOUND"} 1`,
 		`tokenbroker_store_calls_total{operation="write",reason="OK"} 1`,
 		`tokenbroker_store_calls_total{operation="read",reason="RECORD_ABSENT"} 1`,
+		`tokenbroker_audit_entries_total{outcome="allowed"} 1`,
+		`tokenbroker_audit_entries_total{outcome="denied"} 0`,
+		"tokenbroker_audit_lag_seconds 2",
+		"tokenbroker_audit_sinks_failing 1",
 		`tokenbroker_build_info{version="v1"} 1`,
 		`tokenbroker_ready 1`,
 		`tokenbroker_reload_failing{what="access_table"} 1`,

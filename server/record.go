@@ -1,0 +1,52 @@
+package server
+
+import (
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/server/audit"
+)
+
+// announce records a change before it is made: whoever dies in the middle of one, or
+// finds no sink for its outcome, has left word of it.
+func (b *border) announce(c *call) error {
+	if c.need.observes {
+		return nil
+	}
+	if err := b.record(c, audit.Begun, ""); err != nil {
+		return err
+	}
+	c.recorded = false // how it ends is yet to come
+	return nil
+}
+
+// record writes what was decided about a call into the audit log, once.
+// AUDIT_UNAVAILABLE, after which the call must neither do nor reveal anything more.
+func (b *border) record(c *call, outcome audit.Outcome, reason broker.Reason) error {
+	if b.audit == nil || c.recorded || c.need.kind == forNobody {
+		return nil
+	}
+	c.recorded = true
+	v := &c.visit
+	entry := audit.Entry{
+		RequestID: c.requestID, TraceID: c.traceID, Caller: v.name(), Identity: v.identity(), Method: c.method, Client: c.client,
+		Outcome: outcome, Reason: string(reason),
+	}
+	if token := v.token; token != nil && outcome == audit.Allowed {
+		entry.TokenID, entry.SecretVersion, entry.ServedFrom = token.ID, token.SecretVersion, string(v.servedFrom)
+		entry.Scopes = token.Scopes
+	}
+	if err := b.audit.Append(&entry); err != nil {
+		return &broker.Error{Reason: broker.ReasonAuditUnavailable, Op: "write the audit entry", Err: err}
+	}
+	b.metrics.AuditEntry(outcome)
+	return nil
+}
+
+// outcomeOf tells who may not from what did not work.
+func outcomeOf(reason broker.Reason) audit.Outcome {
+	switch reason {
+	case broker.ReasonCallerUnauthenticated, broker.ReasonCallerNotAllowed, broker.ReasonScopeNotAllowed, broker.ReasonTargetNotAllowed:
+		return audit.Denied
+	default:
+		return audit.Failed
+	}
+}
