@@ -178,6 +178,12 @@ func TestMemoryThatMayNotBeLocked(t *testing.T) {
 				if !strings.Contains(p.log.String(), `"msg":"memory is not locked and may be swapped out"`) {
 					t.Error("the log does not say that memory is not locked")
 				}
+				// The process still reads its own files, which belong to root now.
+				for _, metric := range []string{"\nprocess_open_fds ", "\nprocess_resident_memory_bytes ", "\nprocess_max_fds "} {
+					if !strings.Contains(string(p.page(t, "/metrics")), metric) {
+						t.Errorf("/metrics has no %s", strings.TrimSpace(metric))
+					}
+				}
 				p.stop(t)
 			})
 		}
