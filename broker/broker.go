@@ -39,6 +39,10 @@ type Config struct {
 	// connect to at all, with an UPSTREAM_ADDRESS_REFUSED error if not; nil takes
 	// every https URL.
 	CheckEndpoint func(endpoint string) error
+	// CarryTrace returns to, the context of work that belongs to no caller, with what
+	// tells that the call of from has begun it, and nothing else of from; nil carries
+	// nothing.
+	CarryTrace func(from, to context.Context) context.Context
 	// Logger gets what no caller is told; nil discards.
 	Logger *slog.Logger
 	// CachedClients and CachedTokens bound what is kept in memory; 0 means 100,000.
@@ -52,6 +56,7 @@ type Broker struct {
 	requestToken  RequestToken
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
+	carryTrace    func(from, to context.Context) context.Context
 	log           *slog.Logger
 
 	metaCache atomic.Pointer[metaRecord]
@@ -76,10 +81,13 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
-		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
+		checkEndpoint: cfg.CheckEndpoint, carryTrace: cfg.CarryTrace, log: cfg.Logger,
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly
+	}
+	if b.carryTrace == nil {
+		b.carryTrace = func(_, to context.Context) context.Context { return to }
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -130,8 +138,9 @@ func (b *Broker) Close() {
 }
 
 // detached runs work that belongs to no caller, on a context that ends with Close
-// or after timeout. It refuses to start after Close.
-func (b *Broker) detached(timeout time.Duration, work func(context.Context) error) error {
+// or after timeout. begun is the context of the call that began it, of which only
+// the trace is kept. It refuses to start after Close.
+func (b *Broker) detached(begun context.Context, timeout time.Duration, work func(context.Context) error) error {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
@@ -140,7 +149,7 @@ func (b *Broker) detached(timeout time.Duration, work func(context.Context) erro
 	b.running.Add(1)
 	b.mu.Unlock()
 	defer b.running.Done()
-	ctx, cancel := context.WithTimeout(b.background, timeout)
+	ctx, cancel := context.WithTimeout(b.carryTrace(begun, b.background), timeout)
 	defer cancel()
 	err := b.guarded(ctx, func() error { return work(ctx) })
 	if err != nil && b.background.Err() != nil {

@@ -138,7 +138,7 @@ func (t *Token) serveWarnings(minValidity time.Duration, now time.Time) []Warnin
 // refreshing fails.
 func (b *Broker) refresh(c *Client, q TokenQuery, key tokenKey, held *Token, now time.Time) []Warning {
 	if held.beginRefresh(now) && b.heldDown(c, key, now) == nil {
-		mint := b.mint(c, q, key, held)
+		mint := b.mint(b.background, c, q, key, held)
 		b.flights.DoChan(key.String(), func() (any, error) {
 			token, err := mint()
 			if err != nil { // nobody waits who would be told
@@ -161,7 +161,7 @@ func (b *Broker) mintFor(ctx context.Context, c *Client, q TokenQuery, key token
 		return nil, err
 	}
 	for range 2 {
-		result, err := await(ctx, b.flights.DoChan(key.String(), b.mint(c, q, key, seen)))
+		result, err := await(ctx, b.flights.DoChan(key.String(), b.mint(ctx, c, q, key, seen)))
 		if err != nil {
 			return nil, err
 		}
@@ -189,10 +189,10 @@ func (b *Broker) heldDown(c *Client, key tokenKey, now time.Time) error {
 	return &e
 }
 
-// mint returns the work of a flight: one mint that belongs to no caller. seen is
-// the token that its starter found in memory: since it looked, another flight may
-// have ended, well or badly.
-func (b *Broker) mint(c *Client, q TokenQuery, key tokenKey, seen *Token) func() (any, error) {
+// mint returns the work of a flight: one mint that belongs to no caller; of begun, its
+// starter's context, only the trace is kept. seen is the token that its starter found
+// in memory: since it looked, another flight may have ended, well or badly.
+func (b *Broker) mint(begun context.Context, c *Client, q TokenQuery, key tokenKey, seen *Token) func() (any, error) {
 	return func() (any, error) {
 		if token, ok := b.tokens.GetIfPresent(key); ok && token != seen && token.SecretVersion >= c.MinSecretVersion {
 			return token, nil
@@ -201,7 +201,7 @@ func (b *Broker) mint(c *Client, q TokenQuery, key tokenKey, seen *Token) func()
 			return nil, err
 		}
 		var token *Token
-		err := b.detached(mintTimeout, func(ctx context.Context) error {
+		err := b.detached(begun, mintTimeout, func(ctx context.Context) error {
 			var err error
 			token, err = b.mintNow(ctx, q)
 			return err

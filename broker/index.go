@@ -37,24 +37,24 @@ type loadedClient struct {
 func (b *Broker) load(ctx context.Context, id string) (*loadedClient, error) {
 	if loaded, ok := b.clients.GetIfPresent(id); ok {
 		if time.Since(loaded.readTime) > revalidateAfter && loaded.revalidating.CompareAndSwap(false, true) {
-			b.reads.DoChan(id, b.readIntoMemory(id))
+			b.reads.DoChan(id, b.readIntoMemory(b.background, id))
 		}
 		return loaded, nil
 	}
 	if err := CheckID("client", id); err != nil {
 		return nil, err
 	}
-	loaded, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(id)))
+	loaded, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(ctx, id)))
 	if err != nil {
 		return nil, err
 	}
 	return loaded.(*loadedClient), nil // what was read, not what is in memory: that may have been evicted
 }
 
-func (b *Broker) readIntoMemory(id string) func() (any, error) {
+func (b *Broker) readIntoMemory(begun context.Context, id string) func() (any, error) {
 	return func() (any, error) {
 		var loaded *loadedClient
-		err := b.detached(readTimeout, func(ctx context.Context) error {
+		err := b.detached(begun, readTimeout, func(ctx context.Context) error {
 			begun := time.Now()
 			c, err := b.readClient(ctx, id)
 			if err != nil {

@@ -54,7 +54,7 @@ type border struct {
 func (b *border) begin(ctx context.Context, method string, req any) *call {
 	c := &call{
 		method: method, visit: visit{labels: b.labels}, client: clientOf(req), requestID: requestIDOf(ctx),
-		need: needs[method], started: time.Now(),
+		traceID: telemetry.TraceID(ctx), need: needs[method], started: time.Now(),
 	}
 	c.visit.identify(ctx, b.table(), b.bearer)
 	return c
@@ -159,6 +159,13 @@ func quiet(method string) bool {
 	return method == pb.TokenService_GetToken_FullMethodName || strings.HasPrefix(method, "/grpc.health.")
 }
 
+// traced methods are those of our own services: not health, which load balancers ask
+// for all the time, nor names that a peer made up.
+func traced(method string) bool {
+	_, registered := needs[method]
+	return registered && !strings.HasPrefix(method, "/grpc.")
+}
+
 // call is one RPC: what its log line and its entry in the audit log are made of.
 type call struct {
 	method    string
@@ -166,6 +173,7 @@ type call struct {
 	visit     visit
 	client    string
 	requestID string
+	traceID   string // "" if the call belongs to no trace
 	started   time.Time
 	// recorded says that the audit log has the call's outcome.
 	recorded bool
@@ -194,6 +202,7 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 	if told := reasonOf(st); told != "" || !strings.HasPrefix(c.method, "/grpc.") {
 		attrs = append(attrs, slog.String("reason", string(reason)), slog.String("cause", err.Error()))
 	}
+	telemetry.NoteReason(ctx, broker.Reason(reasonOf(st)))
 	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.started))
 	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", attrs...)
 	return st.Err()
@@ -219,6 +228,9 @@ func (c *call) attrs() []slog.Attr {
 	}
 	if name := c.visit.name(); name != "" {
 		attrs = append(attrs, slog.String("caller", name))
+	}
+	if c.traceID != "" {
+		attrs = append(attrs, slog.String("trace_id", c.traceID))
 	}
 	return attrs
 }

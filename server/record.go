@@ -27,7 +27,7 @@ func (b *border) record(c *call, outcome audit.Outcome, reason broker.Reason) er
 	c.recorded = true
 	v := &c.visit
 	entry := audit.Entry{
-		RequestID: c.requestID, Caller: v.name(), Identity: v.identity(), Method: c.method, Client: c.client,
+		RequestID: c.requestID, TraceID: c.traceID, Caller: v.name(), Identity: v.identity(), Method: c.method, Client: c.client,
 		Outcome: outcome, Reason: string(reason),
 	}
 	if token := v.token; token != nil && outcome == audit.Allowed {

@@ -168,14 +168,16 @@ func TestEntryOfAToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, setup{})
 		w.register(t, w.peer, "acme", func(c *pb.Client) { c.DefaultScopes = []string{"read", "write"} })
+		const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+trace+"-00f067aa0ba902b7-00")
 		for _, from := range []string{"mint", "memory"} {
 			time.Sleep(time.Second) // a token of this very moment counts as minted by the call
-			response, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/acme"})
+			response, err := w.tokens.GetToken(ctx, &pb.GetTokenRequest{Client: "clients/acme"})
 			must(t, err)
 			entries := w.audit.entries(t)
 			last := entries[len(entries)-1]
 			if last["token_id"] != response.GetTokenId() || last["secret_version"] != float64(1) || last["served_from"] != from ||
-				last["client"] != "clients/acme" || last["outcome"] != "allowed" || last["reason"] != nil {
+				last["client"] != "clients/acme" || last["outcome"] != "allowed" || last["reason"] != nil || last["trace_id"] != trace {
 				t.Errorf("got the entry %v, want token %s from %s", last, response.GetTokenId(), from)
 			}
 		}

@@ -84,6 +84,8 @@ type Config struct {
 	Audit *audit.Log
 	// Metrics counts calls and tokens; nil counts nothing.
 	Metrics *telemetry.Metrics
+	// Tracing makes spans of calls; nil makes none. Whoever made it closes it, after Serve.
+	Tracing *telemetry.Tracing
 	// Logger gets one line per call, successful GetToken calls excepted; nil discards.
 	Logger *slog.Logger
 }
@@ -131,7 +133,7 @@ func New(cfg Config) (*Server, error) {
 		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
 		table: table, labels: cfg.Broker.Labels, audit: cfg.Audit, bearer: cfg.Bearer,
 	}
-	s.grpc = grpc.NewServer(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds))...)
+	s.grpc = grpc.NewServer(append(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds)), cfg.Tracing.ServerOptions(traced)...)...)
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})

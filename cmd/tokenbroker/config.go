@@ -30,6 +30,8 @@ type config struct {
 	Upstream upstreamConfig  `yaml:"upstream"`
 	Limits   server.Limits   `yaml:"limits"`
 	Admin    adminConfig     `yaml:"admin"`
+	Tracing  tracingConfig   `yaml:"tracing"`
+	Process  processConfig   `yaml:"process"`
 	Log      logConfig       `yaml:"log"`
 }
 
@@ -92,12 +94,6 @@ type accessConfig struct {
 	File string `yaml:"file"`
 }
 
-// adminConfig says where metrics, health pages and profiles are served over plain HTTP.
-type adminConfig struct {
-	// Address is host:port; nothing is served if it is empty.
-	Address string `yaml:"address"`
-}
-
 // logConfig shapes the log on standard error.
 type logConfig struct {
 	// Level is debug, info, warn or error; info by default.
@@ -120,7 +116,10 @@ func loadConfig(path string) (*config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	cfg := &config{Listen: listenConfig{Address: "127.0.0.1:7443"}, Log: logConfig{Level: "info", Format: "json"}}
+	cfg := &config{
+		Listen: listenConfig{Address: "127.0.0.1:7443"}, Tracing: defaultTracing,
+		Process: processConfig{LockMemory: lockIfAllowed}, Log: logConfig{Level: "info", Format: "json"},
+	}
 	problems := strictyaml.Decode(raw, cfg)
 	if len(problems) == 0 {
 		problems = cfg.validate()
@@ -189,11 +188,9 @@ func (cfg *config) validate() []strictyaml.Problem {
 	if _, err := cfg.Log.level(); err != nil {
 		add("log.level", "is %q; it must be debug, info, warn or error", cfg.Log.Level)
 	}
-	if cfg.Admin.Address != "" {
-		if _, _, err := net.SplitHostPort(cfg.Admin.Address); err != nil {
-			add("admin.address", "is %q; it must be host:port", cfg.Admin.Address)
-		}
-	}
+	cfg.Admin.validate(add)
+	cfg.Tracing.validate(add)
+	cfg.Process.validate(add)
 	if cfg.Log.Format != "json" && cfg.Log.Format != "text" {
 		add("log.format", "is %q; it must be json or text", cfg.Log.Format)
 	}

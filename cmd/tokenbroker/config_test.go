@@ -47,6 +47,9 @@ upstream:
   insecure_http_loopback: true
   allowed_addresses: [10.0.0.0/8, "fd00::/8"]
 limits: {max_message_bytes: 100000, max_deadline: 1m30s, max_concurrent_requests: 1, max_concurrent_streams: 1, shutdown_grace: 5s}
+admin: {address: "127.0.0.1:9090"}
+tracing: {otlp_endpoint: "https://collector.example.org:4317", ca_file: FILE, sample_ratio: 0.5, max_traces_per_second: 1.5}
+process: {lock_memory: required}
 log: {level: debug, format: text}
 `, nil},
 		{"plaintext", "listen: {address: 'localhost:0', insecure_plaintext: true}\nstore: {embedded: {file: a, key_file: b}}\ncallers: [{name: a, identity: insecure-loopback, role: operator}]\n", nil},
@@ -150,6 +153,16 @@ log: {level: debug, format: text}
 			"11: limits.max_concurrent_streams: is negative", "12: limits.shutdown_grace: is negative",
 			`14: log.level: is "loud"; it must be debug, info, warn or error`, `15: log.format: is "xml"; it must be json or text`,
 		}},
+		{"nothing served, nothing locked, traces to loopback", sound + "admin: {address: off}\nprocess: {lock_memory: off}\ntracing: {otlp_endpoint: 'http://127.0.0.1:4317', insecure_loopback: true}\n", nil},
+		{"admin, tracing and process", sound + "admin:\n  address: 7444\ntracing:\n  otlp_endpoint: http://collector:4317\n  ca_file: /nonexistent/ca\n  sample_ratio: 2\n  max_traces_per_second: -1\nprocess:\n  lock_memory: perhaps\n", []string{
+			`8: admin.address: is "7444"; it must be host:port or off`,
+			"10: tracing.otlp_endpoint: plain http needs insecure_loopback and an address on loopback",
+			"11: tracing.ca_file: open /nonexistent/ca: no such file or directory",
+			"12: tracing.sample_ratio: is 2; it must be between 0 and 1",
+			"13: tracing.max_traces_per_second: is -1; it must be above 0 and at most 10000",
+			`15: process.lock_memory: is "perhaps"; it must be auto, required or off`,
+		}},
+		{"tracing without a collector", sound + "tracing:\n  sample_ratio: 0.5\n", []string{"7: tracing.otlp_endpoint: is required with the other settings of tracing"}},
 		{"addresses", sound + "upstream:\n  allowed_addresses:\n  - 10.0.0.0/8\n  - 10.0.0.1\n  - example.org\n", []string{
 			`10: upstream.allowed_addresses[1]: is "10.0.0.1"; it must be a range such as 10.0.0.0/8`,
 			`11: upstream.allowed_addresses[2]: is "example.org"; it must be a range such as 10.0.0.0/8`,

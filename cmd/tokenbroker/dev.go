@@ -118,11 +118,15 @@ func (d *development) start(ctx context.Context, c *devCommand) (err error) {
 	if d.listener, err = net.Listen("tcp", c.Address); err != nil {
 		return fmt.Errorf("listen: %w; choose another address with --address", err)
 	}
-	if err := d.files.writeConfig(d.listener.Addr().String()); err != nil {
+	if err := d.files.writeConfig(d.listener.Addr().String(), c.Once); err != nil {
 		return err
 	}
 	cfg, err := loadConfig(d.files.path("config.yaml"))
 	if err != nil {
+		return err
+	}
+	log := newLogger(cfg.Log, d.process.stderr)
+	if err := cfg.Process.harden(log); err != nil {
 		return err
 	}
 	d.upstream, err = authserver.Start(context.WithoutCancel(ctx), c.AuthorizationServer, authserver.Config{
@@ -132,7 +136,7 @@ func (d *development) start(ctx context.Context, c *devCommand) (err error) {
 	if err != nil {
 		return fmt.Errorf("start the authorization server: %w; choose another address with --authorization-server", err)
 	}
-	if d.service, err = newService(cfg, newLogger(cfg.Log, d.process.stderr)); err != nil {
+	if d.service, err = newService(cfg, log); err != nil {
 		return err
 	}
 	if d.caller, err = d.dial("caller"); err != nil {

@@ -42,7 +42,11 @@ func (c *serveCommand) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	s, err := newService(cfg, newLogger(cfg.Log, p.stderr))
+	log := newLogger(cfg.Log, p.stderr)
+	if err := cfg.Process.harden(log); err != nil {
+		return err
+	}
+	s, err := newService(cfg, log)
 	if err != nil {
 		return err
 	}
@@ -71,8 +75,8 @@ func (c *checkConfigCommand) Run(p *process) error {
 		return err
 	}
 	fmt.Fprintf(p.stdout, "%s is sound\n", c.Config)
-	if len(cfg.Callers) == 0 {
-		fmt.Fprintln(p.stdout, "warning: callers is empty, so nobody may call")
+	for _, warning := range cfg.warnings() {
+		fmt.Fprintf(p.stdout, "warning: %s\n", warning)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func setup(t *testing.T, address string, secure bool) string {
 	}
 	return put("config.yaml", []byte("listen:\n  address: "+address+"\n"+listen+
 		"store: {embedded: {file: "+filepath.Join(dir, "store.db")+", key_file: "+filepath.Join(dir, "store.key")+"}}\n"+
-		"audit: {key_file: "+filepath.Join(dir, "audit.key")+", file: {path: "+filepath.Join(dir, "audit.log")+"}}\nlimits: {shutdown_grace: 2s}\n"))
+		"audit: {key_file: "+filepath.Join(dir, "audit.key")+", file: {path: "+filepath.Join(dir, "audit.log")+"}}\nlimits: {shutdown_grace: 2s}\nadmin: {\"address\": off}\nprocess: {lock_memory: off}\n"))
 }
 
 // free returns an address that nobody listens on.

@@ -31,7 +31,8 @@ type service struct {
 	broker   *broker.Broker
 	server   *server.Server
 	metrics  *telemetry.Metrics
-	admin    string           // address; "" for none
+	tracing  *telemetry.Tracing // nil if nothing is traced
+	admin    adminConfig
 	access   *access.Reloader // nil if roles are all there is
 	audit    *auditLog        // nil if there is none
 	bearer   *bearer.Verifier // nil if callers show no tokens
@@ -50,16 +51,20 @@ func newLogger(cfg logConfig, w io.Writer) *slog.Logger {
 
 // newService makes a service; on an error nothing is left open.
 func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
-	s := &service{log: log, metrics: telemetry.New(version), admin: cfg.Admin.Address}
+	s := &service{log: log, metrics: telemetry.New(version), admin: cfg.Admin}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}()
+	if s.tracing, err = newTracing(cfg.Tracing, log); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, s.tracing.Close) // last of all, after the last span
 	if err := s.openStore(cfg.Store); err != nil {
 		return nil, err
 	}
-	roots, err := upstreamRoots(cfg.Upstream.CAFile)
+	roots, err := addedRoots("upstream.ca_file", cfg.Upstream.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +74,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	})
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
-		Store: s.metrics.Store(s.store), RequestToken: s.metrics.RequestToken(s.upstream.RequestToken), CheckSecret: oauth.CheckSecret,
-		CheckEndpoint: s.upstream.CheckEndpoint, Logger: log,
+		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
+		CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint, CarryTrace: s.tracing.CarryTrace, Logger: log,
 	})
 	if err != nil {
 		return nil, err
@@ -81,10 +86,11 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		if s.access, err = access.NewReloader(cfg.Access.File, s.tableReloaded); err != nil {
 			return nil, err
 		}
+		s.metrics.ReloadFailing(telemetry.AccessTable, false)
 	}
 	settings := server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
-		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
+		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Tracing: s.tracing, Logger: log,
 	}
 	if cfg.JWT != nil {
 		issuers := *cfg.JWT
@@ -107,11 +113,16 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.closers = append(s.closers, func() error { s.server.Close(); return nil })
+	s.metrics.ObserveReady(s.server.Ready)
+	for _, warning := range cfg.warnings() {
+		log.Warn(warning)
+	}
 	return s, nil
 }
 
 // tableReloaded logs what became of a changed access table.
 func (s *service) tableReloaded(table *access.Table, err error) {
+	s.metrics.ReloadFailing(telemetry.AccessTable, err != nil)
 	if err != nil {
 		s.log.Error("access table not taken; the last good one stays in force", "cause", err)
 		return
@@ -166,22 +177,22 @@ func (s *service) openStore(cfg storeConfig) error {
 	return nil
 }
 
-// upstreamRoots returns the system's authorities and those of file; nil, which
-// means the system's, if there is no file.
-func upstreamRoots(file string) (*x509.CertPool, error) {
+// addedRoots returns the system's authorities and those of file, which key names;
+// nil, which means the system's, if there is no file.
+func addedRoots(key, file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("upstream.ca_file: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("upstream.ca_file %s: holds no certificate", file)
+		return nil, fmt.Errorf("%s %s: holds no certificate", key, file)
 	}
 	return roots, nil
 }
@@ -199,18 +210,16 @@ func (s *service) close() error {
 // run serves on listener until ctx ends, then closes everything. The store is
 // looked after, and metrics are served, until the last call has been answered.
 func (s *service) run(ctx context.Context, listener net.Listener) error {
+	pages, err := s.listenAdmin()
+	if err != nil {
+		return errors.Join(err, listener.Close(), s.close())
+	}
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLooking()
 	var owned sync.WaitGroup
-	var storeErr, adminErr, auditErr error
-	if s.admin != "" {
-		pages, err := net.Listen("tcp", s.admin)
-		if err != nil {
-			return errors.Join(fmt.Errorf("admin listener: %w", err), listener.Close(), s.close())
-		}
-		admin := &telemetry.Admin{Metrics: s.metrics, Ready: s.server.Ready}
-		owned.Go(func() { adminErr = admin.Serve(looking, pages) })
-		s.log.Info("serving metrics", "address", pages.Addr().String())
+	var storeErr, auditErr error
+	if pages != nil {
+		owned.Go(func() { s.serveAdmin(looking, pages) })
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
@@ -226,8 +235,8 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
 	s.log.Info("serving", "address", listener.Addr().String(), "version", version)
-	err := s.server.Serve(ctx, listener)
+	err = s.server.Serve(ctx, listener)
 	stopLooking()
 	owned.Wait()
-	return errors.Join(err, storeErr, adminErr, auditErr, s.close())
+	return errors.Join(err, storeErr, auditErr, s.close())
 }

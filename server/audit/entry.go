@@ -31,7 +31,7 @@ type Entry struct {
 	Time time.Time
 	// RequestID is the call's, which its error and its log line carry too.
 	RequestID string
-	// TraceID is the W3C trace id that came with the call; "" if none did.
+	// TraceID is the id of the W3C trace that the call belongs to; "" if to none.
 	TraceID string
 	// Caller is the name from the access table; "" for somebody unknown.
 	Caller string

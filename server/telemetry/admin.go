@@ -15,8 +15,8 @@ import (
 
 var infinity = math.Inf(1)
 
-// Admin serves metrics, health and profiles over plain HTTP. It has no access
-// control, so it belongs on loopback or a network that only operators reach; no
+// Admin serves metrics, health and profiles over plain HTTP, and gRPC's channelz
+// over HTTP/2 without TLS on the same port. It has no access control, so it belongs on loopback or a network that only operators reach; no
 // page holds a secret, but profiles and metrics tell much about the process.
 type Admin struct {
 	// Metrics is what /metrics shows. Required.
@@ -47,7 +47,15 @@ func (a *Admin) Handler() http.Handler {
 
 // Serve serves on listener, which it closes, until ctx ends.
 func (a *Admin) Serve(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{Handler: a.Handler(), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
+	operators := newOperatorServer()
+	defer operators.Stop()
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler: orGRPC(operators, a.Handler()), Protocols: protocols,
+		ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10,
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -29,6 +29,7 @@ type Metrics struct {
 	upstreamTime   prometheus.Histogram
 	store          *prometheus.CounterVec
 	storeSeconds   *prometheus.HistogramVec
+	reloads        *prometheus.GaugeVec
 	audited        map[audit.Outcome]prometheus.Counter
 	warmRPC        prometheus.Counter  // resolved beforehand: a label lookup costs more than the count
 	warmRPCSeconds prometheus.Observer // the same for the time
@@ -76,6 +77,7 @@ func New(version string) *Metrics {
 			Name: "tokenbroker_store_call_duration_seconds", Help: "How long the store took, by operation.", Buckets: latencyBuckets,
 		}, []string{"operation"}),
 	}
+	m.reloads = newReloads()
 	served := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokenbroker_tokens_served_total", Help: "Tokens handed out, by where they came from: memory, or a mint.",
 	}, []string{"from"})
@@ -96,7 +98,7 @@ func New(version string) *Metrics {
 	build.WithLabelValues(version).Set(1)
 	m.warmRPC = m.rpcs.WithLabelValues(WarmMethod, "OK", "")
 	m.warmRPCSeconds = m.rpcSeconds.WithLabelValues(WarmMethod)
-	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, m.upstream, m.upstreamTime, m.store, m.storeSeconds, build,
+	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

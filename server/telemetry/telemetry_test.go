@@ -23,8 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve returns the pages of an admin listener on loopback.
-func serve(t *testing.T, admin *telemetry.Admin) (get func(path string) (int, string)) {
+// serveAt serves an admin listener on loopback and returns its address.
+func serveAt(t *testing.T, admin *telemetry.Admin) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -33,16 +33,23 @@ func serve(t *testing.T, admin *telemetry.Admin) (get func(path string) (int, st
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() { served <- admin.Serve(ctx, listener) }()
-	client := &http.Client{Transport: &http.Transport{}}
 	t.Cleanup(func() {
-		client.CloseIdleConnections()
 		stop()
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
+	return listener.Addr().String()
+}
+
+// serve returns the pages of an admin listener on loopback.
+func serve(t *testing.T, admin *telemetry.Admin) (get func(path string) (int, string)) {
+	t.Helper()
+	address := serveAt(t, admin)
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
 	return func(path string) (int, string) {
-		answer, err := client.Get("http://" + listener.Addr().String() + path)
+		answer, err := client.Get("http://" + address + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,6 +68,8 @@ func exercise(t *testing.T, m *telemetry.Metrics) {
 	m.RPC(telemetry.WarmMethod, "OK", "", time.Millisecond)
 	m.RPC("/tokenbroker.v1.ClientService/GetClient", "NotFound", string(broker.ReasonClientNotFound), time.Millisecond)
 	m.TokenServed(telemetry.ServedFromMemory)
+	m.ObserveReady(func() bool { return true })
+	m.ReloadFailing(telemetry.AccessTable, true)
 	m.ObserveSecretExpiry(func() time.Time { return time.Now().Add(time.Hour) })
 	m.AuditEntry(audit.Allowed)
 	m.ObserveAudit(func() audit.Status {
@@ -117,6 +126,8 @@ func TestCountsByReason(t *testing.T) {
 		"tokenbroker_audit_lag_seconds 2",
 		"tokenbroker_audit_sinks_failing 1",
 		`tokenbroker_build_info{version="v1"} 1`,
+		`tokenbroker_ready 1`,
+		`tokenbroker_reload_failing{what="access_table"} 1`,
 	} {
 		if !strings.Contains(page, want+"\n") {
 			t.Errorf("/metrics lacks %s", want)

@@ -78,6 +78,8 @@ type canarySite struct {
 	site *site
 	up   *upstream
 	ctx  context.Context
+	// spans are those of everything that the server does.
+	spans *collector
 }
 
 // must ends the test unless a call has gone well.
@@ -225,8 +227,10 @@ func newCanarySite(t *testing.T, store map[string]any) *canarySite {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, `{"access_token":"x","token_type":%q}`, r.Header.Get("Authorization"))
 	})
-	s := newSite(t, store, up.ca)
+	s, spans := newSite(t, store, up.ca), newCollector(t)
+	s.config["tracing"] = spans.config()
 	return &canarySite{
+		spans:    spans,
 		canaries: &canaries{t: t, scanner: newScanner()}, site: s, up: up,
 		node: s.start(t, program(t)), ctx: t.Context(),
 	}
@@ -267,6 +271,12 @@ func (c *canarySite) search(folders ...string) {
 	for _, text := range []string{"PRIVATE KEY", "hvs.", "cAnArY"} {
 		if strings.Contains(log, text) || strings.Contains(heard, text) {
 			c.t.Errorf("the log or an answer has %q", text)
+		}
+	}
+	for _, s := range []*scanner{c.scanner, issued} {
+		report("the spans", s.scan(c.spans.all(c.t, 100)))
+		for _, path := range []string{"/metrics", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1"} {
+			report(path, s.scan(c.page(c.t, path)))
 		}
 	}
 	for _, name := range []string{"cmdline", "environ"} {

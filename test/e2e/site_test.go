@@ -59,6 +59,7 @@ func newSite(t testing.TB, store map[string]any, trusted ...[]byte) *site {
 		"audit":    map[string]any{"key_file": filepath.Join(s.dir, "audit.key"), "file": map[string]any{"path": filepath.Join(s.dir, "audit.log")}},
 		"upstream": map[string]any{"ca_file": s.write(t, "upstream.pem", bundle), "allowed_addresses": []string{"127.0.0.0/8"}},
 		"log":      map[string]any{"level": "debug"},
+		"admin":    map[string]any{"address": "127.0.0.1:0"},
 	}
 	return s
 }
