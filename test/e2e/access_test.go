@@ -101,6 +101,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 	health := func(name string) bool { return strings.HasPrefix(name, "/grpc.health.v1.") }
 	reflection := func(name string) bool { return strings.HasPrefix(name, "/grpc.reflection.") }
+	// Whoever shows an identity may ask for it, listed or not.
+	identified := func(name string) bool { return name == pb.AccessService_WhoAmI_FullMethodName || health(name) }
 	peers := []struct {
 		name   string
 		peer   *peer
@@ -109,12 +111,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 		code   codes.Code
 	}{
 		{"a caller", n.caller, func(name string) bool {
-			return name == pb.TokenService_GetToken_FullMethodName || health(name) || reflection(name)
+			return name == pb.TokenService_GetToken_FullMethodName || identified(name) || reflection(name)
 		}, "CALLER_NOT_ALLOWED", codes.PermissionDenied},
 		{"an operator", n.operator, func(string) bool { return true }, "", codes.OK},
 		{"nobody: no certificate", s.dial(t, n.address, nil), health, "CALLER_UNAUTHENTICATED", codes.Unauthenticated},
-		{"nobody: not listed", s.dial(t, n.address, s.certificate(t, "spiffe://example.org/other")), health, "CALLER_UNAUTHENTICATED", codes.Unauthenticated},
-		{"nobody: a longer name", s.dial(t, n.address, s.certificate(t, operatorIdentity+"/x")), health, "CALLER_UNAUTHENTICATED", codes.Unauthenticated},
+		{"nobody: not listed", s.dial(t, n.address, s.certificate(t, "spiffe://example.org/other")), identified, "CALLER_UNAUTHENTICATED", codes.Unauthenticated},
+		{"nobody: a longer name", s.dial(t, n.address, s.certificate(t, operatorIdentity+"/x")), identified, "CALLER_UNAUTHENTICATED", codes.Unauthenticated},
 		{"nobody: a URI that looks like a DNS name", s.dial(t, n.address, s.certificate(t, "dns:operator")), health, "CALLER_UNAUTHENTICATED", codes.Unauthenticated},
 	}
 	for _, p := range peers {
