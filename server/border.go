@@ -43,6 +43,8 @@ type border struct {
 	// labels returns a client's labels, for rows that speak of them.
 	labels func(context.Context, string) (map[string]string, error)
 	quotas quotas
+	// recovered calls a handler and turns a panic into an error.
+	recovered grpc.UnaryServerInterceptor
 	// bearer verifies the tokens of callers; nil if only connections identify them.
 	bearer *bearer.Verifier
 	// audit takes an entry for each decision; nil for none.
@@ -70,13 +72,13 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		ctx, cancel = context.WithTimeout(ctx, b.maxDeadline)
 		defer cancel()
 	}
-	leave, err := b.admit(ctx, c, req)
+	err := b.admit(ctx, c, req)
 	var response any
 	if err == nil {
 		if err = b.announce(c); err == nil {
-			response, err = handler(context.WithValue(ctx, visitKey{}, &c.visit), req)
+			response, err = b.recovered(context.WithValue(ctx, visitKey{}, &c.visit), req, info, handler)
 		}
-		leave()
+		c.leave()
 	}
 	if err := b.finish(ctx, c, err); err != nil {
 		return nil, err
@@ -87,7 +89,7 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 // stream is a grpc.StreamServerInterceptor, for health and reflection.
 func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	c := b.begin(ss.Context(), info.FullMethod, nil)
-	leave, err := b.admit(ss.Context(), c, nil)
+	err := b.admit(ss.Context(), c, nil)
 	if err == nil {
 		// A stream reveals while it lasts, so what its end is comes too late.
 		if err = b.record(c, audit.Allowed, ""); err == nil {
@@ -96,11 +98,11 @@ func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 			defer context.AfterFunc(b.stopping, cancel)()
 			err = handler(srv, &boundStream{ss, ctx})
 			if ctx.Err() != nil && quiet(info.FullMethod) {
-				leave()
+				c.leave()
 				return err // how a watch of health ends
 			}
 		}
-		leave()
+		c.leave()
 	}
 	return b.finish(ss.Context(), c, err)
 }
@@ -128,12 +130,12 @@ func (s *boundStream) RecvMsg(m any) error {
 	}
 }
 
-// admit counts the call in, if it may pass, and returns what counts it out. Access
+// admit counts the call in, if it may pass; whoever calls it then calls leave. Access
 // comes before the limits, so that a stranger learns nothing of our load.
-func (b *border) admit(ctx context.Context, c *call, req any) (leave func(), err error) {
+func (b *border) admit(ctx context.Context, c *call, req any) error {
 	v := &c.visit
 	if err := v.authorize(ctx, c.method, req); err != nil {
-		return nil, err
+		return err
 	}
 	counted := &b.inFlight
 	if c.need.kind == forNobody {
@@ -141,17 +143,26 @@ func (b *border) admit(ctx context.Context, c *call, req any) (leave func(), err
 	}
 	if counted.Add(1) > b.maxInFlight {
 		counted.Add(-1)
-		return nil, &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
+		return &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
 	}
-	if v.decision.Limits == nil {
-		return func() { counted.Add(-1) }, nil
+	if v.decision.Limits != nil {
+		v.quota = b.quotas.of(v.caller.Table(), v.decision.Limits)
+		if err := v.quota.enter(); err != nil {
+			v.quota = nil
+			counted.Add(-1)
+			return err
+		}
 	}
-	v.quota = b.quotas.of(v.caller.Table(), v.decision.Limits)
-	if err := v.quota.enter(); err != nil {
-		counted.Add(-1)
-		return nil, err
+	c.counted = counted
+	return nil
+}
+
+// leave counts the call out that admit has counted in.
+func (c *call) leave() {
+	c.counted.Add(-1)
+	if c.visit.quota != nil {
+		c.visit.quota.leave()
 	}
-	return func() { counted.Add(-1); v.quota.leave() }, nil
 }
 
 // quiet methods have no log line when they succeed.
@@ -175,6 +186,8 @@ type call struct {
 	requestID string
 	traceID   string // "" if the call belongs to no trace
 	started   time.Time
+	// counted is what the call counts in while it is under way.
+	counted *atomic.Int64
 	// recorded says that the audit log has the call's outcome.
 	recorded bool
 }

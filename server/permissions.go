@@ -204,7 +204,6 @@ func (v *visit) mayWith(p access.Permission, id string, labels map[string]string
 // a name that is no client's is judged only for those who could name one.
 func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	demanded, ok := needs[method]
-	denied := &broker.Error{Reason: broker.ReasonCallerNotAllowed}
 	switch {
 	case ok && demanded.kind == forNobody:
 		return nil
@@ -216,11 +215,11 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	case v.caller.Table() == nil:
 		return &broker.Error{Reason: broker.ReasonCallerUnauthenticated}
 	case !ok:
-		return denied
+		return denied()
 	case demanded.kind == forListed:
 		return nil
 	case !v.caller.May(demanded.permission):
-		return denied
+		return denied()
 	case demanded.kind == forAny:
 		return nil
 	}
@@ -236,7 +235,7 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	if demanded.kind == forNewClient {
 		for _, p := range append(also, demanded.permission) {
 			if !v.mayWith(p, id, nil) {
-				return denied
+				return denied()
 			}
 		}
 		return nil
@@ -252,6 +251,8 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	}
 	return nil
 }
+
+func denied() error { return &broker.Error{Reason: broker.ReasonCallerNotAllowed} }
 
 // gained refuses a change of labels by which the caller would let itself in.
 func (v *visit) gained(present, changed *broker.Client) error {

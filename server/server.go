@@ -132,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
 		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
 		table: table, labels: cfg.Broker.Labels, audit: cfg.Audit, bearer: cfg.Bearer,
+		recovered: recovery.UnaryServerInterceptor(onPanic(cfg.Logger)),
 	}
 	s.grpc = grpc.NewServer(append(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds)), cfg.Tracing.ServerOptions(traced)...)...)
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
@@ -175,8 +176,9 @@ func (cfg *Config) table() (func() *access.Table, error) {
 	return func() *access.Table { return table }, nil
 }
 
-func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOption {
-	recovered := recovery.WithRecoveryHandlerContext(func(ctx context.Context, cause any) error {
+// onPanic makes an error of a handler's panic.
+func onPanic(log *slog.Logger) recovery.Option {
+	return recovery.WithRecoveryHandlerContext(func(ctx context.Context, cause any) error {
 		// The value may hold anything, so only a runtime error's text is logged.
 		text := fmt.Sprintf("panic of type %T", cause)
 		if e, ok := cause.(runtime.Error); ok {
@@ -186,9 +188,12 @@ func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOptio
 		log.ErrorContext(ctx, "handler panicked", "method", method, "cause", text, "stack", string(debug.Stack()))
 		return &broker.Error{Reason: broker.ReasonInternal, Op: "handle request", Err: errors.New(text)}
 	})
+}
+
+func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(border.unary, recovery.UnaryServerInterceptor(recovered)),
-		grpc.ChainStreamInterceptor(border.stream, recovery.StreamServerInterceptor(recovered)),
+		grpc.UnaryInterceptor(border.unary),
+		grpc.ChainStreamInterceptor(border.stream, recovery.StreamServerInterceptor(onPanic(log))),
 		grpc.MaxRecvMsgSize(limits.MaxMessageBytes),
 		grpc.MaxConcurrentStreams(uint32(limits.MaxConcurrentStreams)),
 		grpc.MaxHeaderListSize(16 << 10),
