@@ -9,7 +9,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonInvalidRequest, RecoveryFixCaller, "The request is malformed.", "Correct the fields named in the BadRequest detail."},
 	{ReasonScopeNotAllowed, RecoveryFixCaller, "A requested scope is not among the client's default or allowed scopes.", "Ask for allowed scopes only, or have an operator add the scope to the client."},
 	{ReasonTargetNotAllowed, RecoveryFixCaller, "A requested audience or resource is not among those of the client.", "Ask for allowed audiences and resources only, or have an operator add it to the client."},
-	{ReasonTooManyRequests, RecoveryWait, "The broker has as many requests in flight as it may.", "Wait for the delay in RetryInfo, then try again."},
+	{ReasonTooManyRequests, RecoveryWait, "More calls than the broker, or the access table for this caller, allows.", "Wait for the delay in RetryInfo, then try again."},
 	{ReasonDeadlineExceeded, RecoveryRetry, "The caller's deadline passed before there was an answer.", "Give the call more time; the work goes on and the next call may find it done."},
 	{ReasonShuttingDown, RecoveryRetry, "This replica is shutting down.", "Try again; another replica, or this one after its restart, answers."},
 	{ReasonAuditUnavailable, RecoveryContactOperator, "No sink of the audit log takes the entry that this call must leave.", "Look into the broker's log for the audit sinks that fail, and mend one: a full disk, most often. A change that had begun may have been made; read before you repeat it."},

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -43,6 +45,14 @@ type border struct {
 	// labels returns a client's labels, for rows that speak of them.
 	labels func(context.Context, string) (map[string]string, error)
 	quotas quotas
+	// callers has what counts the calls of each caller :: name → *bucket. It grows by
+	// what access tables list, and not otherwise.
+	callers   sync.Map
+	perCaller int
+	// strangers bounds the entries and log lines that peers cause whom no table lists;
+	// unrecorded counts those that were left out.
+	strangers  *rate.Limiter
+	unrecorded atomic.Int64
 	// recovered calls a handler and turns a panic into an error.
 	recovered grpc.UnaryServerInterceptor
 	// bearer verifies the tokens of callers; nil if only connections identify them.
@@ -141,27 +151,51 @@ func (b *border) admit(ctx context.Context, c *call, req any) error {
 	if c.need.kind == forNobody {
 		counted = &b.anonymous
 	}
+	c.counted = counted
 	if counted.Add(1) > b.maxInFlight {
 		counted.Add(-1)
 		return &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
 	}
-	if v.decision.Limits != nil {
-		v.quota = b.quotas.of(v.caller.Table(), v.decision.Limits)
-		if err := v.quota.enter(); err != nil {
-			v.quota = nil
-			counted.Add(-1)
+	if name := v.name(); name != "" && counted == &b.inFlight {
+		if err := c.enter(b.ofCaller(name), "limits.max_concurrent_requests_per_caller"); err != nil {
+			c.leave()
 			return err
 		}
 	}
-	c.counted = counted
+	if v.decision.Limits != nil {
+		v.quota = b.quotas.of(v.caller.Table(), v.decision.Limits)
+		if err := v.quota.enter(c); err != nil {
+			c.leave()
+			return err
+		}
+	}
 	return nil
 }
 
-// leave counts the call out that admit has counted in.
+// ofCaller returns what counts the calls of one caller.
+func (b *border) ofCaller(name string) *bucket {
+	if counted, ok := b.callers.Load(name); ok {
+		return counted.(*bucket)
+	}
+	counted, _ := b.callers.LoadOrStore(name, newBucket(0, 0, b.perCaller))
+	return counted.(*bucket)
+}
+
+// enter counts the call in a bucket; leave will count it out.
+func (c *call) enter(b *bucket, what string) error {
+	if err := b.enter(what); err != nil {
+		return err
+	}
+	c.buckets[c.entered] = b
+	c.entered++
+	return nil
+}
+
+// leave counts the call out wherever it was counted in.
 func (c *call) leave() {
 	c.counted.Add(-1)
-	if c.visit.quota != nil {
-		c.visit.quota.leave()
+	for _, b := range c.buckets[:c.entered] {
+		b.leave()
 	}
 }
 
@@ -188,6 +222,10 @@ type call struct {
 	started   time.Time
 	// counted is what the call counts in while it is under way.
 	counted *atomic.Int64
+	buckets [3]*bucket // the caller's, the row's, and the row's for the client
+	entered int
+	// silent says that neither log nor audit log have the call.
+	silent bool
 	// recorded says that the audit log has the call's outcome.
 	recorded bool
 }
@@ -217,6 +255,9 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 	}
 	telemetry.NoteReason(ctx, broker.Reason(reasonOf(st)))
 	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.started))
+	if c.silent {
+		return st.Err()
+	}
 	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", attrs...)
 	return st.Err()
 }

@@ -95,7 +95,7 @@ func TestAnswersToBadRequestsAreBounded(t *testing.T) {
 
 func TestConcurrentRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, setup{limits: server.Limits{MaxConcurrentRequests: 2}})
+		w := newWorld(t, setup{limits: server.Limits{MaxConcurrentRequests: 2, MaxConcurrentRequestsPerCaller: 2}})
 		w.register(t, w.peer, "acme")
 		w.upstream.Always(brokertest.Step{Delay: 3 * second})
 		done := make(chan error, 2)
@@ -131,7 +131,7 @@ func TestConcurrentRequests(t *testing.T) {
 // TestStrangersDoNotUseUpTheLimit opens health watches, which need no certificate.
 func TestStrangersDoNotUseUpTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, setup{limits: server.Limits{MaxConcurrentRequests: 3}})
+		w := newWorld(t, setup{limits: server.Limits{MaxConcurrentRequests: 3, MaxConcurrentRequestsPerCaller: 3}})
 		ctx, cancel := context.WithCancel(t.Context())
 		for range 5 {
 			_, ended := w.watch(ctx, "")

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -41,50 +42,98 @@ func (q *quotas) of(table *access.Table, limits *access.Limits) *quota {
 	return count
 }
 
-// quota counts one caller's use of one row. Safe for concurrent use.
-type quota struct {
-	limits   access.Limits
-	rate     *rate.Limiter // nil for no bound
-	underway atomic.Int64
-
-	mu        sync.Mutex // guards the next two
-	scopeSets map[string]map[string]bool
-	since     time.Time
+// bucket bounds rate and concurrency. Safe for concurrent use.
+type bucket struct {
+	rate       *rate.Limiter // nil for no bound
+	perSecond  float64
+	concurrent int64 // 0 for no bound
+	underway   atomic.Int64
 }
 
-func newQuota(limits *access.Limits) *quota {
-	q := &quota{limits: *limits, scopeSets: map[string]map[string]bool{}, since: time.Now()}
-	if limits.RequestsPerSecond > 0 {
-		burst := limits.Burst
+func newBucket(perSecond float64, burst, concurrent int) *bucket {
+	b := &bucket{perSecond: perSecond, concurrent: int64(concurrent)}
+	if perSecond > 0 {
 		if burst == 0 {
-			burst = int(limits.RequestsPerSecond) + 1
+			burst = int(perSecond) + 1
 		}
-		q.rate = rate.NewLimiter(rate.Limit(limits.RequestsPerSecond), burst)
+		b.rate = rate.NewLimiter(rate.Limit(perSecond), burst)
 	}
-	return q
+	return b
 }
 
-// enter counts a call in, TOO_MANY_REQUESTS if it is one too many. The caller calls
-// leave when the call is over.
-func (q *quota) enter() error {
-	if most := int64(q.limits.Concurrent); q.underway.Add(1) > most && most > 0 {
-		q.leave()
-		return tooMany(time.Second, "calls at once", most)
+// enter counts a call in, TOO_MANY_REQUESTS if it is one too many. what names what
+// bounds it. Who was let in calls leave when the call is over.
+func (b *bucket) enter(what string) error {
+	if b.underway.Add(1) > b.concurrent && b.concurrent > 0 {
+		b.leave()
+		return tooMany(time.Second, what, "calls at once", b.concurrent)
 	}
-	if q.rate == nil {
+	if b.rate == nil {
 		return nil
 	}
 	now := time.Now()
-	reserved := q.rate.ReserveN(now, 1)
+	reserved := b.rate.ReserveN(now, 1)
 	if wait := reserved.DelayFrom(now); wait > 0 {
 		reserved.CancelAt(now)
-		q.leave()
-		return tooMany(wait, "calls a second", q.limits.RequestsPerSecond)
+		b.leave()
+		return tooMany(wait, what, "calls a second", b.perSecond)
 	}
 	return nil
 }
 
-func (q *quota) leave() { q.underway.Add(-1) }
+func (b *bucket) leave() { b.underway.Add(-1) }
+
+// quota counts one caller's use of one row. Safe for concurrent use.
+type quota struct {
+	*bucket
+	limits access.Limits
+
+	mu        sync.Mutex // guards the rest
+	clients   map[string]*bucket
+	scopeSets map[string]map[string]bool
+	since     time.Time
+}
+
+// mostClients bounds the buckets of one quota: whoever may use a row for all clients may
+// also invent names. The idle ones are let go then.
+const mostClients = 4096
+
+func newQuota(limits *access.Limits) *quota {
+	return &quota{
+		bucket: newBucket(limits.RequestsPerSecond, limits.Burst, limits.Concurrent),
+		limits: *limits, clients: map[string]*bucket{}, scopeSets: map[string]map[string]bool{}, since: time.Now(),
+	}
+}
+
+// enter counts a call in.
+func (q *quota) enter(c *call) error {
+	if err := c.enter(q.bucket, theRow); err != nil {
+		return err
+	}
+	if client := q.ofClient(c.client); client != nil {
+		return c.enter(client, theRow+", for one client,")
+	}
+	return nil
+}
+
+// ofClient returns what bounds the use of the row for one client; nil if nothing does.
+func (q *quota) ofClient(client string) *bucket {
+	l := &q.limits
+	if l.ClientRequestsPerSecond == 0 && l.ClientConcurrent == 0 {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := q.clients[client]
+	if b == nil {
+		if len(q.clients) >= mostClients {
+			maps.DeleteFunc(q.clients, func(_ string, b *bucket) bool { return b.underway.Load() == 0 })
+		}
+		b = newBucket(l.ClientRequestsPerSecond, l.ClientBurst, l.ClientConcurrent)
+		q.clients[client] = b
+	}
+	return b
+}
 
 // askFor counts a set of scopes for a client, TOO_MANY_REQUESTS if it is one too many
 // distinct ones: each is a token of its own at the authorization server.
@@ -108,15 +157,18 @@ func (q *quota) askFor(client string, scopes []string) error {
 		q.scopeSets[client] = sets
 	}
 	if !sets[set] && len(sets) >= q.limits.ScopeSets {
-		return tooMany(scopeSetsFor-now.Sub(q.since), "distinct sets of scopes", q.limits.ScopeSets)
+		return tooMany(scopeSetsFor-now.Sub(q.since), theRow, "distinct sets of scopes", q.limits.ScopeSets)
 	}
 	sets[set] = true
 	return nil
 }
 
-func tooMany(wait time.Duration, what string, most any) error {
+// theRow is what bounds a call where a limit of the access table does.
+const theRow = "the row of the access table"
+
+func tooMany(wait time.Duration, what, of string, most any) error {
 	return &broker.Error{
 		Reason: broker.ReasonTooManyRequests, RetryAfter: wait,
-		Detail: fmt.Sprintf("the row of the access table allows %v %s", most, what),
+		Detail: fmt.Sprintf("%s allows %v %s", what, most, of),
 	}
 }

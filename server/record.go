@@ -5,6 +5,14 @@ import (
 	"github.com/tokenbroker/tokenbroker/server/audit"
 )
 
+// Refusals of peers whom no table lists leave at most so many entries and log lines a
+// second: whoever reaches the port could fill the disk otherwise, and so stop the
+// service.
+const (
+	strangersPerSecond = 100
+	strangersBurst     = 1000
+)
+
 // announce records a change before it is made: whoever dies in the middle of one, or
 // finds no sink for its outcome, has left word of it.
 func (b *border) announce(c *call) error {
@@ -26,9 +34,17 @@ func (b *border) record(c *call, outcome audit.Outcome, reason broker.Reason) er
 	}
 	c.recorded = true
 	v := &c.visit
+	if outcome != audit.Allowed && v.caller.Table() == nil && !b.strangers.Allow() {
+		b.unrecorded.Add(1)
+		c.silent = true
+		return nil
+	}
 	entry := audit.Entry{
 		RequestID: c.requestID, TraceID: c.traceID, Caller: v.name(), Identity: v.identity(), Method: c.method, Client: c.client,
 		Outcome: outcome, Reason: string(reason),
+	}
+	if v.caller.Table() == nil {
+		entry.LeftOut = b.unrecorded.Swap(0)
 	}
 	if token := v.token; token != nil && outcome == audit.Allowed {
 		entry.TokenID, entry.SecretVersion, entry.ServedFrom = token.ID, token.SecretVersion, string(v.servedFrom)

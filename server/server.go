@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -43,6 +44,9 @@ type Limits struct {
 	MaxDeadline time.Duration `yaml:"max_deadline"`
 	// MaxConcurrentRequests bounds the calls under way; default 8,192.
 	MaxConcurrentRequests int `yaml:"max_concurrent_requests"`
+	// MaxConcurrentRequestsPerCaller bounds those of one caller, so that no caller alone
+	// can use up the server; default a quarter of MaxConcurrentRequests, but at least 1.
+	MaxConcurrentRequestsPerCaller int `yaml:"max_concurrent_requests_per_caller"`
 	// MaxConcurrentStreams bounds the calls under way on one connection; default 1,024.
 	MaxConcurrentStreams int `yaml:"max_concurrent_streams"`
 	// ShutdownGrace is how long calls under way may take after a stop; default 20 s.
@@ -54,6 +58,9 @@ func (l *Limits) setDefaults() {
 		if *field <= 0 {
 			*field = value
 		}
+	}
+	if l.MaxConcurrentRequestsPerCaller <= 0 {
+		l.MaxConcurrentRequestsPerCaller = max(1, l.MaxConcurrentRequests/4)
 	}
 	for field, value := range map[*time.Duration]time.Duration{&l.MaxDeadline: time.Minute, &l.ShutdownGrace: 20 * time.Second} {
 		if *field <= 0 {
@@ -131,6 +138,7 @@ func New(cfg Config) (*Server, error) {
 	border := &border{
 		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
 		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
+		perCaller: cfg.Limits.MaxConcurrentRequestsPerCaller, strangers: rate.NewLimiter(strangersPerSecond, strangersBurst),
 		table: table, labels: cfg.Broker.Labels, audit: cfg.Audit, bearer: cfg.Bearer,
 		recovered: recovery.UnaryServerInterceptor(onPanic(cfg.Logger)),
 	}

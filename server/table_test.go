@@ -1,12 +1,10 @@
 package server_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -167,6 +165,7 @@ func TestLimitsOfARow(t *testing.T) {
 	tests := []struct{ name, limits string }{
 		{"rate", "requests_per_second: 0.01, burst: 2"},
 		{"sets of scopes", "scope_sets: 2"},
+		{"rate for a client", "client_requests_per_second: 0.01, client_burst: 2"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -187,54 +186,6 @@ func TestLimitsOfARow(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// TestReloadUnderLoad swaps two tables that each let in what the other refuses, and
-// never sees a call refused for another reason, or both refused or both let in by one
-// generation.
-func TestReloadUnderLoad(t *testing.T) {
-	one, two, write := row("token.get", "one", ""), row("token.get", "two", ""), row("client.write, secret.stage", `"*"`, "")
-	path := tableFile(t, write, one)
-	table, err := access.NewReloader(path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, setup{access: table})
-	for _, id := range []string{"one", "two"} {
-		w.accept(id)
-		if _, err := w.clients.CreateClient(t.Context(), w.creation(id, nil)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	var group sync.WaitGroup
-	for _, id := range []string{"one", "two"} {
-		group.Go(func() {
-			for ctx.Err() == nil {
-				_, err := pb.NewTokenServiceClient(w.conn).GetToken(ctx, &pb.GetTokenRequest{Client: "clients/" + id})
-				if got := problemOf(err).code; got != codes.OK && got != codes.PermissionDenied && got != codes.Canceled {
-					t.Errorf("GetToken of %s during a reload: %v", id, err)
-				}
-			}
-		})
-	}
-	for i := range 50 {
-		writeTable(t, path, write, []string{two, one}[i%2])
-		if err := table.Reload(); err != nil {
-			t.Errorf("reload: %v", err)
-		}
-	}
-	if err := os.WriteFile(path, []byte("rules: ["), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := table.Reload(); err == nil {
-		t.Error("a broken table was taken")
-	}
-	stop()
-	group.Wait()
-	if _, err := pb.NewTokenServiceClient(w.conn).GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/one"}); err != nil {
-		t.Errorf("after a broken file: %v, want the last good table", err)
 	}
 }
 

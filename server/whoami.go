@@ -39,6 +39,7 @@ func grantToProto(g access.Grant) *pb.Grant {
 	if l := g.Limits; l != nil {
 		grant.Limits = &pb.UseLimits{
 			RequestsPerSecond: l.RequestsPerSecond, Burst: int32(l.Burst), ConcurrentRequests: int32(l.Concurrent), ScopeSets: int32(l.ScopeSets),
+			ClientRequestsPerSecond: l.ClientRequestsPerSecond, ClientBurst: int32(l.ClientBurst), ClientConcurrentRequests: int32(l.ClientConcurrent),
 		}
 	}
 	return grant

@@ -178,7 +178,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	cfg.Upstream.prefixes(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
-		"limits.max_concurrent_streams": cfg.Limits.MaxConcurrentStreams, "limits.max_deadline": int(cfg.Limits.MaxDeadline),
+		"limits.max_concurrent_requests_per_caller": cfg.Limits.MaxConcurrentRequestsPerCaller, "limits.max_concurrent_streams": cfg.Limits.MaxConcurrentStreams, "limits.max_deadline": int(cfg.Limits.MaxDeadline),
 		"limits.shutdown_grace": int(cfg.Limits.ShutdownGrace),
 	} {
 		if value < 0 {

@@ -125,15 +125,19 @@ func (r *Restriction) String() string {
 	return text
 }
 
-// Limits bound what one caller may use one row for, over all clients of the row
-// together. 0 is no bound.
+// Limits bound what one caller may use one row for. 0 is no bound.
 type Limits struct {
-	// RequestsPerSecond and Burst fill a token bucket; a Burst that is absent is
+	// RequestsPerSecond and Burst, over all clients of the row together, fill a token bucket; a Burst that is absent is
 	// RequestsPerSecond rounded up.
 	RequestsPerSecond float64 `yaml:"requests_per_second"`
 	Burst             int     `yaml:"burst"`
 	// Concurrent is how many calls may be under way.
 	Concurrent int `yaml:"concurrent"`
+	// ClientRequestsPerSecond, ClientBurst and ClientConcurrent bound the same for each
+	// client by itself.
+	ClientRequestsPerSecond float64 `yaml:"client_requests_per_second"`
+	ClientBurst             int     `yaml:"client_burst"`
+	ClientConcurrent        int     `yaml:"client_concurrent"`
 	// ScopeSets is how many distinct sets of scopes may be asked for, for one client:
 	// each is a token of its own at the authorization server.
 	ScopeSets int `yaml:"scope_sets"`
@@ -153,6 +157,9 @@ func (l *Limits) String() string {
 	add(l.RequestsPerSecond > 0, "%v requests a second", l.RequestsPerSecond)
 	add(l.Burst > 0, "bursts of %d", l.Burst)
 	add(l.Concurrent > 0, "%d at once", l.Concurrent)
+	add(l.ClientRequestsPerSecond > 0, "%v requests a second for a client", l.ClientRequestsPerSecond)
+	add(l.ClientBurst > 0, "bursts of %d for a client", l.ClientBurst)
+	add(l.ClientConcurrent > 0, "%d at once for a client", l.ClientConcurrent)
 	add(l.ScopeSets > 0, "%d scope sets", l.ScopeSets)
 	return strings.Join(parts, ", ")
 }

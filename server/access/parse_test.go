@@ -67,7 +67,7 @@ func TestForm(t *testing.T) {
 		{"what is empty", withHead("{callers: [], permissions: [], clients: [], scopes: {}, resources: {allowed: []}, limits: {}, except: {}}"), []string{
 			"6: rules[0].callers: is empty", "6: rules[0].permissions: is empty", "6: rules[0].clients: is empty",
 			"6: rules[0].except: is empty; leave it out, or name callers or clients", "6: rules[0].scopes: needs default, allowed, or both",
-			"6: rules[0].resources.allowed: is empty", "6: rules[0].limits: needs at least one of requests_per_second, concurrent and scope_sets",
+			"6: rules[0].resources.allowed: is empty", "6: rules[0].limits: needs at least one of requests_per_second, concurrent, client_requests_per_second, client_concurrent and scope_sets",
 		}},
 	}
 	for _, test := range tests {

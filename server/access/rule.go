@@ -245,7 +245,7 @@ func resourceProblem(s string) string {
 
 func (p *parser) limits(key string, l *Limits) {
 	if *l == (Limits{}) {
-		p.missing(key, "needs at least one of requests_per_second, concurrent and scope_sets")
+		p.missing(key, "needs at least one of requests_per_second, concurrent, client_requests_per_second, client_concurrent and scope_sets")
 	}
 	for _, bound := range []struct {
 		name  string
@@ -254,6 +254,9 @@ func (p *parser) limits(key string, l *Limits) {
 		{".requests_per_second", l.RequestsPerSecond},
 		{".burst", float64(l.Burst)},
 		{".concurrent", float64(l.Concurrent)},
+		{".client_requests_per_second", l.ClientRequestsPerSecond},
+		{".client_burst", float64(l.ClientBurst)},
+		{".client_concurrent", float64(l.ClientConcurrent)},
 		{".scope_sets", float64(l.ScopeSets)},
 	} {
 		inBounds := bound.value >= 0 && bound.value <= maxRate // and a number
@@ -262,10 +265,16 @@ func (p *parser) limits(key string, l *Limits) {
 			p.findings = append(p.findings, finding{key: key + bound.name, text: text, missing: zero})
 		}
 	}
-	if l.Burst > 0 && l.RequestsPerSecond == 0 {
-		p.add(key+".burst", "needs requests_per_second")
+	p.burst(key, "", l.RequestsPerSecond, &l.Burst)
+	p.burst(key, "client_", l.ClientRequestsPerSecond, &l.ClientBurst)
+}
+
+// burst checks a burst against its rate, and is a second's worth where there is none.
+func (p *parser) burst(key, prefix string, perSecond float64, burst *int) {
+	if *burst > 0 && perSecond == 0 {
+		p.add(key+"."+prefix+"burst", "needs %srequests_per_second", prefix)
 	}
-	if l.RequestsPerSecond > 0 && l.Burst == 0 && !p.zero(key+".burst", 0) {
-		l.Burst = int(math.Ceil(l.RequestsPerSecond))
+	if perSecond > 0 && *burst == 0 && !p.zero(key+"."+prefix+"burst", 0) {
+		*burst = int(math.Ceil(perSecond))
 	}
 }

@@ -56,6 +56,9 @@ type Entry struct {
 	// ServedFrom says where the token came from, such as memory or the
 	// authorization server; set with TokenID.
 	ServedFrom string
+	// LeftOut is how many refusals of peers whom nobody knows were left out since the
+	// last such entry, because there were too many.
+	LeftOut int64
 }
 
 const (
@@ -98,6 +101,9 @@ func (e *Entry) append(line []byte) []byte {
 		line = strconv.AppendInt(append(line, `,"secret_version":`...), e.SecretVersion, 10)
 	}
 	field(`,"served_from":`, e.ServedFrom)
+	if e.LeftOut != 0 {
+		line = strconv.AppendInt(append(line, `,"left_out":`...), e.LeftOut, 10)
+	}
 	if len(e.Scopes) > 0 {
 		line = append(line, `,"scopes":[`...)
 		start := len(line)

@@ -309,9 +309,15 @@ type UseLimits struct {
 	// Output only. Calls under way.
 	ConcurrentRequests int32 `protobuf:"varint,3,opt,name=concurrent_requests,json=concurrentRequests,proto3" json:"concurrent_requests,omitempty"`
 	// Output only. Distinct sets of scopes within an hour, for each client.
-	ScopeSets     int32 `protobuf:"varint,4,opt,name=scope_sets,json=scopeSets,proto3" json:"scope_sets,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ScopeSets int32 `protobuf:"varint,4,opt,name=scope_sets,json=scopeSets,proto3" json:"scope_sets,omitempty"`
+	// Output only. Calls a second for one client, sustained.
+	ClientRequestsPerSecond float64 `protobuf:"fixed64,5,opt,name=client_requests_per_second,json=clientRequestsPerSecond,proto3" json:"client_requests_per_second,omitempty"`
+	// Output only. Calls for one client that may come at once after a pause.
+	ClientBurst int32 `protobuf:"varint,6,opt,name=client_burst,json=clientBurst,proto3" json:"client_burst,omitempty"`
+	// Output only. Calls under way for one client.
+	ClientConcurrentRequests int32 `protobuf:"varint,7,opt,name=client_concurrent_requests,json=clientConcurrentRequests,proto3" json:"client_concurrent_requests,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *UseLimits) Reset() {
@@ -372,6 +378,27 @@ func (x *UseLimits) GetScopeSets() int32 {
 	return 0
 }
 
+func (x *UseLimits) GetClientRequestsPerSecond() float64 {
+	if x != nil {
+		return x.ClientRequestsPerSecond
+	}
+	return 0
+}
+
+func (x *UseLimits) GetClientBurst() int32 {
+	if x != nil {
+		return x.ClientBurst
+	}
+	return 0
+}
+
+func (x *UseLimits) GetClientConcurrentRequests() int32 {
+	if x != nil {
+		return x.ClientConcurrentRequests
+	}
+	return 0
+}
+
 var File_tokenbroker_v1_access_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_access_service_proto_rawDesc = "" +
@@ -397,13 +424,16 @@ const file_tokenbroker_v1_access_service_proto_rawDesc = "" +
 	"\x06limits\x18\b \x01(\v2\x19.tokenbroker.v1.UseLimitsR\x06limits\"[\n" +
 	"\vRestriction\x12%\n" +
 	"\x0edefault_values\x18\x01 \x03(\tR\rdefaultValues\x12%\n" +
-	"\x0eallowed_values\x18\x02 \x03(\tR\rallowedValues\"\xa1\x01\n" +
+	"\x0eallowed_values\x18\x02 \x03(\tR\rallowedValues\"\xbf\x02\n" +
 	"\tUseLimits\x12.\n" +
 	"\x13requests_per_second\x18\x01 \x01(\x01R\x11requestsPerSecond\x12\x14\n" +
 	"\x05burst\x18\x02 \x01(\x05R\x05burst\x12/\n" +
 	"\x13concurrent_requests\x18\x03 \x01(\x05R\x12concurrentRequests\x12\x1d\n" +
 	"\n" +
-	"scope_sets\x18\x04 \x01(\x05R\tscopeSets2X\n" +
+	"scope_sets\x18\x04 \x01(\x05R\tscopeSets\x12;\n" +
+	"\x1aclient_requests_per_second\x18\x05 \x01(\x01R\x17clientRequestsPerSecond\x12!\n" +
+	"\fclient_burst\x18\x06 \x01(\x05R\vclientBurst\x12<\n" +
+	"\x1aclient_concurrent_requests\x18\a \x01(\x05R\x18clientConcurrentRequests2X\n" +
 	"\rAccessService\x12G\n" +
 	"\x06WhoAmI\x12\x1d.tokenbroker.v1.WhoAmIRequest\x1a\x1e.tokenbroker.v1.WhoAmIResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
