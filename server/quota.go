@@ -19,27 +19,35 @@ import (
 // of the token that was made for it.
 const scopeSetsFor = time.Hour
 
-// quotas counts what the limits of access rows bound. Counts belong to one generation
-// of the table: a new one starts them afresh. Safe for concurrent use.
+// quotas counts what the limits of access rows bound. A new generation of the table
+// starts the counts afresh. Safe for concurrent use.
 type quotas struct {
-	mu     sync.Mutex // guards the rest
-	table  *access.Table
-	counts map[*access.Limits]*quota
+	current atomic.Pointer[generation]
+}
+
+// generation is the counts of one table, and of what calls under an older one still ask.
+type generation struct {
+	number uint64
+	// counts is *access.Limits → *quota: limits belong to one caller and row of one table.
+	counts sync.Map
 }
 
 // of returns the count of limits, which are those of one caller and row of table.
 func (q *quotas) of(table *access.Table, limits *access.Limits) *quota {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.table != table {
-		q.table, q.counts = table, map[*access.Limits]*quota{}
+	g := q.current.Load()
+	for g == nil || g.number < table.Generation() {
+		next := &generation{number: table.Generation()}
+		if q.current.CompareAndSwap(g, next) {
+			g = next
+			break
+		}
+		g = q.current.Load()
 	}
-	count := q.counts[limits]
-	if count == nil {
-		count = newQuota(limits)
-		q.counts[limits] = count
+	if count, ok := g.counts.Load(limits); ok {
+		return count.(*quota)
 	}
-	return count
+	count, _ := g.counts.LoadOrStore(limits, newQuota(limits))
+	return count.(*quota)
 }
 
 // bucket bounds rate and concurrency. Safe for concurrent use.
