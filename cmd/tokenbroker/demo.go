@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/audit"
 )
 
 // demonstrate walks the whole path as a caller and an operator would, over the
@@ -29,6 +31,7 @@ func (d *development) demonstrate(ctx context.Context) error {
 		{"A second secret is staged, verified with one real token, and promoted.", d.showRotation},
 		{"The old secret is retired; tokens come from the new one.", d.showRetirement},
 		{"Somebody destroyed the secret of clients/demo-broken in the store. Why does its lookup fail?", d.showLookup},
+		{"The audit log says who got which token, and proves that nobody has changed it.", d.showAudit},
 	} {
 		if _, err := fmt.Fprintf(d.process.stdout, "\n%d. %s\n\n", i+1, step.title); err != nil {
 			return err
@@ -183,6 +186,31 @@ func (d *development) showLookup(ctx context.Context) error {
 		return fmt.Errorf("CheckLookup names %q, not %s", got, want)
 	}
 	return d.show("DiagnosticsService/CheckLookup "+brokenClient+": root cause", report.GetRootCause())
+}
+
+// showAudit prints the first entry of a token and verifies the whole log.
+func (d *development) showAudit(context.Context) error {
+	key, err := audit.LoadKey(d.files.path("audit.key"))
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(d.files.path("audit.log"))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(content)) {
+		if strings.Contains(line, `"token_id"`) {
+			fmt.Fprintf(d.process.stdout, "   %s\n", line)
+			break
+		}
+	}
+	// Earlier starts in the same folder may have been killed.
+	report, err := audit.VerifyFiles(audit.VerifyConfig{Keys: []audit.Key{key}, Running: 1}, d.files.path("audit.log"))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(d.process.stdout, "   tokenbroker audit verify --key %s %s\n%s\n", d.files.path("audit.key"), d.files.path("audit.log"), indent(strings.TrimSpace(report.String())))
+	return err
 }
 
 // destroyCurrent destroys the value of a client's current secret version behind
