@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/identity"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -45,18 +47,36 @@ type border struct {
 
 // visit begins one call: it finds out who calls, under the table that is in force
 // now and stays so for this call.
-func (b *border) visit(ctx context.Context) *visit {
-	caller, ok := callerOf(ctx, b.table())
-	if !ok {
-		return nobody
+func (b *border) visit(ctx context.Context, now time.Time) *visit {
+	caller, err := callerOf(ctx, b.table(), now)
+	if err != nil {
+		return &visit{stranger: err}
 	}
 	return &visit{caller: caller, labels: b.labels}
 }
 
+// callerOf returns who calls, by the table that is in force; its error is why that is
+// nobody, for the log.
+func callerOf(ctx context.Context, table *access.Table, now time.Time) (access.Caller, error) {
+	info, ok := identity.FromContext(ctx)
+	if !ok {
+		return access.Caller{}, &identity.Error{Cause: identity.CauseNoCredentials}
+	}
+	peer, err := info.Peer(now)
+	if err != nil {
+		return access.Caller{}, err
+	}
+	caller, ok := peer.Caller(table)
+	if !ok {
+		return access.Caller{}, fmt.Errorf("the access table has no caller, or several, for %q", peer.Identities())
+	}
+	return caller, nil
+}
+
 // unary is a grpc.UnaryServerInterceptor.
 func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	v := b.visit(ctx)
 	started := time.Now()
+	v := b.visit(ctx, started)
 	// GetToken is bounded by the broker's own timeouts; a timer for each call would
 	// be its greatest cost.
 	if info.FullMethod != pb.TokenService_GetToken_FullMethodName {
@@ -79,8 +99,8 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 // stream is a grpc.StreamServerInterceptor, for health and reflection.
 func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	v := b.visit(ss.Context())
 	started := time.Now()
+	v := b.visit(ss.Context(), started)
 	leave, err := b.admit(ss.Context(), info.FullMethod, nil, v)
 	if err == nil {
 		ctx, cancel := context.WithCancel(ss.Context())

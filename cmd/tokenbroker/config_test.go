@@ -103,7 +103,7 @@ log: {level: debug, format: text}
 `, []string{
 			`8: callers[0].role: is "admin"; it must be caller or operator`,
 			"9: callers[1].name: is required",
-			`10: callers[2].identity: "crm" is none; an identity is one of spiffe://example.org/crm, dns:crm.example.org or insecure-loopback`,
+			`10: callers[2].identity: "crm" is none; an identity is one of spiffe://example.org/crm, dns:crm.example.org, cn:crm, jwt:https://issuer.example.org#crm, unix:uid=1000 or insecure-loopback`,
 			`11: callers[3].identity: "dns:*.example.org" must name one host, such as dns:crm.example.org`,
 			`13: callers[4].identity: "spiffe://example.org/a" is that of callers[0].identity already`,
 			"15: callers[5].identity: insecure-loopback needs listen.insecure_plaintext",

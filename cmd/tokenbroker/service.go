@@ -80,7 +80,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		}
 	}
 	s.server, err = server.New(server.Config{
-		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
+		Broker: s.broker, TLS: cfg.Listen.tls(), Plaintext: cfg.Listen.InsecurePlaintext, UNIX: cfg.Listen.UNIXSocket.Path != "",
 		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Logger: log,
 	})
 	if err != nil {
@@ -99,7 +99,8 @@ func (s *service) tableReloaded(table *access.Table, err error) {
 	s.log.Info("access table in force", "file", table.File(), "generation", table.Generation())
 }
 
-// reloadOnHangup reads the access table at once on SIGHUP, until ctx ends.
+// reloadOnHangup reads the access table and the TLS files at once on SIGHUP, until ctx
+// ends; what is wrong with them is logged.
 func (s *service) reloadOnHangup(ctx context.Context) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -109,16 +110,12 @@ func (s *service) reloadOnHangup(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-hangups:
-			_ = s.access.Reload() // tableReloaded was told
+			_ = s.server.ReloadIdentities()
+			if s.access != nil {
+				_ = s.access.Reload()
+			}
 		}
 	}
-}
-
-func (l listenConfig) tlsFiles() *server.TLSFiles {
-	if l.InsecurePlaintext {
-		return nil
-	}
-	return &server.TLSFiles{CertificateFile: l.CertificateFile, KeyFile: l.KeyFile, ClientCAFile: l.ClientCAFile}
 }
 
 func (s *service) openStore(cfg storeConfig) error {
@@ -170,9 +167,9 @@ func (s *service) close() error {
 	return errors.Join(errs...)
 }
 
-// run serves on listener until ctx ends, then closes everything. The store is
+// run serves on listeners until ctx ends, then closes everything. The store is
 // looked after, and metrics are served, until the last call has been answered.
-func (s *service) run(ctx context.Context, listener net.Listener) error {
+func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLooking()
 	var owned sync.WaitGroup
@@ -180,7 +177,11 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	if s.admin != "" {
 		pages, err := net.Listen("tcp", s.admin)
 		if err != nil {
-			return errors.Join(fmt.Errorf("admin listener: %w", err), listener.Close(), s.close())
+			err = fmt.Errorf("admin listener: %w", err)
+			for _, listener := range listeners {
+				err = errors.Join(err, listener.Close())
+			}
+			return errors.Join(err, s.close())
 		}
 		admin := &telemetry.Admin{Metrics: s.metrics, Ready: s.server.Ready}
 		owned.Go(func() { adminErr = admin.Serve(looking, pages) })
@@ -188,13 +189,15 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
-		owned.Go(func() { s.reloadOnHangup(looking) })
 	}
+	owned.Go(func() { s.reloadOnHangup(looking) })
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
-	s.log.Info("serving", "address", listener.Addr().String(), "version", version)
-	err := s.server.Serve(ctx, listener)
+	for _, listener := range listeners {
+		s.log.Info("serving", "address", listener.Addr().String(), "version", version)
+	}
+	err := s.server.Serve(ctx, listeners...)
 	stopLooking()
 	owned.Wait()
 	return errors.Join(err, storeErr, adminErr, s.close())

@@ -2,6 +2,7 @@ package access
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
 )
 
@@ -14,6 +15,9 @@ type Table struct {
 	identities map[string]*caller // normal identity → caller
 	names      map[string]*caller
 }
+
+// Identities returns all identities that the table lists, in order.
+func (t *Table) Identities() []string { return slices.Sorted(maps.Keys(t.identities)) }
 
 // caller is what a table knows of one caller.
 type caller struct {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
+	"github.com/tokenbroker/tokenbroker/server/identity"
 )
 
 // Metrics holds all metrics of one process. It is safe for concurrent use.
@@ -27,6 +28,7 @@ type Metrics struct {
 	upstreamTime   prometheus.Histogram
 	store          *prometheus.CounterVec
 	storeSeconds   *prometheus.HistogramVec
+	refused        map[identity.Bound]prometheus.Counter
 	warmRPC        prometheus.Counter  // resolved beforehand: a label lookup costs more than the count
 	warmRPCSeconds prometheus.Observer // the same for the time
 }
@@ -80,13 +82,20 @@ func New(version string) *Metrics {
 	for _, from := range []ServedFrom{ServedFromMemory, ServedFromMint} {
 		m.served[from] = served.WithLabelValues(string(from))
 	}
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tokenbroker_connections_refused_total", Help: "Connections that were closed at accept, by the bound that they would have exceeded.",
+	}, []string{"bound"})
+	m.refused = map[identity.Bound]prometheus.Counter{}
+	for _, bound := range identity.Bounds() {
+		m.refused[bound] = refused.WithLabelValues(string(bound))
+	}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "tokenbroker_build_info", Help: "Always 1; the label says which release runs.",
 	}, []string{"version"})
 	build.WithLabelValues(version).Set(1)
 	m.warmRPC = m.rpcs.WithLabelValues(WarmMethod, "OK", "")
 	m.warmRPCSeconds = m.rpcSeconds.WithLabelValues(WarmMethod)
-	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, m.upstream, m.upstreamTime, m.store, m.storeSeconds, build,
+	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, refused, m.upstream, m.upstreamTime, m.store, m.storeSeconds, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -104,6 +113,9 @@ func (m *Metrics) RPC(method, code, reason string, took time.Duration) {
 
 // TokenServed counts a token that was handed out.
 func (m *Metrics) TokenServed(from ServedFrom) { m.served[from].Inc() }
+
+// ConnectionRefused counts a connection that was closed at accept.
+func (m *Metrics) ConnectionRefused(bound identity.Bound) { m.refused[bound].Inc() }
 
 // RequestToken returns request with its outcomes counted and timed.
 func (m *Metrics) RequestToken(request broker.RequestToken) broker.RequestToken {
