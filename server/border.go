@@ -68,7 +68,7 @@ func (b *border) begin(ctx context.Context, method string, req any) *call {
 		method: method, visit: visit{labels: b.labels}, client: clientOf(req), requestID: requestIDOf(ctx),
 		traceID: telemetry.TraceID(ctx), need: needs[method], started: time.Now(),
 	}
-	c.visit.identify(ctx, b.table(), b.bearer)
+	c.visit.identify(ctx, c.started, b.table(), b.bearer)
 	return c
 }
 

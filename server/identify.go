@@ -12,35 +12,72 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
+	"github.com/tokenbroker/tokenbroker/server/identity"
 )
 
 // identify finds out who calls: what the connection and the bearer token were verified
 // to be, and which caller of the table that is. Every credential that is shown must
 // hold: one that does not makes the peer nobody, whatever the other says, and leaves
 // the reason in v.problem.
-func (v *visit) identify(ctx context.Context, table *access.Table, tokens *bearer.Verifier) {
-	connection, notAfter, err := peerOfConnection(ctx)
-	if err != nil {
-		v.refuse(err)
-		return
-	}
-	v.peer, v.notAfter = connection, notAfter
-	if tokens == nil {
-		v.caller, _ = v.peer.Caller(table)
-		return
-	}
-	identity, err := bearerOf(ctx, tokens)
-	switch {
-	case err != nil:
-		v.refuse(err)
-		return
-	case identity != nil:
-		v.peer = access.NewPeer(append(slices.Clone(connection.Identities()), identity.Name())...)
-		if v.notAfter.IsZero() || identity.ExpireTime.Before(v.notAfter) {
-			v.notAfter = identity.ExpireTime
+func (v *visit) identify(ctx context.Context, now time.Time, table *access.Table, tokens *bearer.Verifier) {
+	var err error
+	if v.peer, v.notAfter, err = connectionOf(ctx, now); err != nil {
+		if !showsNothing(err) {
+			v.refuse(err)
+			return
 		}
+		v.stranger = err
 	}
-	v.caller, _ = v.peer.Caller(table)
+	if tokens != nil {
+		token, err := bearerOf(ctx, tokens)
+		if err != nil {
+			v.refuse(err)
+			return
+		}
+		v.add(token)
+	}
+	if v.peer == nil {
+		return
+	}
+	var listed bool
+	if v.caller, listed = v.peer.Caller(table); !listed {
+		v.stranger = errNotListed
+	}
+}
+
+// errNotListed is for the log, whose audit entry says who it is about.
+var errNotListed = errors.New("the access table lists none of the peer's identities, or several of different callers")
+
+// connectionOf returns who the call's connection is by what is trusted now, and until
+// when it is; its error is an *[identity.Error].
+func connectionOf(ctx context.Context, now time.Time) (*access.Peer, time.Time, error) {
+	info, ok := identity.FromContext(ctx)
+	if !ok {
+		return nil, time.Time{}, &identity.Error{Cause: identity.CauseNoCredentials}
+	}
+	peer, err := info.Peer(now)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return peer, info.ExpireTime(), nil
+}
+
+// showsNothing tells a connection without a credential from one whose credential does
+// not hold.
+func showsNothing(err error) bool {
+	var nobody *identity.Error
+	return errors.As(err, &nobody) && (nobody.Cause == identity.CauseNoCredentials || nobody.Cause == identity.CauseNoCertificate)
+}
+
+// add makes the peer also who its token stands for; nil adds nobody.
+func (v *visit) add(token *bearer.Identity) {
+	if token == nil {
+		return
+	}
+	v.peer = access.NewPeer(append(slices.Clone(v.peer.Identities()), token.Name())...)
+	if v.notAfter.IsZero() || token.ExpireTime.Before(v.notAfter) {
+		v.notAfter = token.ExpireTime
+	}
 }
 
 // refuse makes the peer nobody. The cause is for the log.

@@ -31,8 +31,8 @@ const InsecureIdentity = access.InsecureIdentity
 type Caller struct {
 	// Name stands in logs.
 	Name string
-	// Identity is a URI SAN ("spiffe://example.org/crm"), a DNS SAN ("dns:crm.internal"),
-	// or [InsecureIdentity].
+	// Identity is who that is as [access.NormalIdentity] takes it, such as a URI SAN
+	// ("spiffe://example.org/crm") or a DNS SAN ("dns:crm.internal").
 	Identity string
 	// Role is what this caller may do.
 	Role Role
@@ -121,12 +121,14 @@ func secretOf(permissions ...access.Permission) func(any) []access.Permission {
 	}
 }
 
-// visit is one call by somebody known, under one generation of the table.
+// visit is one call, under one generation of the table.
 type visit struct {
 	// caller is who the table in force says it is; the zero value for nobody.
 	caller access.Caller
 	// peer is who the peer was verified to be, listed or not; nil if it was not.
 	peer *access.Peer
+	// stranger is why the caller is nobody; nil for somebody.
+	stranger error
 	// decision is the one about the method's own permission.
 	decision access.Decision
 	// quota counts against the limits of the row that decided; nil if it has none.
@@ -213,7 +215,7 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 		v.decision.Allowed = true
 		return nil
 	case v.caller.Table() == nil:
-		return &broker.Error{Reason: broker.ReasonCallerUnauthenticated}
+		return &broker.Error{Reason: broker.ReasonCallerUnauthenticated, Err: v.stranger}
 	case !ok:
 		return denied()
 	case demanded.kind == forListed:

@@ -54,7 +54,7 @@ func TestServerCertificateIsReloaded(t *testing.T) {
 		if got := r.serves(t); !got.Equal(renewed.Leaf) || got.Equal(old) {
 			t.Errorf("got the certificate %v, want the renewed one %v", got.SerialNumber, renewed.Leaf.SerialNumber)
 		}
-		if got := len(r.logs.lines(t, "TLS files reloaded")); got != 1 {
+		if got := len(r.logs.lines(t, "TLS files in force")); got != 1 {
 			t.Errorf("got %d lines about the reload, want 1", got)
 		}
 	})
@@ -90,7 +90,7 @@ func TestAnIntervalBetweenLooks(t *testing.T) {
 }
 
 // TestBrokenFilesKeepTheOldOnes writes each file in a way that must not be taken;
-// what was served stays, one error is logged a look, and whole files mend it.
+// what was served stays, one error is logged, and whole files mend it.
 func TestBrokenFilesKeepTheOldOnes(t *testing.T) {
 	certificate := func(r *reloading) string { return r.files.CertificateFile }
 	key := func(r *reloading) string { return r.files.KeyFile }
@@ -137,9 +137,9 @@ func TestBrokenFilesKeepTheOldOnes(t *testing.T) {
 				if !r.admits(t, r.first) || r.admits(t, r.second) {
 					t.Error("who is trusted changed")
 				}
-				failures := r.logs.lines(t, "TLS files cannot be reloaded; the last good ones stay in use")
-				if len(failures) != 3 || failures[0]["level"] != "ERROR" || failures[0]["cause"] == nil {
-					t.Errorf("got the log lines %v, want one error for each look", failures)
+				failures := r.logs.lines(t, "TLS files not taken; the last good ones stay in force")
+				if len(failures) != 1 || failures[0]["level"] != "ERROR" || failures[0]["cause"] == nil {
+					t.Errorf("got the log lines %v, want one error for all looks", failures)
 				}
 				renewed := r.first.writeServerCertificate(t, r.files)
 				writeFile(t, r.files.ClientCAFile, r.second.pem())

@@ -21,7 +21,6 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -32,6 +31,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/audit"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
+	"github.com/tokenbroker/tokenbroker/server/identity"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -49,12 +49,19 @@ type Limits struct {
 	MaxConcurrentRequestsPerCaller int `yaml:"max_concurrent_requests_per_caller"`
 	// MaxConcurrentStreams bounds the calls under way on one connection; default 1,024.
 	MaxConcurrentStreams int `yaml:"max_concurrent_streams"`
+	// MaxConnections bounds the open connections; default 10,000.
+	MaxConnections int `yaml:"max_connections"`
+	// MaxConnectionsPerPeer bounds those from one IP address or user; default 1,000.
+	MaxConnectionsPerPeer int `yaml:"max_connections_per_peer"`
 	// ShutdownGrace is how long calls under way may take after a stop; default 20 s.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace"`
 }
 
 func (l *Limits) setDefaults() {
-	for field, value := range map[*int]int{&l.MaxMessageBytes: 2 << 20, &l.MaxConcurrentRequests: 8192, &l.MaxConcurrentStreams: 1024} {
+	for field, value := range map[*int]int{
+		&l.MaxMessageBytes: 2 << 20, &l.MaxConcurrentRequests: 8192, &l.MaxConcurrentStreams: 1024,
+		&l.MaxConnections: 10_000, &l.MaxConnectionsPerPeer: 1000,
+	} {
 		if *field <= 0 {
 			*field = value
 		}
@@ -69,14 +76,17 @@ func (l *Limits) setDefaults() {
 	}
 }
 
-// Config is what a [Server] is made of. Broker and one of TLS and Plaintext are required.
+// Config is what a [Server] is made of. Broker is required, and so is one of TLS,
+// Plaintext and UNIX.
 type Config struct {
 	// Broker does the work. The caller closes it after Serve has returned.
 	Broker *broker.Broker
-	// TLS names the listener's files; nil only with Plaintext.
+	// TLS names the files of TCP listeners; nil with Plaintext, or if there are none.
 	TLS *TLSFiles
-	// Plaintext serves without TLS. Serve then refuses any listener that is not on loopback.
+	// Plaintext serves TCP without TLS. Serve then refuses any listener that is not on loopback.
 	Plaintext bool
+	// UNIX says that a UNIX socket ([identity.ListenUnix]) is served, be it beside TCP.
+	UNIX bool
 	// Callers says who may do what, the simple way: roles for all clients. With
 	// neither Callers nor Access nobody may do anything.
 	Callers []Caller
@@ -99,12 +109,13 @@ type Config struct {
 
 // Server serves the API. It is made once and served once.
 type Server struct {
-	broker    *broker.Broker
-	grpc      *grpc.Server
-	health    *health.Server
-	log       *slog.Logger
-	plaintext bool
-	grace     time.Duration
+	broker      *broker.Broker
+	grpc        *grpc.Server
+	health      *health.Server
+	log         *slog.Logger
+	identities  *identity.Credentials
+	connections *identity.Connections
+	grace       time.Duration
 	// endStreams ends health watches, which would outlast a graceful stop.
 	endStreams context.CancelFunc
 	ready      atomic.Bool
@@ -115,8 +126,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Broker == nil {
 		return nil, errors.New("server: Broker is required")
 	}
-	if (cfg.TLS == nil) == !cfg.Plaintext {
-		return nil, errors.New("server: either TLS or Plaintext is required, not both")
+	if cfg.TLS != nil && cfg.Plaintext || cfg.TLS == nil && !cfg.Plaintext && !cfg.UNIX {
+		return nil, errors.New("server: either TLS or Plaintext is required, not both, or UNIX")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -133,7 +144,11 @@ func New(cfg Config) (*Server, error) {
 	stopping, endStreams := context.WithCancel(context.Background())
 	s := &Server{
 		broker: cfg.Broker, health: health.NewServer(), log: cfg.Logger,
-		plaintext: cfg.Plaintext, grace: cfg.Limits.ShutdownGrace, endStreams: endStreams,
+		identities: creds, grace: cfg.Limits.ShutdownGrace, endStreams: endStreams,
+		connections: &identity.Connections{
+			Max: cfg.Limits.MaxConnections, MaxPerPeer: cfg.Limits.MaxConnectionsPerPeer,
+			UserTimeout: keepaliveTimeout, Refused: cfg.Metrics.ConnectionRefused,
+		},
 	}
 	border := &border{
 		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
@@ -154,19 +169,8 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func (cfg *Config) credentials() (credentials.TransportCredentials, error) {
-	if cfg.Plaintext {
-		return newInsecureCredentials(), nil
-	}
-	reloader, err := newTLSReloader(*cfg.TLS, cfg.Logger)
-	if err != nil {
-		return nil, err
-	}
-	return newTLSCredentials(reloader), nil
-}
-
-// table returns what to ask for the access table in force. On a TLS listener the
-// identity of plaintext peers can never come up; listing it is a mistake.
+// table returns what to ask for the access table in force. An identity in the list
+// that can never come up is a mistake.
 func (cfg *Config) table() (func() *access.Table, error) {
 	if cfg.Access != nil {
 		if len(cfg.Callers) > 0 {
@@ -178,8 +182,10 @@ func (cfg *Config) table() (func() *access.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, listed := table.Caller(InsecureIdentity); listed && !cfg.Plaintext {
-		return nil, fmt.Errorf("identity %s is for a plaintext listener only", InsecureIdentity)
+	for _, listed := range table.Identities() {
+		if err := cfg.presents(listed); err != nil {
+			return nil, err
+		}
 	}
 	return func() *access.Table { return table }, nil
 }
@@ -203,6 +209,8 @@ func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOptio
 		grpc.UnaryInterceptor(border.unary),
 		grpc.ChainStreamInterceptor(border.stream, recovery.StreamServerInterceptor(onPanic(log))),
 		grpc.MaxRecvMsgSize(limits.MaxMessageBytes),
+		// What a peer that never reads makes us hold: a stream counts until its answer is
+		// written, so at most this many answers, of some 64 KiB, for a connection.
 		grpc.MaxConcurrentStreams(uint32(limits.MaxConcurrentStreams)),
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.ConnectionTimeout(10 * time.Second),
@@ -211,11 +219,16 @@ func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOptio
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
+			// gRPC spreads it by up to a tenth either way, for each connection, so that a
+			// fleet that came at once does not come back at once.
 			MaxConnectionAge: 30 * time.Minute, MaxConnectionAgeGrace: time.Minute,
-			Time: time.Minute, Timeout: 20 * time.Second,
+			Time: time.Minute, Timeout: keepaliveTimeout,
 		}),
 	}
 }
+
+// keepaliveTimeout is how long a peer may leave pings, or data, unacknowledged.
+const keepaliveTimeout = 20 * time.Second
 
 // streamWorkers is as many calls as are usually under way at once.
 const streamWorkers = 64
@@ -236,30 +249,44 @@ func services() []string {
 	}
 }
 
-// Serve serves on listener, which it closes, until ctx ends; then it says so to
+// Serve serves on the listeners, which it closes, until ctx ends; then it says so to
 // health checks, lets calls under way finish for the grace period, and returns.
-// Health is NOT_SERVING until the store was read once.
-func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+// Health is NOT_SERVING until the store was read once. If one listener fails, all end.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	defer s.grpc.Stop() // does nothing after a graceful stop
 	defer s.endStreams()
-	if s.plaintext && !isLoopback(listener.Addr()) {
-		return errors.Join(fmt.Errorf("refusing to serve plaintext on %s: only loopback is allowed", listener.Addr()), listener.Close())
+	if err := s.mayServe(listeners); err != nil {
+		for _, listener := range listeners {
+			err = errors.Join(err, listener.Close())
+		}
+		return err
 	}
 	var owned sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
 	owned.Go(func() { s.waitForStore(watching) })
-	served := make(chan error, 1)
-	owned.Go(func() { served <- s.grpc.Serve(listener) })
+	// Files count until the last call has been answered.
+	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
+	if s.identities.TLS != nil {
+		owned.Go(func() { _ = s.identities.TLS.Run(looking) }) // ends with looking, in no other way
+	}
+	served := make(chan error, len(listeners))
+	for _, listener := range listeners {
+		owned.Go(func() { served <- s.grpc.Serve(s.connections.Listen(listener)) })
+	}
 	defer owned.Wait()
+	defer stopLooking()
 	defer stopWatching()
 	select {
 	case err := <-served:
+		s.Close() // and with it the other listeners
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
 	s.shutdown()
-	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("serve: %w", err)
+	for range listeners {
+		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return fmt.Errorf("serve: %w", err)
+		}
 	}
 	return nil
 }
@@ -310,16 +337,5 @@ func (s *Server) waitForStore(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-	}
-}
-
-func isLoopback(addr net.Addr) bool {
-	switch a := addr.(type) {
-	case *net.TCPAddr:
-		return a.IP.IsLoopback()
-	case *net.UnixAddr:
-		return true
-	default:
-		return addr.Network() == "bufconn" // in memory, used by tests
 	}
 }

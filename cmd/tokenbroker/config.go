@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -33,18 +32,6 @@ type config struct {
 	Tracing  tracingConfig   `yaml:"tracing"`
 	Process  processConfig   `yaml:"process"`
 	Log      logConfig       `yaml:"log"`
-}
-
-// listenConfig says where the API is served.
-type listenConfig struct {
-	// Address is host:port; 127.0.0.1:7443 by default.
-	Address string `yaml:"address"`
-	// CertificateFile, KeyFile and ClientCAFile are PEM files, read again when they change.
-	CertificateFile string `yaml:"certificate_file"`
-	KeyFile         string `yaml:"key_file"`
-	ClientCAFile    string `yaml:"client_ca_file"`
-	// InsecurePlaintext serves without TLS, on a loopback address only.
-	InsecurePlaintext bool `yaml:"insecure_plaintext"`
 }
 
 // storeConfig has exactly one of its members.
@@ -144,25 +131,19 @@ func (cfg *config) validate() []strictyaml.Problem {
 		problems = append(problems, wrong.Problems...)
 	}
 	for i, c := range cfg.Callers {
-		if problem := cfg.issuerProblem(c.Identity); problem != "" {
-			add(fmt.Sprintf("callers[%d].identity", i), "%s", problem)
-		}
-		if c.Identity == server.InsecureIdentity && !cfg.Listen.InsecurePlaintext {
-			add(fmt.Sprintf("callers[%d].identity", i), "%s needs listen.insecure_plaintext", server.InsecureIdentity)
+		if identity, err := access.NormalIdentity(c.Identity); err == nil {
+			cfg.presents(identity, func(format string, args ...any) { add(fmt.Sprintf("callers[%d].identity", i), format, args...) })
 		}
 	}
 	if cfg.Access.File != "" {
 		if len(cfg.Callers) > 0 {
 			add("access.file", "cannot be combined with callers; the table lists them")
 		}
-		table, err := loadTable(cfg.Access.File)
-		if err != nil {
+		if table, err := loadTable(cfg.Access.File); err != nil {
 			add("access.file", "%v", err)
 		} else {
 			for _, identity := range table.Identities() {
-				if problem := cfg.issuerProblem(identity); problem != "" {
-					add("access.file", "lists %s, but %s", identity, problem)
-				}
+				cfg.presents(identity, func(format string, args ...any) { add("access.file", format, args...) })
 			}
 		}
 	}
@@ -178,7 +159,9 @@ func (cfg *config) validate() []strictyaml.Problem {
 	cfg.Upstream.prefixes(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
-		"limits.max_concurrent_requests_per_caller": cfg.Limits.MaxConcurrentRequestsPerCaller, "limits.max_concurrent_streams": cfg.Limits.MaxConcurrentStreams, "limits.max_deadline": int(cfg.Limits.MaxDeadline),
+		"limits.max_concurrent_requests_per_caller": cfg.Limits.MaxConcurrentRequestsPerCaller,
+		"limits.max_concurrent_streams":             cfg.Limits.MaxConcurrentStreams, "limits.max_connections": cfg.Limits.MaxConnections,
+		"limits.max_connections_per_peer": cfg.Limits.MaxConnectionsPerPeer, "limits.max_deadline": int(cfg.Limits.MaxDeadline),
 		"limits.shutdown_grace": int(cfg.Limits.ShutdownGrace),
 	} {
 		if value < 0 {
@@ -197,37 +180,13 @@ func (cfg *config) validate() []strictyaml.Problem {
 	return problems
 }
 
-// issuerProblem says why nobody could ever show an identity of a JWT; "" if somebody could.
-func (cfg *config) issuerProblem(identity string) string {
-	issuer, ok := access.JWTIssuer(identity)
-	if !ok || cfg.JWT != nil && slices.ContainsFunc(cfg.JWT.Issuers, func(i bearer.Issuer) bool { return i.Issuer == issuer }) {
-		return ""
+// presents tells add if no peer can have an identity that is listed.
+func (cfg *config) presents(listed string, add func(format string, args ...any)) {
+	issuer, ok := access.JWTIssuer(listed)
+	if ok && (cfg.JWT == nil || !slices.ContainsFunc(cfg.JWT.Issuers, func(i bearer.Issuer) bool { return i.Issuer == issuer })) {
+		add("%s needs an issuer %q under jwt.issuers", listed, issuer)
 	}
-	return fmt.Sprintf("jwt.issuers has no issuer %q", issuer)
-}
-
-func (l *listenConfig) validate(add func(key, format string, args ...any)) {
-	host, _, err := net.SplitHostPort(l.Address)
-	if err != nil {
-		add("listen.address", "is %q; it must be host:port", l.Address)
-	}
-	if l.InsecurePlaintext {
-		if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() {
-			add("listen.insecure_plaintext", "plaintext is served on loopback only, and %s is not", l.Address)
-		}
-		if l.CertificateFile+l.KeyFile+l.ClientCAFile != "" {
-			add("listen.insecure_plaintext", "cannot be combined with certificate files; remove one or the other")
-		}
-		return
-	}
-	for key, path := range map[string]string{
-		"listen.certificate_file": l.CertificateFile, "listen.key_file": l.KeyFile, "listen.client_ca_file": l.ClientCAFile,
-	} {
-		if path == "" {
-			add(key, "is required, because callers are identified by mutual TLS")
-		}
-		mustRead(add, key, path)
-	}
+	cfg.Listen.presents(listed, add)
 }
 
 func (s *storeConfig) validate(add func(key, format string, args ...any)) {

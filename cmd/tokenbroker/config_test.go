@@ -109,7 +109,7 @@ log: {level: debug, format: text}
 `, []string{
 			`8: callers[0].role: is "admin"; it must be caller or operator`,
 			"9: callers[1].name: is required",
-			`10: callers[2].identity: "crm" is none; an identity is one of spiffe://example.org/crm, dns:crm.example.org, jwt:https://issuer.example.org#subject or insecure-loopback`,
+			`10: callers[2].identity: "crm" is none; an identity is one of spiffe://example.org/crm, dns:crm.example.org, cn:crm, jwt:https://issuer.example.org#crm, unix:uid=1000 or insecure-loopback`,
 			`11: callers[3].identity: "dns:*.example.org" must name one host, such as dns:crm.example.org`,
 			`13: callers[4].identity: "spiffe://example.org/a" is that of callers[0].identity already`,
 			"15: callers[5].identity: insecure-loopback needs listen.insecure_plaintext",
@@ -170,7 +170,7 @@ log: {level: debug, format: text}
 		{"jwt", sound + "jwt:\n  issuers:\n  - {issuer: 'https://i.example', audiences: [a], algorithms: [ES256], jwks_url: 'https://i.example/keys'}\ncallers: [{name: a, identity: 'jwt:https://i.example#s', role: caller}]\n", nil},
 		{"jwt settings", sound + "jwt:\n  issuers:\n  - {issuer: 'https://i.example', algorithms: [HS256], discovery: true}\ncallers:\n- {name: a, identity: 'jwt:https://j.example#s', role: caller}\n", []string{
 			`9: jwt.issuers[0].algorithms[0]: "HS256" is none of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA`,
-			"9: jwt.issuers[0].audiences: is required: a token must say that it is for this service", `11: callers[0].identity: jwt.issuers has no issuer "https://j.example"`,
+			"9: jwt.issuers[0].audiences: is required: a token must say that it is for this service", `11: callers[0].identity: jwt:https://j.example#s needs an issuer "https://j.example" under jwt.issuers`,
 		}},
 		{"audit", sound + "audit: {key_file: a.key, file: {path: audit.log, max_bytes: 100000000}, stdout: true, syslog: 'udp://loghost:514', sync_always: true}\n", nil},
 		{"audit without a sink", sound + "audit: {key_file: a.key}\n", []string{"7: " + noSink}},

@@ -50,11 +50,11 @@ func (c *serveCommand) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", cfg.Listen.Address)
+	listeners, err := cfg.Listen.listen()
 	if err != nil {
 		return fmt.Errorf("listen: %w", joinClose(err, s))
 	}
-	return s.run(ctx, listener)
+	return s.run(ctx, listeners...)
 }
 
 func joinClose(err error, s *service) error {
@@ -132,7 +132,11 @@ func (c *healthCommand) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+reachable(cfg.Listen.Address), grpc.WithTransportCredentials(creds))
+	target := "passthrough:///" + reachable(cfg.Listen.Address)
+	if cfg.Listen.Address == "" {
+		target = "unix:" + cfg.Listen.UNIXSocket.Path
+	}
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(creds))
 	if err != nil {
 		return err
 	}
@@ -153,7 +157,7 @@ func (c *healthCommand) Run(ctx context.Context, p *process) error {
 // healthCredentials trusts exactly the certificate that the configuration names:
 // the check runs beside the server and needs no authority.
 func healthCredentials(listen listenConfig) (credentials.TransportCredentials, error) {
-	if listen.InsecurePlaintext {
+	if listen.InsecurePlaintext || listen.Address == "" {
 		return insecure.NewCredentials(), nil
 	}
 	content, err := os.ReadFile(listen.CertificateFile)

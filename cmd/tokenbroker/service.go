@@ -89,7 +89,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		s.metrics.ReloadFailing(telemetry.AccessTable, false)
 	}
 	settings := server.Config{
-		Broker: s.broker, TLS: cfg.Listen.tlsFiles(), Plaintext: cfg.Listen.InsecurePlaintext,
+		Broker: s.broker, TLS: cfg.Listen.tls(), Plaintext: cfg.Listen.InsecurePlaintext, UNIX: cfg.Listen.UNIXSocket.Path != "",
 		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Tracing: s.tracing, Logger: log,
 	}
 	if cfg.JWT != nil {
@@ -131,7 +131,8 @@ func (s *service) tableReloaded(table *access.Table, err error) {
 }
 
 // reloadOnHangup does on SIGHUP what is asked of it then, until ctx ends: it reads the
-// access table at once and lets go of an audit file that was moved away.
+// access table and the TLS files at once, what is wrong with them being logged, and
+// lets go of an audit file that was moved away.
 func (s *service) reloadOnHangup(ctx context.Context) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -141,6 +142,7 @@ func (s *service) reloadOnHangup(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-hangups:
+			_ = s.server.ReloadIdentities()
 			if s.access != nil {
 				_ = s.access.Reload() // tableReloaded was told
 			}
@@ -149,13 +151,6 @@ func (s *service) reloadOnHangup(ctx context.Context) {
 			}
 		}
 	}
-}
-
-func (l listenConfig) tlsFiles() *server.TLSFiles {
-	if l.InsecurePlaintext {
-		return nil
-	}
-	return &server.TLSFiles{CertificateFile: l.CertificateFile, KeyFile: l.KeyFile, ClientCAFile: l.ClientCAFile}
 }
 
 func (s *service) openStore(cfg storeConfig) error {
@@ -207,12 +202,15 @@ func (s *service) close() error {
 	return errors.Join(errs...)
 }
 
-// run serves on listener until ctx ends, then closes everything. The store is
+// run serves on listeners until ctx ends, then closes everything. The store is
 // looked after, and metrics are served, until the last call has been answered.
-func (s *service) run(ctx context.Context, listener net.Listener) error {
+func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	pages, err := s.listenAdmin()
 	if err != nil {
-		return errors.Join(err, listener.Close(), s.close())
+		for _, listener := range listeners {
+			err = errors.Join(err, listener.Close())
+		}
+		return errors.Join(err, s.close())
 	}
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLooking()
@@ -224,18 +222,20 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
 	}
-	owned.Go(func() { s.reloadOnHangup(looking) })
 	if s.bearer != nil {
 		owned.Go(func() { _ = s.bearer.Run(looking) }) // ends with looking, in no other way
 	}
 	if s.audit != nil {
 		owned.Go(func() { auditErr = s.audit.Run(looking) })
 	}
+	owned.Go(func() { s.reloadOnHangup(looking) })
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
-	s.log.Info("serving", "address", listener.Addr().String(), "version", version)
-	err = s.server.Serve(ctx, listener)
+	for _, listener := range listeners {
+		s.log.Info("serving", "address", listener.Addr().String(), "version", version)
+	}
+	err = s.server.Serve(ctx, listeners...)
 	stopLooking()
 	owned.Wait()
 	return errors.Join(err, storeErr, auditErr, s.close())

@@ -29,14 +29,33 @@ func TestNormalIdentity(t *testing.T) {
 		{"dns:a:1", ""},
 		{"DNS:a", ""},
 		{"dns://a/b", ""},
-		{"Jwt:https://i.example#s", ""},
+		{"cn:CRM app", "cn:CRM app"},
+		{"cn:a:b", "cn:a:b"},
 		{"jwt:https://i.example#s", "jwt:https://i.example#s"},
-		{"jwt:https://i.example#system:a#b", "jwt:https://i.example#system:a#b"},
-		{"cn:CRM app", ""},
-		{"unix:uid=0", ""},
+		{"jwt:https://i.example/t#auth0|a b#c", "jwt:https://i.example/t#auth0|a b#c"},
+		{"jwt:accounts.example#s", "jwt:accounts.example#s"},
+		{"jwt:urn:example:i#s", "jwt:urn:example:i#s"},
+		{"unix:uid=0", "unix:uid=0"},
+		{"unix:uid=4294967294", "unix:uid=4294967294"},
+		{"Jwt:https://i.example#s", ""},
 		{"jwt:https://i.example", ""},
+		{"jwt:https://i.example#", ""},
+		{"jwt:https:///t#s", ""},
+		{"jwt:https://i example#s", ""},
+		{"jwt::a#s", ""},
 		{"jwt:#s", ""},
+		{"cn:", ""},
+		{"cn: crm", ""},
+		{"cn:crm ", ""},
+		{"CN:crm", ""},
+		{"unix:uid=4294967295", ""},
 		{"unix:uid=4294967296", ""},
+		{"unix:uid=-1", ""},
+		{"unix:uid=+1", ""},
+		{"unix:uid=01", ""},
+		{"unix:uid=", ""},
+		{"unix:1", ""},
+		{"UNIX:uid=1", ""},
 		{"unix:gid=1", ""},
 		{"unix://a", ""},
 		{"INSECURE-LOOPBACK://a", ""},
@@ -54,6 +73,44 @@ func TestNormalIdentity(t *testing.T) {
 				t.Errorf("%q is normal, but reads back as %q and %v", got, again, err)
 			}
 		})
+	}
+}
+
+// TestSourceOf: what must be listened on for an identity to come up.
+func TestSourceOf(t *testing.T) {
+	for identity, want := range map[string]access.Source{
+		"spiffe://example.org/crm": access.FromTLS, "dns:cn": access.FromTLS, "https://unix/uid": access.FromTLS, "cn:crm": access.FromCommonName,
+		"jwt:i#unix:uid=1": access.FromJWT, "unix:uid=1": access.FromUNIX, access.InsecureIdentity: access.FromPlaintext,
+	} {
+		if got := access.SourceOf(identity); got != want {
+			t.Errorf("%s: got %d, want %d", identity, got, want)
+		}
+	}
+}
+
+// TestIdentitiesThatAreMade read back as they are.
+func TestIdentitiesThatAreMade(t *testing.T) {
+	made := []string{access.UserIdentity(0), access.UserIdentity(1000), access.DNSIdentity("CRM.example.org")}
+	for _, name := range []string{"crm", "CRM app", "a#b"} {
+		identity, ok := access.CommonNameIdentity(name)
+		if !ok {
+			t.Errorf("%q is no common name", name)
+		}
+		made = append(made, identity)
+	}
+	identity, ok := access.JWTIdentity("https://i.example", "sub#ject")
+	if !ok {
+		t.Error("issuer and subject make no identity")
+	}
+	for _, identity := range append(made, identity) {
+		if got, err := access.NormalIdentity(identity); got != identity || err != nil {
+			t.Errorf("%q reads back as %q, %v", identity, got, err)
+		}
+	}
+	for _, bad := range [][2]string{{"", "s"}, {"a#b", "s"}, {"i", ""}, {"i", "a\x00"}, {"i", strings.Repeat("s", 2000)}} {
+		if got, ok := access.JWTIdentity(bad[0], bad[1]); ok {
+			t.Errorf("issuer %q and subject %q make %q", bad[0], bad[1], got)
+		}
 	}
 }
 

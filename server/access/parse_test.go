@@ -87,7 +87,7 @@ func TestCallers(t *testing.T) {
     identities: ["DNS:x.example.org", "dns:CRM.example.org", "spiffe://example.org/crm"]
   - identities: []
   - {name: "*", identities: [insecure-loopback, "dns:*.example.org", "https://"]}
-  - {name: " a", identities: [crm, "jwt:https://i.example#", "jwt:i", "unix:uid=-1", "cn:", "spiffe://example.org/a b", ""]}
+  - {name: " a", identities: [crm, "jwt:https://i.example#", "jwt:i#s", "unix:uid=-1", "cn:", "spiffe://example.org/a b", ""]}
 rules:
   - {callers: [crm], permissions: [token.get], clients: [acme]}
 ...
@@ -104,10 +104,9 @@ rules:
 		`7: callers[3].identities[2]: "https://" is none; an identity is one of`,
 		`8: callers[4].name: " a" begins or ends with a space, or has a control character`,
 		`8: callers[4].identities[0]: "crm" is none; an identity is one of`,
-		`8: callers[4].identities[1]: "jwt:https://i.example#" must name an issuer and a subject`,
-		`8: callers[4].identities[2]: "jwt:i" must name an issuer and a subject`,
-		`8: callers[4].identities[3]: "unix:uid=-1": no listener of this release presents such an identity`,
-		`8: callers[4].identities[4]: "cn:": no listener of this release presents such an identity`,
+		`8: callers[4].identities[1]: "jwt:https://i.example#" must name issuer and subject`,
+		`8: callers[4].identities[3]: "unix:uid=-1" must name a user`,
+		`8: callers[4].identities[4]: "cn:" must be a common name`,
 		`8: callers[4].identities[5]: "spiffe://example.org/a b" is none; an identity is one of`,
 		`8: callers[4].identities[6]: is empty; an identity is one of`,
 	}

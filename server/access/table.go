@@ -169,13 +169,15 @@ func (r *row) excepts(id string) bool {
 // Generation numbers the tables that a [Reloader] made, from 1.
 func (t *Table) Generation() uint64 { return t.generation }
 
-// Identities returns every identity that the table gives to a caller or requires of one.
+// Identities returns every identity that the table gives to a caller or requires of
+// one, in order.
 func (t *Table) Identities() []string {
 	var list []string
 	for _, c := range t.callers {
 		list = slices.Concat(list, c.identities, c.requires)
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // File returns the name that the table was read under; "" if it was made otherwise.

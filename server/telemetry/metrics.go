@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/server/audit"
+	"github.com/tokenbroker/tokenbroker/server/identity"
 )
 
 // Metrics holds all metrics of one process. It is safe for concurrent use. What counts
@@ -31,6 +32,7 @@ type Metrics struct {
 	storeSeconds   *prometheus.HistogramVec
 	reloads        *prometheus.GaugeVec
 	audited        map[audit.Outcome]prometheus.Counter
+	refused        map[identity.Bound]prometheus.Counter
 	warmRPC        prometheus.Counter  // resolved beforehand: a label lookup costs more than the count
 	warmRPCSeconds prometheus.Observer // the same for the time
 }
@@ -92,13 +94,20 @@ func New(version string) *Metrics {
 	for _, outcome := range audit.Outcomes() {
 		m.audited[outcome] = audited.WithLabelValues(string(outcome))
 	}
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tokenbroker_connections_refused_total", Help: "Connections that were closed at accept, by the bound that they would have exceeded.",
+	}, []string{"bound"})
+	m.refused = map[identity.Bound]prometheus.Counter{}
+	for _, bound := range identity.Bounds() {
+		m.refused[bound] = refused.WithLabelValues(string(bound))
+	}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "tokenbroker_build_info", Help: "Always 1; the label says which release runs.",
 	}, []string{"version"})
 	build.WithLabelValues(version).Set(1)
 	m.warmRPC = m.rpcs.WithLabelValues(WarmMethod, "OK", "")
 	m.warmRPCSeconds = m.rpcSeconds.WithLabelValues(WarmMethod)
-	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, build,
+	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, refused, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -146,6 +155,13 @@ func (m *Metrics) ObserveAudit(status func() audit.Status) {
 		}
 		return float64(failing)
 	}))
+}
+
+// ConnectionRefused counts a connection that was closed at accept.
+func (m *Metrics) ConnectionRefused(bound identity.Bound) {
+	if m != nil {
+		m.refused[bound].Inc()
+	}
 }
 
 // RequestToken returns request with its outcomes counted and timed.
