@@ -7,6 +7,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/identity"
+	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
 // TLSFiles names the files of a TLS listener; see [identity.TLS].
@@ -16,7 +17,12 @@ func (cfg *Config) credentials() (*identity.Credentials, error) {
 	if cfg.TLS == nil {
 		return &identity.Credentials{Plaintext: cfg.Plaintext}, nil
 	}
-	reloader, err := identity.NewReloader(*cfg.TLS, cfg.Logger)
+	files := *cfg.TLS
+	files.Observe = func(failing, stale bool) {
+		cfg.Metrics.ReloadFailing(telemetry.TLSFiles, failing)
+		cfg.Metrics.ReloadFailing(telemetry.RevocationLists, stale)
+	}
+	reloader, err := identity.NewReloader(files, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,10 @@ type TLS struct {
 	// CommonNames makes an identity of the common name of certificates that have no
 	// subject alternative name.
 	CommonNames bool
+	// Observe, if not nil, is told at the start and at each look whether a changed file
+	// could not be taken, and whether a revocation list in force has expired. It must
+	// not call the Reloader.
+	Observe func(failing, stale bool)
 }
 
 // TrustBundle is authorities with their revocation lists.

@@ -22,9 +22,10 @@ const lookInterval = time.Second
 // network file systems and when a directory is replaced, as Kubernetes does. All
 // methods are safe for concurrent use.
 type Reloader struct {
-	log    *slog.Logger
-	trust  atomic.Pointer[trust]
-	config atomic.Pointer[tls.Config]
+	log     *slog.Logger
+	observe func(failing, stale bool)
+	trust   atomic.Pointer[trust]
+	config  atomic.Pointer[tls.Config]
 
 	mu      sync.Mutex // guards the rest; held while files are read
 	pair    *pairSource
@@ -43,7 +44,7 @@ func NewReloader(cfg TLS, log *slog.Logger) (*Reloader, error) {
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
-	r := &Reloader{log: log, pair: newPairSource(cfg.CertificateFile, cfg.KeyFile), stale: map[*list]bool{}}
+	r := &Reloader{log: log, observe: cfg.Observe, pair: newPairSource(cfg.CertificateFile, cfg.KeyFile), stale: map[*list]bool{}}
 	// Looks first: files that change while they are read are read again.
 	r.pair.changed()
 	_, err := r.pair.load()
@@ -62,6 +63,7 @@ func NewReloader(cfg TLS, log *slog.Logger) (*Reloader, error) {
 	r.trust.Store(r.assemble(&trust{settings: cfg.settings()}))
 	r.config.Store(r.listenerConfig())
 	r.tellStale()
+	r.tell(nil)
 	return r, nil
 }
 
@@ -104,7 +106,16 @@ func (r *Reloader) reload(always bool) error {
 		r.config.Store(r.listenerConfig())
 	}
 	r.tellStale()
-	return errors.Join(problems...)
+	err = errors.Join(problems...)
+	r.tell(err)
+	return err
+}
+
+// tell tells the observer how the last look went.
+func (r *Reloader) tell(err error) {
+	if r.observe != nil {
+		r.observe(err != nil && !errors.Is(err, errBeingWritten), len(r.stale) > 0)
+	}
 }
 
 // look loads files that may have changed and logs what came of it. Files that could

@@ -5,8 +5,15 @@ import "github.com/prometheus/client_golang/prometheus"
 // Reloaded is something that is read again while the process runs.
 type Reloaded string
 
-// AccessTable is the file of access.file.
-const AccessTable Reloaded = "access_table"
+// What is read again.
+const (
+	// AccessTable is the file of access.file.
+	AccessTable Reloaded = "access_table"
+	// TLSFiles are certificate, key, authorities and revocation lists of listen.
+	TLSFiles Reloaded = "tls_files"
+	// RevocationLists are those in force; they fail once they were to be replaced.
+	RevocationLists Reloaded = "revocation_lists"
+)
 
 func newReloads() *prometheus.GaugeVec {
 	return prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -17,6 +24,9 @@ func newReloads() *prometheus.GaugeVec {
 // ReloadFailing says whether what is in its file could not be taken; call it with
 // false once, or nothing shows before the first failure.
 func (m *Metrics) ReloadFailing(what Reloaded, failing bool) {
+	if m == nil {
+		return
+	}
 	value := 0.0
 	if failing {
 		value = 1
