@@ -27,7 +27,7 @@ type TLS struct {
 	// Observe, if not nil, is told at the start and at each look whether a changed file
 	// could not be taken, and whether a revocation list in force has expired. It must
 	// not call the Reloader.
-	Observe func(failing, stale bool)
+	Observe func(failing, stale bool) `json:"-"`
 }
 
 // TrustBundle is authorities with their revocation lists.
