@@ -27,6 +27,7 @@ type Metrics struct {
 	upstreamTime   prometheus.Histogram
 	store          *prometheus.CounterVec
 	storeSeconds   *prometheus.HistogramVec
+	vaultLogins    *prometheus.CounterVec
 	warmRPC        prometheus.Counter  // resolved beforehand: a label lookup costs more than the count
 	warmRPCSeconds prometheus.Observer // the same for the time
 }
@@ -72,6 +73,9 @@ func New(version string) *Metrics {
 		storeSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "tokenbroker_store_call_duration_seconds", Help: "How long the store took, by operation.", Buckets: latencyBuckets,
 		}, []string{"operation"}),
+		vaultLogins: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokenbroker_vault_logins_total", Help: "Attempts to log in to Vault, by method and reason; OK for success.",
+		}, []string{"method", "outcome"}),
 	}
 	served := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokenbroker_tokens_served_total", Help: "Tokens handed out, by where they came from: memory, or a mint.",
@@ -86,7 +90,7 @@ func New(version string) *Metrics {
 	build.WithLabelValues(version).Set(1)
 	m.warmRPC = m.rpcs.WithLabelValues(WarmMethod, "OK", "")
 	m.warmRPCSeconds = m.rpcSeconds.WithLabelValues(WarmMethod)
-	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, m.upstream, m.upstreamTime, m.store, m.storeSeconds, build,
+	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.vaultLogins, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
