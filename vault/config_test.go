@@ -68,7 +68,9 @@ func TestConfigValidate(t *testing.T) {
 		{"cert", func(c *vault.Config) {
 			c.TokenFile, c.Cert, c.ClientCertFile, c.ClientKeyFile = "", &vault.Cert{}, "cert", "key"
 		}, nil},
-		{"cert without TLS", func(c *vault.Config) { c.TokenFile, c.Cert, c.Address = "", &vault.Cert{Mount: "*"}, "http://127.0.0.1:8200" }, []string{
+		{"cert without TLS", func(c *vault.Config) {
+			c.TokenFile, c.Cert, c.Address = "", &vault.Cert{Mount: "*"}, "http://127.0.0.1:8200"
+		}, []string{
 			"cert: needs client_cert_file", "cert: needs an https address", "cert.mount: ",
 		}},
 		{"approle without ids", func(c *vault.Config) { c.TokenFile, c.AppRole.Mount = "", "approle" }, []string{"approle.role_id_file: ", "approle.secret_id_file: "}},

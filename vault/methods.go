@@ -117,7 +117,7 @@ func (m jwtMethod) causes() []cause {
 		{http.StatusBadRequest, "audience", token + " is for another audience than the role is bound to"},
 		{http.StatusBadRequest, "validating claims", token + " lacks a claim that the role is bound to"},
 		{http.StatusBadRequest, "subject", token + " has another subject than the role is bound to"},
-		{http.StatusBadRequest, "signature", token + " is not signed by a key that the method knows"},
+		{http.StatusBadRequest, "signature", token + " is none that is signed by a key that the method knows"},
 		{http.StatusBadRequest, "", token + " was refused"},
 		{http.StatusForbidden, "", "the role refuses this address"},
 	}
