@@ -169,15 +169,20 @@ callers:
 			`10: store.vault.prefix: "../x" is not a path of letters, digits, '.', '_', '-' and inner slashes`,
 			"11: store.vault.timeout: -1s is not between 0 and 1m0s",
 			"12: store.vault.client_cert_file: set both client_cert_file and client_key_file, or neither",
-			"6: store.vault.token_file: set token_file or approle: the broker must log in somehow",
+			"6: store.vault.token_file: set exactly one of token_file, approle, kubernetes, jwt and cert: the broker must log in somehow",
 		}},
 		{"vault with an empty mapping", "listen:" + files + "store:\n  vault: {}\n", []string{
 			"6: store.vault.address: is required, as in https://vault.example.com:8200",
-			"6: store.vault.token_file: set token_file or approle: the broker must log in somehow",
+			"6: store.vault.token_file: set exactly one of token_file, approle, kubernetes, jwt and cert: the broker must log in somehow",
 		}},
 		{"approle", "listen:" + files + "store:\n  vault:\n    address: https://v\n    approle:\n      role_id_file: /nonexistent/role\n", []string{
 			"8: store.vault.approle.secret_id_file: is required",
 			"9: store.vault.approle.role_id_file: open /nonexistent/role: no such file or directory",
+		}},
+		{"vault logins", "listen:" + files + "store:\n  vault:\n    address: https://v\n    kubernetes:\n      role: r\n      token_file: /nonexistent/pod\n    jwt:\n      role: r\n      token_file: /nonexistent/jwt\n", []string{
+			"13: store.vault.jwt.token_file: open /nonexistent/jwt: no such file or directory",
+			"11: store.vault.jwt: set exactly one of token_file, approle, kubernetes, jwt and cert, not kubernetes and jwt",
+			"10: store.vault.kubernetes.token_file: open /nonexistent/pod: no such file or directory",
 		}},
 
 		{"limits and log", sound + "limits:\n  max_message_bytes: -1\n  max_deadline: -1s\n  max_concurrent_requests: -1\n  max_concurrent_streams: -1\n  shutdown_grace: -1s\n  max_connections: -1\n  max_connections_per_peer: -1\nlog:\n  level: loud\n  format: xml\n", []string{

@@ -15,7 +15,7 @@ func TestUNIXSocketAlone(t *testing.T) {
 	path := filepath.Join(dir, "socket")
 	config := filepath.Join(dir, "config.yaml")
 	content := fmt.Sprintf("listen: {address: '', unix_socket: {path: %s, mode: '0660'}}\ncallers: [{name: me, identity: 'unix:uid=%d', role: operator}]\n"+
-		"store: {embedded: {file: %s/store.db, key_file: %s/store.key}}\nlimits: {shutdown_grace: 2s}\n", path, os.Getuid(), dir, dir)
+		"store: {embedded: {file: %s/store.db, key_file: %s/store.key}}\naudit: {insecure_off: true}\nadmin: {address: off}\nlimits: {shutdown_grace: 2s}\n", path, os.Getuid(), dir, dir)
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
