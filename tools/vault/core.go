@@ -34,20 +34,20 @@ func newCore(opts options, address string, logger hclog.Logger) (*vault.Core, er
 			SharedConfig: &configutil.SharedConfig{},
 			Storage:      &server.Storage{Type: opts.storage},
 		},
-		Physical:           storage,
-		StorageType:        opts.storage,
-		Logger:             logger,
-		LogLevel:           opts.logLevel,
-		DisableMlock:       true, // a test process must not pin 150 MB
-		DisableAutopilot:   true, // it tends clusters, and there is one node
-		BuiltinRegistry:    noPlugins{},
-		LogicalBackends:    map[string]logical.Factory{"kv": kv.Factory, "transit": transit.Factory},
+		Physical:         storage,
+		StorageType:      opts.storage,
+		Logger:           logger,
+		LogLevel:         opts.logLevel,
+		DisableMlock:     true, // a test process must not pin 150 MB
+		DisableAutopilot: true, // it tends clusters, and there is one node
+		BuiltinRegistry:  noPlugins{},
+		LogicalBackends:  map[string]logical.Factory{"kv": kv.Factory, "transit": transit.Factory},
 		CredentialBackends: map[string]logical.Factory{
 			"approle": approle.Factory, "cert": cert.Factory, "jwt": jwt.Factory, "kubernetes": kubernetes.Factory,
 		},
-		AuditBackends:      map[string]audit.Factory{"file": audit.NewFileBackend},
-		ReloadFuncs:        nil,
-		ReloadFuncsLock:    &sync.RWMutex{},
+		AuditBackends:   map[string]audit.Factory{"file": audit.NewFileBackend},
+		ReloadFuncs:     nil,
+		ReloadFuncsLock: &sync.RWMutex{},
 	}
 	if ha, ok := storage.(physical.HABackend); ok && ha.HAEnabled() {
 		config.HAPhysical = ha
