@@ -43,6 +43,9 @@ type Config struct {
 	Logger *slog.Logger
 	// CachedClients and CachedTokens bound what is kept in memory; 0 means 100,000.
 	CachedClients, CachedTokens int
+	// Mints bounds the requests to authorization servers that are under way at one
+	// time, MintsPerEndpoint those to one token endpoint; 0 means 256 and 32.
+	Mints, MintsPerEndpoint int
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -53,6 +56,10 @@ type Broker struct {
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
 	log           *slog.Logger
+
+	// replica tells this process from every other one, also of the past.
+	replica   string
+	endpoints *endpoints
 
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
@@ -77,6 +84,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint),
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly

@@ -31,24 +31,24 @@ type loadedClient struct {
 	revalidating atomic.Bool
 }
 
-// load returns the client record in memory, or reads it. One that has not been
-// read for a while is served and read again in the background, so that a store
-// that is down takes no warm token away.
-func (b *Broker) load(ctx context.Context, id string) (*loadedClient, error) {
+// load returns the client record in memory, or reads it, and then says that it is
+// fresh. One that has not been read for a while is served and read again in the
+// background, so that a store that is down takes no warm token away.
+func (b *Broker) load(ctx context.Context, id string) (loaded *loadedClient, fresh bool, err error) {
 	if loaded, ok := b.clients.GetIfPresent(id); ok {
 		if time.Since(loaded.readTime) > revalidateAfter && loaded.revalidating.CompareAndSwap(false, true) {
 			b.reads.DoChan(id, b.readIntoMemory(id))
 		}
-		return loaded, nil
+		return loaded, false, nil
 	}
 	if err := CheckID("client", id); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	loaded, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(id)))
+	read, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(id)))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return loaded.(*loadedClient), nil // what was read, not what is in memory: that may have been evicted
+	return read.(*loadedClient), true, nil // what was read, not what is in memory: that may have been evicted
 }
 
 func (b *Broker) readIntoMemory(id string) func() (any, error) {
@@ -144,7 +144,7 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 // only errors are those of a store that is away, which then are the answer for every
 // client alike.
 func (b *Broker) Labels(ctx context.Context, id string) (map[string]string, error) {
-	loaded, err := b.load(ctx, id)
+	loaded, _, err := b.load(ctx, id)
 	if err == nil {
 		return loaded.client.Labels, nil
 	}

@@ -114,6 +114,7 @@ const (
 	ReasonScopesNarrowed        Reason = "SCOPES_NARROWED"
 	ReasonRefreshFailing        Reason = "REFRESH_FAILING"
 	ReasonExpiryAssumed         Reason = "EXPIRY_ASSUMED"
+	ReasonTokenRejected         Reason = "TOKEN_REJECTED"
 )
 
 // ReasonInfo documents one [Reason].

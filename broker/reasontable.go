@@ -87,4 +87,5 @@ var reasonTable = []ReasonInfo{
 	{ReasonScopesNarrowed, RecoveryFixClient, "The authorization server granted fewer scopes than asked for.", "Have the scopes granted at the provider."},
 	{ReasonRefreshFailing, RecoveryWait, "The token is still valid but could not be refreshed.", "CheckLookup and the broker's log say why."},
 	{ReasonExpiryAssumed, RecoveryFixClient, "Neither the answer nor the token says when it expires; a lifetime was assumed.", "Set token_policy.assumed_lifetime to what the provider documents."},
+	{ReasonTokenRejected, RecoveryWait, "The token that was reported as rejected is served once more: there is no other one yet.", "Report it again after some seconds if it is still rejected; if that lasts, the cause is at the API or the authorization server."},
 }

@@ -41,8 +41,7 @@ func TestRefreshInTheBackground(t *testing.T) {
 		f := newFixture(t)
 		f.create(t, "acme")
 		f.upstream.SetLifetime(10 * time.Minute)
-		f.wantServed(t, "token-1")
-		time.Sleep(8 * time.Minute)
+		time.Sleep(time.Until(f.token(t, "acme").RefreshAfter))
 		f.wantServed(t, "token-1") // RefreshAfter itself is not after it
 		synctest.Wait()
 		if got, want := f.upstream.Count(), 1; got != want {
@@ -112,19 +111,19 @@ func TestWhenRefreshingFails(t *testing.T) {
 				f := newFixture(t)
 				f.create(t, "acme")
 				f.upstream.SetLifetime(10 * time.Minute)
-				f.token(t, "acme")
-				expire := time.Now().Add(10 * time.Minute)
+				token := f.token(t, "acme")
+				expire := token.ExpireTime
 				f.upstream.Always(brokertest.Step{Err: rejected(reason)})
-				time.Sleep(8*time.Minute + time.Second)
+				time.Sleep(time.Until(token.RefreshAfter) + time.Second)
 				if got, _ := f.served(t); got != "token-1" { // whether it fails is not known yet
 					t.Errorf("served %q, want token-1", got)
 				}
 				time.Sleep(10 * time.Second)
-				for time.Until(expire) > 10*time.Second {
+				for time.Until(expire) > 30*time.Second {
 					f.wantServed(t, "token-1", broker.ReasonRefreshFailing)
 					time.Sleep(time.Second)
 				}
-				for time.Until(expire) > 2*time.Second { // shorter than min_validity: callers may wait now, but still get it
+				for time.Until(expire) > 2*time.Second { // the mandatory window: callers may wait now, but still get it
 					got, warnings := f.served(t)
 					if got != "token-1" || !slices.Contains(warnings, broker.ReasonRefreshFailing) {
 						t.Fatalf("%v before it expires: %q with %v", time.Until(expire), got, warnings)
@@ -205,7 +204,7 @@ func TestStoreDownWithAWarmToken(t *testing.T) {
 				f.token(t, "acme")
 				expire := time.Now().Add(time.Hour)
 				f.store.Always(fault, brokertest.Any)
-				for time.Until(expire) > 10*time.Second {
+				for time.Until(expire) > 30*time.Second {
 					f.wantServed(t, "token-1")
 					time.Sleep(10 * time.Second)
 				}

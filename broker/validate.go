@@ -28,6 +28,7 @@ const (
 	maxParameters      = 20
 	maxParameterLength = 1024
 	maxRequestIDLength = 64
+	maxTokenIDLength   = 64
 	maxMinValidity     = 24 * time.Hour
 	maxAssumedLifetime = 30 * 24 * time.Hour
 	// maxSettings bounds all settings of a client together, encoded. It leaves room
