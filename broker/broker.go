@@ -66,6 +66,8 @@ type Broker struct {
 	tokens    *otter.Cache[tokenKey, *Token]      // key → latest token
 	failures  *otter.Cache[tokenKey, *failure]    // key → why the last mint failed
 
+	parked *otter.Cache[string, *parking] // uid → that its credentials are rejected
+
 	reads   singleflight.Group // of client records, by id
 	flights singleflight.Group // of mints, by token key
 
@@ -98,10 +100,11 @@ func New(cfg Config) (*Broker, error) {
 		}
 		return n
 	}
-	var errs [3]error
+	var errs [4]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
 	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
 	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
+	b.parked, errs[3] = otter.New(&otter.Options[string, *parking]{MaximumSize: bound(cfg.CachedClients)})
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
@@ -132,7 +135,9 @@ func (b *Broker) Close() {
 	b.mu.Unlock()
 	b.stop()
 	b.running.Wait()
-	for _, stop := range []func() bool{b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines} {
+	for _, stop := range []func() bool{
+		b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines, b.parked.StopAllGoroutines,
+	} {
 		stop()
 	}
 }

@@ -71,6 +71,15 @@ type Upstream struct {
 	AllowedResources []string `json:"allowed_resources,omitempty"`
 	// Parameters are sent with each token request.
 	Parameters map[string]string `json:"parameters,omitempty"`
+	// IssueBudget is how many tokens the server issues in a period.
+	IssueBudget IssueBudget `json:"issue_budget,omitzero"`
+	// MaxLiveTokens is how many tokens the server lets live at a time; 0 is no bound.
+	// Callers then share tokens with all default and allowed scopes and resources,
+	// whichever of them they ask for.
+	MaxLiveTokens int `json:"max_live_tokens,omitempty"`
+	// SingleActiveToken says that a new token ends the one before it. Callers then
+	// share one token as with MaxLiveTokens.
+	SingleActiveToken bool `json:"single_active_token,omitempty"`
 }
 
 // AuthenticationMethod is a client authentication method in the spelling of the

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
@@ -108,6 +109,21 @@ var thefts = map[string][]theft{
 	"Parameters": {
 		{"a redirect", func(u *broker.Upstream) { u.Parameters = map[string]string{"redirect_uri": "https://evil.example"} }, ""},
 		{"an assertion", func(u *broker.Upstream) { u.Parameters = map[string]string{"Client_Assertion": "x"} }, broker.ReasonInvalidRequest},
+	},
+	"IssueBudget.Tokens": {
+		{"one", func(u *broker.Upstream) { u.IssueBudget = broker.IssueBudget{Tokens: 1, Period: time.Hour} }, ""},
+		{"none", func(u *broker.Upstream) { u.IssueBudget.Tokens = 1 }, broker.ReasonInvalidRequest},
+	},
+	"IssueBudget.Period": {
+		{"without tokens", func(u *broker.Upstream) { u.IssueBudget.Period = time.Hour }, broker.ReasonInvalidRequest},
+	},
+	"MaxLiveTokens": {
+		{"one", func(u *broker.Upstream) { u.MaxLiveTokens = 1 }, ""},
+		{"negative", func(u *broker.Upstream) { u.MaxLiveTokens = -1 }, broker.ReasonInvalidRequest},
+	},
+	"SingleActiveToken": {
+		{"with two audiences", func(u *broker.Upstream) { u.SingleActiveToken = true }, broker.ReasonInvalidRequest},
+		{"with one", func(u *broker.Upstream) { u.SingleActiveToken, u.AllowedAudiences = true, nil }, ""},
 	},
 }
 

@@ -60,7 +60,11 @@ func (b *Broker) getAnother(ctx context.Context, c *Client, w want, now time.Tim
 		}
 		return held, warnings, nil
 	}
-	if held != nil && now.Sub(held.IssueTime) < holdDown {
+	lately := holdDown
+	if rejected {
+		lately = c.Upstream.rejectionHold()
+	}
+	if held != nil && now.Sub(held.IssueTime) < lately {
 		return serveHeld()
 	}
 	if held != nil {

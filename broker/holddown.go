@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"time"
@@ -25,6 +26,9 @@ type failure struct {
 	// hold is how long nobody asks again in the background, waitingHold how long
 	// nobody does while callers wait.
 	hold, waitingHold time.Duration
+	// retryAt is when it is worth asking again where that is later than the hold; zero
+	// if it is not.
+	retryAt time.Time
 }
 
 // newFailure is the failure that follows last, which may be nil, at now.
@@ -59,7 +63,11 @@ func (f *failure) until(waiting bool) time.Time {
 // told is the error that callers get at now: why, and when it is worth asking again.
 func (f *failure) told(now time.Time) error {
 	e := *AsError(f.err)
-	if wait := f.at.Add(f.waitingHold).Sub(now); wait > 0 {
+	retryAt := f.at.Add(f.waitingHold)
+	if f.retryAt.After(retryAt) {
+		retryAt = f.retryAt
+	}
+	if wait := retryAt.Sub(now); wait > 0 {
 		e.RetryAfter = wait
 	}
 	return &e
@@ -82,15 +90,33 @@ func (b *Broker) heldDown(c *Client, key tokenKey, now time.Time, waiting bool) 
 // server. Failures of the store have no hold-down: they may end any moment and
 // asking the store again costs little. It returns err with the wait as RetryAfter,
 // so that those who waited for this mint are told the same as those who come later.
-func (b *Broker) noteFailure(current SecretVersion, key tokenKey, err error) error {
-	if !fromUpstream(ReasonOf(err)) {
-		return err
-	}
+func (b *Broker) noteFailure(ctx context.Context, c *Client, current SecretVersion, key tokenKey, err error) error {
 	last, _ := b.failures.GetIfPresent(key)
 	now := time.Now()
-	f := newFailure(last, err, current.Number, now)
+	var f *failure
+	switch reason := ReasonOf(err); {
+	case parks(reason):
+		p := b.park(ctx, c, current, err)
+		f = standing(p.refusal(c, now), current.Number, now)
+	case reason == ReasonIssuanceBudgetSpent || reason == ReasonLiveTokensSpent:
+		f = standing(err, current.Number, now)
+	case fromUpstream(reason):
+		f = newFailure(last, err, current.Number, now)
+	default:
+		return err
+	}
 	b.failures.Set(key, f)
 	return f.told(now)
+}
+
+// standing is a failure that lasts for its RetryAfter unless somebody acts: that is
+// looked for in the store from time to time, nobody else is asked.
+func standing(err error, secretVersion int64, now time.Time) *failure {
+	wait := AsError(err).RetryAfter
+	return &failure{
+		err: err, secretVersion: secretVersion, count: 1, at: now, retryAt: now.Add(wait),
+		hold: min(wait, maxWaitingHoldDown), waitingHold: min(wait, holdDown),
+	}
 }
 
 // transient reports whether r may be gone the next moment.

@@ -61,7 +61,7 @@ func (b *Broker) mintFor(ctx context.Context, c *Client, w want, now time.Time) 
 		token = result.(*Token)
 		loaded, ok := b.clients.GetIfPresent(c.ID)
 		above := !ok || token.SecretVersion >= loaded.client.MinSecretVersion
-		if above && (!w.rejects(token) || token.IssueTime.After(now)) {
+		if above && (!w.rejects(token) || !token.IssueTime.Before(now)) {
 			return token, nil
 		}
 		w.seen, w.fresh = token, false
@@ -114,13 +114,29 @@ func (b *Broker) mintNow(ctx context.Context, seen *Client, w want) (*Token, err
 	if !ok {
 		return nil, newError(ReasonSecretNotSet, c.ID, "")
 	}
+	if err := b.checkParked(ctx, c, current); err != nil {
+		now := time.Now()
+		b.failures.Set(key, standing(err, current.Number, now))
+		return nil, err
+	}
 	token, err := b.requestWith(ctx, c, current, key)
 	if err != nil {
-		return nil, b.noteFailure(current, key, err)
+		return nil, b.noteFailure(ctx, c, current, key, err)
 	}
+	b.succeeded(ctx, c, key, token)
+	return token, nil
+}
+
+// succeeded makes token the one that is served and forgets what failed before it.
+func (b *Broker) succeeded(ctx context.Context, c *Client, key tokenKey, token *Token) {
 	b.failures.Invalidate(key)
 	b.tokens.Set(key, token)
-	return token, nil
+	if _, parked := b.parked.GetIfPresent(c.UID); !parked {
+		return
+	}
+	if err := b.unpark(ctx, c); err != nil {
+		b.log.WarnContext(ctx, "other replicas are not told that a client is parked no more", "client", c.ID, "reason", ReasonOf(err))
+	}
 }
 
 // String returns the key for single flights; its parts cannot contain NUL.

@@ -84,7 +84,7 @@ func TestServingDuringARefreshIsCheap(t *testing.T) {
 		f.create(t, "acme")
 		f.upstream.Script(brokertest.Step{}, brokertest.Step{Delay: 5 * time.Second})
 		f.token(t, "acme")
-		time.Sleep(50 * time.Minute)
+		time.Sleep(51 * time.Minute)
 		f.token(t, "acme") // reads the record again
 		synctest.Wait()
 		query := broker.TokenQuery{ClientID: "acme"}
@@ -137,6 +137,9 @@ func TestWhenRefreshingFails(t *testing.T) {
 					time.Sleep(time.Second)
 				}
 				f.upstream.Always(brokertest.Step{})
+				if reason == broker.ReasonClientRejected { // parked: somebody has to say that it was mended
+					wantReason(t, "ResetUpstream", f.ResetUpstream(t.Context(), "acme"), "")
+				}
 				time.Sleep(time.Minute)
 				f.wantServed(t, "token-2")
 			})
@@ -236,7 +239,7 @@ func TestAFailingStoreIsNotHammered(t *testing.T) {
 		f := newFixture(t)
 		f.create(t, "acme")
 		f.token(t, "acme")
-		time.Sleep(50 * time.Minute)
+		time.Sleep(51 * time.Minute)
 		f.store.Reset()
 		f.store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any)
 		for range 10_000 {

@@ -35,6 +35,16 @@ func (b *Broker) requestWith(ctx context.Context, c *Client, version SecretVersi
 // be gone the next moment. A request that may have reached the server is not
 // repeated where each one counts.
 func (b *Broker) request(ctx context.Context, c *Client, version SecretVersion, value secret.Value, key tokenKey) (*Token, error) {
+	note, err := b.spend(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	token, err := b.requestSpent(ctx, c, version, value, key)
+	b.settle(ctx, c, note, token, err)
+	return token, err
+}
+
+func (b *Broker) requestSpent(ctx context.Context, c *Client, version SecretVersion, value secret.Value, key tokenKey) (*Token, error) {
 	request := TokenRequest{
 		Endpoint: c.Upstream.TokenEndpoint, Destinations: version.Destinations, Authentication: c.Upstream.Authentication,
 		ClientID: c.Upstream.ClientID, Secret: value, Scopes: strings.Fields(key.scopes), Audience: key.audience,

@@ -120,6 +120,9 @@ func keyOf(c *Client, q TokenQuery) (tokenKey, error) {
 	} else if audience != u.Audience && !slices.Contains(u.AllowedAudiences, audience) {
 		return tokenKey{}, newError(ReasonTargetNotAllowed, c.ID, "audience %q", truncate(audience, 64))
 	}
+	if u.united() {
+		scopes, resources = slices.Concat(u.DefaultScopes, u.AllowedScopes), slices.Concat(u.Resources, u.AllowedResources)
+	}
 	return tokenKey{
 		uid: c.UID, settings: u.settingsHash(),
 		scopes: joinSorted(scopes), audience: audience, resources: joinSorted(resources),

@@ -221,6 +221,7 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 	checkTargets(v, prefix+"allowed_audiences", u.AllowedAudiences, false)
 	checkTargets(v, prefix+"resources", u.Resources, true)
 	checkTargets(v, prefix+"allowed_resources", u.AllowedResources, true)
+	checkLimits(v, prefix, u)
 	if len(u.Parameters) > maxParameters {
 		v.add(prefix+"parameters", "has %d entries; at most %d", len(u.Parameters), maxParameters)
 		return
