@@ -46,6 +46,12 @@ type Config struct {
 	// Mints bounds the requests to authorization servers that are under way at one
 	// time, MintsPerEndpoint those to one token endpoint; 0 means 256 and 32.
 	Mints, MintsPerEndpoint int
+	// KeepSecret is how long a secret that was read for a token is kept in memory, to
+	// get tokens while the store is away; 0 keeps none.
+	KeepSecret time.Duration
+	// Unshared makes this Broker get its own tokens and leave those of other replicas
+	// alone, except for clients whose tokens are limited.
+	Unshared bool
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -60,6 +66,9 @@ type Broker struct {
 	// replica tells this process from every other one, also of the past.
 	replica   string
 	endpoints *endpoints
+	leases    *ownLeases
+	secrets   *keptSecrets
+	notShared bool
 
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
@@ -67,6 +76,9 @@ type Broker struct {
 	failures  *otter.Cache[tokenKey, *failure]    // key → why the last mint failed
 
 	parked *otter.Cache[string, *parking] // uid → that its credentials are rejected
+
+	seen  *otter.Cache[string, seenVersion]   // path of a token record → its version
+	skews *otter.Cache[string, time.Duration] // token endpoint → how far its clock is ahead
 
 	reads   singleflight.Group // of client records, by id
 	flights singleflight.Group // of mints, by token key
@@ -86,7 +98,8 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
-		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint),
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared,
+		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly
@@ -100,11 +113,13 @@ func New(cfg Config) (*Broker, error) {
 		}
 		return n
 	}
-	var errs [4]error
+	var errs [6]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
 	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
 	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
 	b.parked, errs[3] = otter.New(&otter.Options[string, *parking]{MaximumSize: bound(cfg.CachedClients)})
+	b.seen, errs[4] = otter.New(&otter.Options[string, seenVersion]{MaximumSize: bound(cfg.CachedTokens)})
+	b.skews, errs[5] = otter.New(&otter.Options[string, time.Duration]{MaximumSize: bound(cfg.CachedClients)})
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
@@ -135,8 +150,10 @@ func (b *Broker) Close() {
 	b.mu.Unlock()
 	b.stop()
 	b.running.Wait()
+	b.secrets.forget()
 	for _, stop := range []func() bool{
 		b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines, b.parked.StopAllGoroutines,
+		b.seen.StopAllGoroutines, b.skews.StopAllGoroutines,
 	} {
 		stop()
 	}

@@ -132,6 +132,9 @@ type TokenPolicy struct {
 	// RequireAllScopes fails a token that was granted fewer scopes than asked for;
 	// by default it is served with a warning.
 	RequireAllScopes bool `json:"require_all_scopes,omitempty"`
+	// Unshared makes each replica get tokens of its own, which then never lie in the
+	// store. Not for clients whose tokens are limited.
+	Unshared bool `json:"unshared,omitempty"`
 }
 
 // Stage is a label that at most one secret version of a client carries.

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	readTimeout = 15 * time.Second
+	readTimeout = 8 * time.Second
 	// revalidateAfter is how old a record in memory may be when it is used before
 	// it is read again in the background. It bounds how long a change made by
 	// another replica goes unnoticed here while the store answers.
@@ -79,7 +79,7 @@ func (b *Broker) keepUnread(id string) {
 // one. It refreshes the one in memory.
 func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 	key, begun := clientKey(id), time.Now()
-	record, err := b.store.Read(ctx, key)
+	record, err := b.read(ctx, key)
 	var absent *AbsentError
 	switch {
 	case errors.As(err, &absent) && absent.How == AbsentNeverExisted:

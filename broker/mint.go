@@ -2,8 +2,13 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"time"
 )
+
+// flightTimeout bounds a flight: a lease that somebody else let expire, and then a
+// mint of one's own with what the store takes.
+const flightTimeout = leaseDuration + mintTimeout + readTimeout
 
 // want is what a mint is for.
 type want struct {
@@ -84,7 +89,7 @@ func (b *Broker) mint(c *Client, w want) func() (any, error) {
 			return nil, err
 		}
 		var token *Token
-		err := b.detached(mintTimeout, func(ctx context.Context) error {
+		err := b.detached(flightTimeout, func(ctx context.Context) error {
 			var err error
 			token, err = b.mintNow(ctx, c, w)
 			return err
@@ -93,9 +98,21 @@ func (b *Broker) mint(c *Client, w want) func() (any, error) {
 	}
 }
 
-// mintNow reads what decides (the record, the secret) from the store, not from
-// memory, and asks for a token.
+// mintNow gets a token from the store's other users or from the authorization server.
 func (b *Broker) mintNow(ctx context.Context, seen *Client, w want) (*Token, error) {
+	token, err := b.mintFromStore(ctx, seen, w)
+	switch {
+	case ReasonOf(err) == ReasonStoreSealed:
+		b.secrets.forget() // an operator's emergency stop holds on when the store then goes away
+	case outage(err) && ctx.Err() == nil:
+		return b.mintInOutage(ctx, w, err)
+	}
+	return token, err
+}
+
+// mintFromStore reads what decides (the record, the secret) from the store, not from
+// memory, and gets a token.
+func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Token, error) {
 	c, err := seen, error(nil)
 	if !w.fresh {
 		c, err = b.readClient(ctx, w.query.ClientID)
@@ -115,10 +132,18 @@ func (b *Broker) mintNow(ctx context.Context, seen *Client, w want) (*Token, err
 		return nil, newError(ReasonSecretNotSet, c.ID, "")
 	}
 	if err := b.checkParked(ctx, c, current); err != nil {
-		now := time.Now()
-		b.failures.Set(key, standing(err, current.Number, now))
+		b.failures.Set(key, standing(err, current.Number, time.Now()))
 		return nil, err
 	}
+	if c.Upstream.limited() || !b.notShared && !c.TokenPolicy.Unshared {
+		token, err := b.mintShared(ctx, c, current, key, w)
+		if !errors.Is(err, errNotShared) || c.Upstream.limited() {
+			return token, err
+		}
+		b.log.WarnContext(ctx, "token not shared", "client", c.ID, "reason", ReasonOf(err), "cause", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
+	defer cancel()
 	token, err := b.requestWith(ctx, c, current, key)
 	if err != nil {
 		return nil, b.noteFailure(ctx, c, current, key, err)

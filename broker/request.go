@@ -28,6 +28,7 @@ func (b *Broker) requestWith(ctx context.Context, c *Client, version SecretVersi
 		return nil, err
 	}
 	defer value.Wipe()
+	b.secrets.keep(c, version, value)
 	return b.request(ctx, c, version, value, key)
 }
 
@@ -77,7 +78,18 @@ func (b *Broker) requestOnce(ctx context.Context, request TokenRequest) (respons
 		response, err = b.requestToken(ctx, request)
 		return err
 	})
+	if err == nil && !response.ServerTime.IsZero() {
+		b.skews.Set(request.Endpoint, response.skewAt(time.Now()))
+	}
 	return response, err
+}
+
+// aheadOf returns how far an endpoint's clock runs ahead of ours; nil if unknown.
+func (b *Broker) aheadOf(endpoint string) *time.Duration {
+	if ahead, ok := b.skews.GetIfPresent(endpoint); ok {
+		return &ahead
+	}
+	return nil
 }
 
 // pause waits between tries with full jitter, but no shorter than the server asks

@@ -22,7 +22,7 @@ func upstreamKey(uid string) string { return "upstream/" + uid }
 // readUpstream reads the record of a client; the zero record if there is none.
 func (b *Broker) readUpstream(ctx context.Context, c *Client) (*upstreamRecord, uint64, error) {
 	key := upstreamKey(c.UID)
-	record, err := b.store.Read(ctx, key)
+	record, err := b.read(ctx, key)
 	var absent *AbsentError
 	if errors.As(err, &absent) { // nothing in it is worth more than a few requests
 		return &upstreamRecord{header: header{UID: c.UID}}, absent.Version, nil

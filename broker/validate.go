@@ -105,6 +105,9 @@ func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenP
 	checkLabels(v, "client.labels", labels)
 	checkUpstream(v, "client.", u)
 	checkPolicy(v, "client.token_policy.", p)
+	if p.Unshared && u.limited() {
+		v.add("client.token_policy.unshared", "must be false for a client with issue_budget, max_live_tokens or single_active_token")
+	}
 	if len(*v) > 0 {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/embedded"
@@ -21,6 +22,10 @@ import (
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
+
+// keepSecret is how long a secret that was read stays in memory to get tokens with
+// while the store is away.
+const keepSecret = time.Hour
 
 // service is a broker with all that it stands on, made from a configuration.
 type service struct {
@@ -67,7 +72,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
 		Store: s.metrics.Store(s.store), RequestToken: s.metrics.RequestToken(s.upstream.RequestToken), CheckSecret: oauth.CheckSecret,
-		CheckEndpoint: s.upstream.CheckEndpoint, Logger: log,
+		CheckEndpoint: s.upstream.CheckEndpoint, Logger: log, KeepSecret: keepSecret,
 	})
 	if err != nil {
 		return nil, err
