@@ -36,6 +36,10 @@ func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (e
 	}
 	defer upstream.Close()
 	defer b.Close()
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(running) }()
+	defer func() { stop(); err = errors.Join(err, <-ended) }()
 	s, err := server.New(server.Config{
 		Broker: b, TLS: &cfg.TLS, Metrics: metrics,
 		Callers: []server.Caller{{Name: "bench", Identity: cfg.Caller, Role: server.RoleCaller}},
@@ -52,7 +56,7 @@ func newBroker(store broker.Store, metrics *telemetry.Metrics) (*oauth.Client, *
 	upstream := oauth.New(oauth.Config{AllowHTTPLoopback: true})
 	b, err := broker.New(broker.Config{
 		Store: metrics.Store(store), RequestToken: metrics.RequestToken(upstream.RequestToken),
-		CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint,
+		CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint, Feed: true,
 	})
 	return upstream, b, err
 }

@@ -52,6 +52,10 @@ type Config struct {
 	// Unshared makes this Broker get its own tokens and leave those of other replicas
 	// alone, except for clients whose tokens are limited.
 	Unshared bool
+	// Feed makes this Broker tell other replicas of its changes, and follow theirs
+	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
+	// notice each other's changes when a record is used that was read 5 s ago.
+	Feed bool
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -69,6 +73,12 @@ type Broker struct {
 	leases    *ownLeases
 	secrets   *keptSecrets
 	notShared bool
+	feedOn    bool
+	made      time.Time
+	follower  follower
+	announcer announcer
+	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
+	lastSweep *seenVersion
 
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
@@ -98,7 +108,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
-		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared,
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, feedOn: cfg.Feed, made: time.Now(),
 		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}
 	if b.checkEndpoint == nil {

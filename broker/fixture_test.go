@@ -31,6 +31,8 @@ type fixture struct {
 	log      *logged
 	// ctx is for hooks, which have no test to ask.
 	ctx context.Context
+	// stopRun ends Run where it runs.
+	stopRun func()
 }
 
 // newFixture returns a Broker on an empty store, closed when the test ends.

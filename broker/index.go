@@ -14,8 +14,7 @@ import (
 const (
 	readTimeout = 8 * time.Second
 	// revalidateAfter is how old a record in memory may be when it is used before
-	// it is read again in the background. It bounds how long a change made by
-	// another replica goes unnoticed here while the store answers.
+	// it is read again in the background, where the feed cannot be followed.
 	revalidateAfter = 5 * time.Second
 )
 
@@ -26,17 +25,19 @@ type loadedClient struct {
 	// its error, if it has one, is defaultErr.
 	defaultKey tokenKey
 	defaultErr error
-	readTime   time.Time
+	// readTime is when the read began that brought the record, tryTime when the last
+	// one ended that failed, if that was later.
+	readTime, tryTime time.Time
 	// revalidating says that somebody is reading the record again.
 	revalidating atomic.Bool
 }
 
 // load returns the client record in memory, or reads it, and then says that it is
-// fresh. One that has not been read for a while is served and read again in the
+// fresh. One that may not be true any more is served and read again in the
 // background, so that a store that is down takes no warm token away.
 func (b *Broker) load(ctx context.Context, id string) (loaded *loadedClient, fresh bool, err error) {
 	if loaded, ok := b.clients.GetIfPresent(id); ok {
-		if time.Since(loaded.readTime) > revalidateAfter && loaded.revalidating.CompareAndSwap(false, true) {
+		if b.due(loaded) && loaded.revalidating.CompareAndSwap(false, true) {
 			b.reads.DoChan(id, b.readIntoMemory(id))
 		}
 		return loaded, false, nil
@@ -71,7 +72,7 @@ func (b *Broker) readIntoMemory(id string) func() (any, error) {
 // keepUnread makes the record that could not be read again due later, not at once.
 func (b *Broker) keepUnread(id string) {
 	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
-		return &loadedClient{client: old.client, defaultKey: old.defaultKey, defaultErr: old.defaultErr, readTime: time.Now()}, otter.WriteOp
+		return &loadedClient{client: old.client, defaultKey: old.defaultKey, defaultErr: old.defaultErr, readTime: old.readTime, tryTime: time.Now()}, otter.WriteOp
 	})
 }
 
@@ -103,7 +104,7 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 
 // newLoaded returns c as a call to the store that began at begun found or left it.
 func newLoaded(c *Client, begun time.Time) *loadedClient {
-	loaded := &loadedClient{client: c, readTime: begun}
+	loaded := &loadedClient{client: c, readTime: begun, tryTime: begun}
 	loaded.defaultKey, loaded.defaultErr = keyOf(c, TokenQuery{})
 	return loaded
 }

@@ -69,7 +69,13 @@ func (k *keptSecrets) get(c *Client, version SecretVersion) (secret.Value, bool)
 	return secret.New(kept.value.Reveal()), true
 }
 
-// sweepLocked wipes what is kept too long.
+// sweep wipes what is kept too long.
+func (k *keptSecrets) sweep() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.sweepLocked(time.Now())
+}
+
 func (k *keptSecrets) sweepLocked(now time.Time) {
 	k.swept = now
 	for id, kept := range k.values {

@@ -135,17 +135,26 @@ func (b *Broker) park(ctx context.Context, c *Client, current SecretVersion, err
 // unpark forgets a rejection that is no more.
 func (b *Broker) unpark(ctx context.Context, c *Client) error {
 	b.parked.Invalidate(c.UID)
+	lifted := false
 	_, err := b.changeUpstream(ctx, c, func(r *upstreamRecord) (bool, error) {
-		lifted := r.Parked != nil
+		lifted = r.Parked != nil
 		r.Parked = nil
 		return lifted, nil
 	})
+	b.forgetFailures(c)
+	if err == nil && lifted && b.feedOn {
+		b.announce(feedEntry{ID: c.ID})
+	}
+	return err
+}
+
+// forgetFailures ends the hold-down of all keys of a client.
+func (b *Broker) forgetFailures(c *Client) {
 	for key := range b.failures.Keys() {
 		if key.uid == c.UID {
 			b.failures.Invalidate(key)
 		}
 	}
-	return err
 }
 
 // ResetUpstream makes the broker ask a client's authorization server again at the

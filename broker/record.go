@@ -197,6 +197,12 @@ func (b *Broker) read(ctx context.Context, key string) (Record, error) {
 	return b.store.Read(ctx, key)
 }
 
+// absence returns the [AbsentError] within err, if there is one.
+func absence(err error) (*AbsentError, bool) {
+	var absent *AbsentError
+	return absent, errors.As(err, &absent)
+}
+
 // outcome reads what became of the write of writeID over version.
 func (b *Broker) outcome(ctx context.Context, key, writeID string, version uint64) (uint64, writeOutcome) {
 	record, err := b.store.Read(ctx, key)

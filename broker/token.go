@@ -49,6 +49,8 @@ type Token struct {
 	ID            string
 	SecretVersion int64
 	warnings      []Warning
+	// clientID is the id of the client that it was got for.
+	clientID string
 	// mandatoryAfter is when callers begin to wait for a new one.
 	mandatoryAfter time.Time
 	// expireUnix is ExpireTime by the wall clock, in ns since 1970.
@@ -176,7 +178,7 @@ func newToken(replica string, c *Client, version SecretVersion, key tokenKey, an
 	t := &Token{
 		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
 		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
-		limited: c.Upstream.limited(),
+		limited: c.Upstream.limited(), clientID: c.ID,
 	}
 	requested := strings.Fields(key.scopes)
 	if t.Scopes == nil {

@@ -72,7 +72,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
 		Store: s.metrics.Store(s.store), RequestToken: s.metrics.RequestToken(s.upstream.RequestToken), CheckSecret: oauth.CheckSecret,
-		CheckEndpoint: s.upstream.CheckEndpoint, Logger: log, KeepSecret: keepSecret,
+		CheckEndpoint: s.upstream.CheckEndpoint, Logger: log, KeepSecret: keepSecret, Feed: true,
 	})
 	if err != nil {
 		return nil, err
@@ -195,6 +195,7 @@ func (s *service) run(ctx context.Context, listener net.Listener) error {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
 		owned.Go(func() { s.reloadOnHangup(looking) })
 	}
+	owned.Go(func() { _ = s.broker.Run(looking) }) // ends with looking, in no other way
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
