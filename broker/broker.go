@@ -77,6 +77,7 @@ type Broker struct {
 	made      time.Time
 	follower  follower
 	announcer announcer
+	watchers  watchers
 	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
 	lastSweep *seenVersion
 
@@ -109,7 +110,8 @@ func New(cfg Config) (*Broker, error) {
 		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, feedOn: cfg.Feed, made: time.Now(),
-		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
+		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly

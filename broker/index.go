@@ -85,6 +85,7 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 	switch {
 	case errors.As(err, &absent) && absent.How == AbsentNeverExisted:
 		b.clients.Invalidate(id)
+		b.watchers.wake(id)
 		return nil, newError(ReasonClientNotFound, id, "")
 	case err != nil:
 		return nil, &Error{Reason: ReasonOf(err), Op: "read client record", Client: id, Detail: orElse(AsError(err).Detail, key), RetryAfter: AsError(err).RetryAfter, Err: err}
@@ -113,15 +114,19 @@ func newLoaded(c *Client, begun time.Time) *loadedClient {
 // call brought. A later call that brings an earlier revision wins: the store was
 // restored from a backup.
 func (b *Broker) remember(loaded *loadedClient) {
-	c := loaded.client
+	c, changed := loaded.client, false
 	b.clients.Compute(c.ID, func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
 		newer := found && (old.client.UID != c.UID || old.client.version > c.version)
 		if newer && !old.readTime.Before(loaded.readTime) {
 			old.revalidating.Store(false)
 			return old, otter.CancelOp
 		}
+		changed = found && (old.client.UID != c.UID || old.client.version != c.version)
 		return loaded, otter.WriteOp
 	})
+	if changed {
+		b.watchers.wake(c.ID)
+	}
 }
 
 // SoonestSecretExpiry returns the earliest declared expiry of a current secret

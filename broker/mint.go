@@ -152,10 +152,16 @@ func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Toke
 	return token, nil
 }
 
-// succeeded makes token the one that is served and forgets what failed before it.
-func (b *Broker) succeeded(ctx context.Context, c *Client, key tokenKey, token *Token) {
+// install makes token the one that is served.
+func (b *Broker) install(key tokenKey, token *Token) {
 	b.failures.Invalidate(key)
 	b.tokens.Set(key, token)
+	b.watchers.wake(token.clientID)
+}
+
+// succeeded makes token the one that is served and forgets what failed before it.
+func (b *Broker) succeeded(ctx context.Context, c *Client, key tokenKey, token *Token) {
+	b.install(key, token)
 	if _, parked := b.parked.GetIfPresent(c.UID); !parked {
 		return
 	}

@@ -132,7 +132,6 @@ func (b *Broker) mintInOutage(ctx context.Context, w want, cause error) (*Token,
 	if err != nil {
 		return nil, b.noteFailure(ctx, c, current, key, err)
 	}
-	b.failures.Invalidate(key)
-	b.tokens.Set(key, token)
+	b.install(key, token)
 	return token, nil
 }
