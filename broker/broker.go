@@ -32,6 +32,8 @@ type Config struct {
 	Store Store
 	// RequestToken asks authorization servers.
 	RequestToken RequestToken
+	// RevokeToken asks them to revoke tokens; nil revokes none.
+	RevokeToken RevokeToken
 	// CheckSecret says whether a secret fits an authentication method, with a
 	// SECRET_UNUSABLE error if not. It must not quote the secret.
 	CheckSecret func(Authentication, secret.Value) error
@@ -63,6 +65,7 @@ type Config struct {
 type Broker struct {
 	store         Store
 	requestToken  RequestToken
+	revokeToken   RevokeToken
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
 	log           *slog.Logger
@@ -107,7 +110,7 @@ func New(cfg Config) (*Broker, error) {
 		return nil, errors.New("broker: Store, RequestToken and CheckSecret are required")
 	}
 	b := &Broker{
-		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
+		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, log: cfg.Logger,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, feedOn: cfg.Feed, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},

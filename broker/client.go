@@ -34,6 +34,9 @@ type Client struct {
 	NextVersion int64 `json:"next_version"`
 	// MinSecretVersion is the floor: tokens got with an older secret are not served.
 	MinSecretVersion int64 `json:"min_secret_version,omitempty"`
+	// TokenGeneration grows with each RevokeTokens; tokens of earlier generations are
+	// not served.
+	TokenGeneration int64 `json:"token_generation,omitempty"`
 	// Disabled says that an operator stopped the client.
 	Disabled bool `json:"disabled,omitempty"`
 	// CreateTime, UpdateTime and DeleteTime are UTC; DeleteTime is zero unless
@@ -53,6 +56,9 @@ type Client struct {
 type Upstream struct {
 	// TokenEndpoint is an absolute https URL without query, fragment or user.
 	TokenEndpoint string `json:"token_endpoint"`
+	// RevocationEndpoint is where tokens are revoked (RFC 7009); "" if nowhere. It has
+	// the origin of TokenEndpoint, since the secret is sent there.
+	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
 	// ClientID is what the authorization server calls the client.
 	ClientID string `json:"client_id"`
 	// Authentication is how the client proves who it is.

@@ -117,6 +117,15 @@ var thefts = map[string][]theft{
 	"IssueBudget.Period": {
 		{"without tokens", func(u *broker.Upstream) { u.IssueBudget.Period = time.Hour }, broker.ReasonInvalidRequest},
 	},
+	"RevocationEndpoint": {
+		{"another host", func(u *broker.Upstream) { u.RevocationEndpoint = "https://evil.example/revoke" }, broker.ReasonInvalidRequest},
+		{"another port", func(u *broker.Upstream) { u.RevocationEndpoint = "https://as.example:8443/revoke" }, broker.ReasonInvalidRequest},
+		{"plain", func(u *broker.Upstream) { u.RevocationEndpoint = "http://as.example/revoke" }, broker.ReasonInvalidRequest},
+		{"together with the token endpoint", func(u *broker.Upstream) {
+			u.TokenEndpoint, u.RevocationEndpoint = "https://evil.example/token", "https://evil.example/revoke"
+		}, broker.ReasonDestinationNotBound},
+		{"the same origin", func(u *broker.Upstream) { u.RevocationEndpoint = "https://as.example/evil.example" }, ""},
+	},
 	"MaxLiveTokens": {
 		{"one", func(u *broker.Upstream) { u.MaxLiveTokens = 1 }, ""},
 		{"negative", func(u *broker.Upstream) { u.MaxLiveTokens = -1 }, broker.ReasonInvalidRequest},

@@ -54,7 +54,8 @@ func open(t *testing.T, memory *brokertest.Memory, store *brokertest.Faulty, ups
 	f := &fixture{memory: memory, store: store, upstream: upstream, sent: &sent{}, log: &logged{}}
 	cfg := broker.Config{
 		Store: store, RequestToken: f.sent.before(upstream.RequestToken), CheckSecret: checkSecret,
-		Logger: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		RevokeToken: upstream.RevokeToken,
+		Logger:      slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if edit != nil {
 		edit(&cfg)

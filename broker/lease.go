@@ -189,6 +189,7 @@ func (m *sharedMint) sharedHoldDown(ctx context.Context, s *sharedFailure, first
 func (m *sharedMint) take(ctx context.Context, r *tokenRecord, version uint64) (uint64, error) {
 	m.leases.set(m.leaseID, true)
 	r.Lease = &lease{Holder: m.replica, ID: m.leaseID, Duration: leaseDuration}
+	r.Generation = m.c.TokenGeneration
 	r.Fence++
 	m.sent = time.Now()
 	return m.write(ctx, m.path, version, &r.header, r)
@@ -235,4 +236,31 @@ func (m *sharedMint) insteadOf(ctx context.Context, late *Token) *Token {
 		return token
 	}
 	return late
+}
+
+// publish makes a token that was had beside the lease the fleet's, as well as it can:
+// a replica that does not find it in time is told by those who use the old one.
+func (b *Broker) publish(ctx context.Context, c *Client, key tokenKey, token *Token) {
+	b.install(key, token)
+	path := key.tokenPath()
+	keys, err := b.sealer(ctx)
+	for try := 0; err == nil && try < 3; try++ {
+		var r *tokenRecord
+		var version uint64
+		if r, version, err = b.readToken(ctx, c, path); err != nil {
+			break
+		}
+		if r.Token, err = token.seal(keys[len(keys)-1], path, b.aheadOf(c.Upstream.TokenEndpoint)); err != nil {
+			break
+		}
+		r.Lease, r.Failure, r.Generation = nil, nil, c.TokenGeneration // whoever holds the lease has been overtaken
+		r.Fence++
+		if _, err = b.write(ctx, path, version, &r.header, r); err == nil {
+			return
+		}
+		if ReasonOf(err) == ReasonStoreConflict && sleep(ctx, pollBegin) {
+			err = nil
+		}
+	}
+	b.log.WarnContext(ctx, "token not shared", "client", c.ID, "reason", ReasonOf(err), "cause", err)
 }

@@ -146,3 +146,27 @@ func TestSingleActiveToken(t *testing.T) {
 		}
 	})
 }
+
+// TestVerifyingEndsTheSingleToken, so the one that verifying got takes its place.
+func TestVerifyingEndsTheSingleToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.create(t, "acme", func(n *broker.NewClient) {
+			n.Upstream.SingleActiveToken, n.Upstream.AllowedAudiences = true, nil
+		})
+		other := f.replica(t)
+		dead := f.token(t, "acme")
+		other.token(t, "acme")
+		f.stage(t, "acme", "next-secret")
+		time.Sleep(time.Minute)
+		_, _, err := f.VerifySecret(t.Context(), "acme", 0)
+		wantReason(t, "VerifySecret", err, "")
+		f.wantServed(t, "token-2")
+		if token, _ := other.report(t, dead.ID); token.Access.RevealString() != "token-2" {
+			t.Errorf("the other replica serves %s, want token-2", token.Access.RevealString())
+		}
+		if got, want := f.upstream.Count(), 2; got != want {
+			t.Errorf("%d requests, want %d", got, want)
+		}
+	})
+}

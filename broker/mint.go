@@ -65,13 +65,20 @@ func (b *Broker) mintFor(ctx context.Context, c *Client, w want, now time.Time) 
 		}
 		token = result.(*Token)
 		loaded, ok := b.clients.GetIfPresent(c.ID)
+		if ok && loaded.client.TokenGeneration > token.generation { // revoked while it was asked for
+			if w.key, err = keyOf(loaded.client, w.query); err != nil {
+				return nil, err
+			}
+			w.seen, w.fresh = nil, false
+			continue
+		}
 		above := !ok || token.SecretVersion >= loaded.client.MinSecretVersion
 		if above && (!w.rejects(token) || !token.IssueTime.Before(now)) {
 			return token, nil
 		}
 		w.seen, w.fresh = token, false
 	}
-	if w.rejects(token) {
+	if w.seen == token && w.rejects(token) {
 		return token, nil
 	}
 	return nil, newError(ReasonConcurrentChange, c.ID, "its secret changed while a token was requested")

@@ -85,6 +85,9 @@ func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (Sec
 	if err != nil {
 		return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
 	}
+	if c.Upstream.SingleActiveToken { // it has ended the one that all hold
+		b.publish(ctx, c, key, token)
+	}
 	if err := b.unpark(ctx, c); err != nil { // whoever has a good secret is at work on what was rejected
 		b.log.WarnContext(ctx, "client stays parked", "client", id, "reason", ReasonOf(err))
 	}

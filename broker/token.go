@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -49,8 +50,10 @@ type Token struct {
 	ID            string
 	SecretVersion int64
 	warnings      []Warning
-	// clientID is the id of the client that it was got for.
-	clientID string
+	// clientID is the id of the client that it was got for, generation that client's
+	// TokenGeneration then.
+	clientID   string
+	generation int64
 	// mandatoryAfter is when callers begin to wait for a new one.
 	mandatoryAfter time.Time
 	// expireUnix is ExpireTime by the wall clock, in ns since 1970.
@@ -98,7 +101,8 @@ type TokenQuery struct {
 // tokenKey says which tokens may be served to whom: never less than this, so that
 // two tenants do not meet, and never the caller.
 type tokenKey struct {
-	uid, settings               string
+	uid                         string
+	settings                    string // hash of the settings, and the generation of tokens
 	scopes, audience, resources string // joined by a space, sorted
 }
 
@@ -125,8 +129,12 @@ func keyOf(c *Client, q TokenQuery) (tokenKey, error) {
 	if u.united() {
 		scopes, resources = slices.Concat(u.DefaultScopes, u.AllowedScopes), slices.Concat(u.Resources, u.AllowedResources)
 	}
+	settings := u.settingsHash()
+	if c.TokenGeneration > 0 {
+		settings += "#" + strconv.FormatInt(c.TokenGeneration, 10)
+	}
 	return tokenKey{
-		uid: c.UID, settings: u.settingsHash(),
+		uid: c.UID, settings: settings,
 		scopes: joinSorted(scopes), audience: audience, resources: joinSorted(resources),
 	}, nil
 }
@@ -178,7 +186,7 @@ func newToken(replica string, c *Client, version SecretVersion, key tokenKey, an
 	t := &Token{
 		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
 		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
-		limited: c.Upstream.limited(), clientID: c.ID,
+		limited: c.Upstream.limited(), clientID: c.ID, generation: c.TokenGeneration,
 	}
 	requested := strings.Fields(key.scopes)
 	if t.Scopes == nil {

@@ -17,8 +17,10 @@ type tokenRecord struct {
 	// Lease is held by the replica that asks; nil if none does.
 	Lease *lease `json:"lease,omitempty"`
 	// Fence counts the leases that were given.
-	Fence   int64          `json:"fence"`
-	Failure *sharedFailure `json:"failure,omitempty"`
+	Fence int64 `json:"fence"`
+	// Generation is the client's TokenGeneration that the token belongs to.
+	Generation int64          `json:"generation,omitempty"`
+	Failure    *sharedFailure `json:"failure,omitempty"`
 }
 
 // lease is the right to ask for the next token. It has no times: its holder counts

@@ -225,6 +225,13 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 	checkTargets(v, prefix+"resources", u.Resources, true)
 	checkTargets(v, prefix+"allowed_resources", u.AllowedResources, true)
 	checkLimits(v, prefix, u)
+	if u.RevocationEndpoint != "" {
+		checkEndpoint(v, prefix+"revocation_endpoint", u.RevocationEndpoint)
+		token, _ := Origin(u.TokenEndpoint)
+		if revocation, err := Origin(u.RevocationEndpoint); err == nil && revocation != token {
+			v.add(prefix+"revocation_endpoint", "must have the origin of token_endpoint: the secret is sent there")
+		}
+	}
 	if len(u.Parameters) > maxParameters {
 		v.add(prefix+"parameters", "has %d entries; at most %d", len(u.Parameters), maxParameters)
 		return

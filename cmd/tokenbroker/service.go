@@ -71,7 +71,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	})
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
-		Store: s.metrics.Store(s.store), RequestToken: s.metrics.RequestToken(s.upstream.RequestToken), CheckSecret: oauth.CheckSecret,
+		Store: s.metrics.Store(s.store), RequestToken: s.metrics.RequestToken(s.upstream.RequestToken), RevokeToken: s.upstream.RevokeToken,
+		CheckSecret:   oauth.CheckSecret,
 		CheckEndpoint: s.upstream.CheckEndpoint, Logger: log, KeepSecret: keepSecret, Feed: true,
 	})
 	if err != nil {
