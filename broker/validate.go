@@ -28,6 +28,7 @@ const (
 	maxParameters      = 20
 	maxParameterLength = 1024
 	maxRequestIDLength = 64
+	maxTokenIDLength   = 64
 	maxMinValidity     = 24 * time.Hour
 	maxAssumedLifetime = 30 * 24 * time.Hour
 	// maxSettings bounds all settings of a client together, encoded. It leaves room
@@ -104,6 +105,9 @@ func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenP
 	checkLabels(v, "client.labels", labels)
 	checkUpstream(v, "client.", u)
 	checkPolicy(v, "client.token_policy.", p)
+	if p.Unshared && u.limited() {
+		v.add("client.token_policy.unshared", "must be false for a client with issue_budget, max_live_tokens or single_active_token")
+	}
 	if len(*v) > 0 {
 		return
 	}
@@ -220,6 +224,14 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 	checkTargets(v, prefix+"allowed_audiences", u.AllowedAudiences, false)
 	checkTargets(v, prefix+"resources", u.Resources, true)
 	checkTargets(v, prefix+"allowed_resources", u.AllowedResources, true)
+	checkLimits(v, prefix, u)
+	if u.RevocationEndpoint != "" {
+		checkEndpoint(v, prefix+"revocation_endpoint", u.RevocationEndpoint)
+		token, _ := Origin(u.TokenEndpoint)
+		if revocation, err := Origin(u.RevocationEndpoint); err == nil && revocation != token {
+			v.add(prefix+"revocation_endpoint", "must have the origin of token_endpoint: the secret is sent there")
+		}
+	}
 	if len(u.Parameters) > maxParameters {
 		v.add(prefix+"parameters", "has %d entries; at most %d", len(u.Parameters), maxParameters)
 		return

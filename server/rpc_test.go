@@ -334,11 +334,15 @@ func TestGetTokenOverMTLS(t *testing.T) {
 	if want := []string{"SCOPES_NARROWED", "TOKEN_SHORTER_THAN_ASKED"}; !slices.Equal(reasons, want) {
 		t.Errorf("got warnings %q, want %q", reasons, want)
 	}
+	refreshAfter := got.GetRefreshAfter().AsTime()
+	if after := refreshAfter.Sub(asked.Time); after < 45*time.Minute || after > 51*time.Minute {
+		t.Errorf("refresh_after is %v after the request, want 48 minutes and some jitter", after)
+	}
 	sum := sha256.Sum256([]byte("token-1"))
 	want := &pb.GetTokenResponse{
 		AccessToken: "token-1", TokenType: "Bearer", IssueTime: timestamppb.New(asked.Time),
 		ExpireTime: timestamppb.New(asked.Time.Add(time.Hour)), ExpirySource: pb.ExpirySource_EXPIRY_SOURCE_RESPONSE,
-		RefreshAfter: timestamppb.New(asked.Time.Add(48 * time.Minute)), Scopes: []string{"read"},
+		RefreshAfter: timestamppb.New(refreshAfter), Scopes: []string{"read"},
 		TokenId: hex.EncodeToString(sum[:8]), SecretVersion: 1, Warnings: got.GetWarnings(),
 	}
 	if !proto.Equal(got, want) {

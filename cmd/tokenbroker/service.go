@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/embedded"
@@ -22,6 +23,10 @@ import (
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
+
+// keepSecret is how long a secret that was read stays in memory to get tokens with
+// while the store is away.
+const keepSecret = time.Hour
 
 // service is a broker with all that it stands on, made from a configuration.
 type service struct {
@@ -75,7 +80,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
-		CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint, CarryTrace: s.tracing.CarryTrace, Logger: log,
+		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
+		CarryTrace: s.tracing.CarryTrace, Logger: log, KeepSecret: keepSecret, Feed: true,
 	})
 	if err != nil {
 		return nil, err
@@ -229,6 +235,7 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 		owned.Go(func() { auditErr = s.audit.Run(looking) })
 	}
 	owned.Go(func() { s.reloadOnHangup(looking) })
+	owned.Go(func() { _ = s.broker.Run(looking) }) // ends with looking, in no other way
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
