@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -121,4 +123,9 @@ func durationOf(field string, d *durationpb.Duration) (*time.Duration, error) {
 	}
 	value := d.AsDuration()
 	return &value, nil
+}
+
+// WatchToken implements TokenService.
+func (s *tokenService) WatchToken(*pb.WatchTokenRequest, grpc.ServerStreamingServer[pb.WatchTokenResponse]) error {
+	return errors.ErrUnsupported
 }

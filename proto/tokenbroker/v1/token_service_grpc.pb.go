@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TokenService_GetToken_FullMethodName = "/tokenbroker.v1.TokenService/GetToken"
+	TokenService_GetToken_FullMethodName   = "/tokenbroker.v1.TokenService/GetToken"
+	TokenService_WatchToken_FullMethodName = "/tokenbroker.v1.TokenService/WatchToken"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -40,6 +41,19 @@ type TokenServiceClient interface {
 	// UNAVAILABLE with RetryInfo when the store or the authorization server cannot
 	// be reached; RESOURCE_EXHAUSTED with RetryInfo when one of them limits our rate.
 	GetToken(ctx context.Context, in *GetTokenRequest, opts ...grpc.CallOption) (*GetTokenResponse, error)
+	// WatchToken sends the present access token first, then each new one before the
+	// old one has to be replaced. It is level-triggered: a reader that is slow gets
+	// the newest token and none in between. Needs the permission token.watch, which
+	// is checked again whenever the access table changes.
+	//
+	// The stream ends with FAILED_PRECONDITION when the client is disabled or
+	// deleted, or its credentials are rejected; with PERMISSION_DENIED when the
+	// caller may no longer have the token; with UNAVAILABLE when the server shuts
+	// down or the connection has reached its age: call again, and the present token
+	// comes first. Errors before the first token are those of GetToken:
+	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
+	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
+	WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTokenResponse], error)
 }
 
 type tokenServiceClient struct {
@@ -60,6 +74,25 @@ func (c *tokenServiceClient) GetToken(ctx context.Context, in *GetTokenRequest, 
 	return out, nil
 }
 
+func (c *tokenServiceClient) WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTokenResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TokenService_ServiceDesc.Streams[0], TokenService_WatchToken_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTokenRequest, WatchTokenResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TokenService_WatchTokenClient = grpc.ServerStreamingClient[WatchTokenResponse]
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
@@ -78,6 +111,19 @@ type TokenServiceServer interface {
 	// UNAVAILABLE with RetryInfo when the store or the authorization server cannot
 	// be reached; RESOURCE_EXHAUSTED with RetryInfo when one of them limits our rate.
 	GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error)
+	// WatchToken sends the present access token first, then each new one before the
+	// old one has to be replaced. It is level-triggered: a reader that is slow gets
+	// the newest token and none in between. Needs the permission token.watch, which
+	// is checked again whenever the access table changes.
+	//
+	// The stream ends with FAILED_PRECONDITION when the client is disabled or
+	// deleted, or its credentials are rejected; with PERMISSION_DENIED when the
+	// caller may no longer have the token; with UNAVAILABLE when the server shuts
+	// down or the connection has reached its age: call again, and the present token
+	// comes first. Errors before the first token are those of GetToken:
+	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
+	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
+	WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[WatchTokenResponse]) error
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -90,6 +136,9 @@ type UnimplementedTokenServiceServer struct{}
 
 func (UnimplementedTokenServiceServer) GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetToken not implemented")
+}
+func (UnimplementedTokenServiceServer) WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[WatchTokenResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchToken not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -130,6 +179,17 @@ func _TokenService_GetToken_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_WatchToken_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTokenRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TokenServiceServer).WatchToken(m, &grpc.GenericServerStream[WatchTokenRequest, WatchTokenResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TokenService_WatchTokenServer = grpc.ServerStreamingServer[WatchTokenResponse]
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -142,6 +202,12 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TokenService_GetToken_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchToken",
+			Handler:       _TokenService_WatchToken_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "tokenbroker/v1/token_service.proto",
 }
