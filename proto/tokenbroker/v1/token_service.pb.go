@@ -430,6 +430,107 @@ func (x *GetTokenResponse) GetWarnings() []*Warning {
 	return nil
 }
 
+// RevokeTokensRequest names the client.
+type RevokeTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client        string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensRequest) Reset() {
+	*x = RevokeTokensRequest{}
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensRequest) ProtoMessage() {}
+
+func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokensRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RevokeTokensRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+// RevokeTokensResponse says what was done.
+type RevokeTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Live tokens that were found, of which none is served any more.
+	DroppedCount int32 `protobuf:"varint,1,opt,name=dropped_count,json=droppedCount,proto3" json:"dropped_count,omitempty"`
+	// Output only. Those of them whose revocation the authorization server confirmed.
+	RevokedCount  int32 `protobuf:"varint,2,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensResponse) Reset() {
+	*x = RevokeTokensResponse{}
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensResponse) ProtoMessage() {}
+
+func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokensResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RevokeTokensResponse) GetDroppedCount() int32 {
+	if x != nil {
+		return x.DroppedCount
+	}
+	return 0
+}
+
+func (x *RevokeTokensResponse) GetRevokedCount() int32 {
+	if x != nil {
+		return x.RevokedCount
+	}
+	return 0
+}
+
 var File_tokenbroker_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
@@ -463,17 +564,23 @@ const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
 	"\btoken_id\x18\b \x01(\tR\atokenId\x12%\n" +
 	"\x0esecret_version\x18\t \x01(\x03R\rsecretVersion\x123\n" +
 	"\bwarnings\x18\n" +
-	" \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings*\x95\x01\n" +
+	" \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings\"-\n" +
+	"\x13RevokeTokensRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\"`\n" +
+	"\x14RevokeTokensResponse\x12#\n" +
+	"\rdropped_count\x18\x01 \x01(\x05R\fdroppedCount\x12#\n" +
+	"\rrevoked_count\x18\x02 \x01(\x05R\frevokedCount*\x95\x01\n" +
 	"\fExpirySource\x12\x1d\n" +
 	"\x19EXPIRY_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16EXPIRY_SOURCE_RESPONSE\x10\x01\x12\x15\n" +
 	"\x11EXPIRY_SOURCE_JWT\x10\x02\x12\x18\n" +
 	"\x14EXPIRY_SOURCE_CLIENT\x10\x03\x12\x19\n" +
-	"\x15EXPIRY_SOURCE_ASSUMED\x10\x042\xb4\x01\n" +
+	"\x15EXPIRY_SOURCE_ASSUMED\x10\x042\x8f\x02\n" +
 	"\fTokenService\x12M\n" +
 	"\bGetToken\x12\x1f.tokenbroker.v1.GetTokenRequest\x1a .tokenbroker.v1.GetTokenResponse\x12U\n" +
 	"\n" +
-	"WatchToken\x12!.tokenbroker.v1.WatchTokenRequest\x1a\".tokenbroker.v1.WatchTokenResponse0\x01BGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
+	"WatchToken\x12!.tokenbroker.v1.WatchTokenRequest\x1a\".tokenbroker.v1.WatchTokenResponse0\x01\x12Y\n" +
+	"\fRevokeTokens\x12#.tokenbroker.v1.RevokeTokensRequest\x1a$.tokenbroker.v1.RevokeTokensResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
 var (
 	file_tokenbroker_v1_token_service_proto_rawDescOnce sync.Once
@@ -488,34 +595,38 @@ func file_tokenbroker_v1_token_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenbroker_v1_token_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokenbroker_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_tokenbroker_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_tokenbroker_v1_token_service_proto_goTypes = []any{
 	(ExpirySource)(0),             // 0: tokenbroker.v1.ExpirySource
 	(*GetTokenRequest)(nil),       // 1: tokenbroker.v1.GetTokenRequest
 	(*WatchTokenRequest)(nil),     // 2: tokenbroker.v1.WatchTokenRequest
 	(*WatchTokenResponse)(nil),    // 3: tokenbroker.v1.WatchTokenResponse
 	(*GetTokenResponse)(nil),      // 4: tokenbroker.v1.GetTokenResponse
-	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*Warning)(nil),               // 7: tokenbroker.v1.Warning
+	(*RevokeTokensRequest)(nil),   // 5: tokenbroker.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),  // 6: tokenbroker.v1.RevokeTokensResponse
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Warning)(nil),               // 9: tokenbroker.v1.Warning
 }
 var file_tokenbroker_v1_token_service_proto_depIdxs = []int32{
-	5, // 0: tokenbroker.v1.GetTokenRequest.min_validity:type_name -> google.protobuf.Duration
-	4, // 1: tokenbroker.v1.WatchTokenResponse.token:type_name -> tokenbroker.v1.GetTokenResponse
-	6, // 2: tokenbroker.v1.GetTokenResponse.issue_time:type_name -> google.protobuf.Timestamp
-	6, // 3: tokenbroker.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0, // 4: tokenbroker.v1.GetTokenResponse.expiry_source:type_name -> tokenbroker.v1.ExpirySource
-	6, // 5: tokenbroker.v1.GetTokenResponse.refresh_after:type_name -> google.protobuf.Timestamp
-	7, // 6: tokenbroker.v1.GetTokenResponse.warnings:type_name -> tokenbroker.v1.Warning
-	1, // 7: tokenbroker.v1.TokenService.GetToken:input_type -> tokenbroker.v1.GetTokenRequest
-	2, // 8: tokenbroker.v1.TokenService.WatchToken:input_type -> tokenbroker.v1.WatchTokenRequest
-	4, // 9: tokenbroker.v1.TokenService.GetToken:output_type -> tokenbroker.v1.GetTokenResponse
-	3, // 10: tokenbroker.v1.TokenService.WatchToken:output_type -> tokenbroker.v1.WatchTokenResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	7,  // 0: tokenbroker.v1.GetTokenRequest.min_validity:type_name -> google.protobuf.Duration
+	4,  // 1: tokenbroker.v1.WatchTokenResponse.token:type_name -> tokenbroker.v1.GetTokenResponse
+	8,  // 2: tokenbroker.v1.GetTokenResponse.issue_time:type_name -> google.protobuf.Timestamp
+	8,  // 3: tokenbroker.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 4: tokenbroker.v1.GetTokenResponse.expiry_source:type_name -> tokenbroker.v1.ExpirySource
+	8,  // 5: tokenbroker.v1.GetTokenResponse.refresh_after:type_name -> google.protobuf.Timestamp
+	9,  // 6: tokenbroker.v1.GetTokenResponse.warnings:type_name -> tokenbroker.v1.Warning
+	1,  // 7: tokenbroker.v1.TokenService.GetToken:input_type -> tokenbroker.v1.GetTokenRequest
+	2,  // 8: tokenbroker.v1.TokenService.WatchToken:input_type -> tokenbroker.v1.WatchTokenRequest
+	5,  // 9: tokenbroker.v1.TokenService.RevokeTokens:input_type -> tokenbroker.v1.RevokeTokensRequest
+	4,  // 10: tokenbroker.v1.TokenService.GetToken:output_type -> tokenbroker.v1.GetTokenResponse
+	3,  // 11: tokenbroker.v1.TokenService.WatchToken:output_type -> tokenbroker.v1.WatchTokenResponse
+	6,  // 12: tokenbroker.v1.TokenService.RevokeTokens:output_type -> tokenbroker.v1.RevokeTokensResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_token_service_proto_init() }
@@ -530,7 +641,7 @@ func file_tokenbroker_v1_token_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_token_service_proto_rawDesc), len(file_tokenbroker_v1_token_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TokenService_GetToken_FullMethodName   = "/tokenbroker.v1.TokenService/GetToken"
-	TokenService_WatchToken_FullMethodName = "/tokenbroker.v1.TokenService/WatchToken"
+	TokenService_GetToken_FullMethodName     = "/tokenbroker.v1.TokenService/GetToken"
+	TokenService_WatchToken_FullMethodName   = "/tokenbroker.v1.TokenService/WatchToken"
+	TokenService_RevokeTokens_FullMethodName = "/tokenbroker.v1.TokenService/RevokeTokens"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -54,6 +55,16 @@ type TokenServiceClient interface {
 	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
 	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
 	WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTokenResponse], error)
+	// RevokeTokens stops serving all tokens that were got for a client until now, on
+	// all replicas, and revokes at the authorization server those that are known, if
+	// the client has a revocation endpoint (RFC 7009). A repetition revokes what is
+	// left. Needs the permission token.revoke.
+	//
+	// Errors: INVALID_ARGUMENT for a malformed name; NOT_FOUND; FAILED_PRECONDITION
+	// if the client is deleted, or its secret is not usable, or it is rejected:
+	// tokens are dropped all the same then; UNAVAILABLE with RetryInfo when the store
+	// or the authorization server cannot be reached.
+	RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -93,6 +104,16 @@ func (c *tokenServiceClient) WatchToken(ctx context.Context, in *WatchTokenReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TokenService_WatchTokenClient = grpc.ServerStreamingClient[WatchTokenResponse]
 
+func (c *tokenServiceClient) RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeTokensResponse)
+	err := c.cc.Invoke(ctx, TokenService_RevokeTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
@@ -124,6 +145,16 @@ type TokenServiceServer interface {
 	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
 	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
 	WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[WatchTokenResponse]) error
+	// RevokeTokens stops serving all tokens that were got for a client until now, on
+	// all replicas, and revokes at the authorization server those that are known, if
+	// the client has a revocation endpoint (RFC 7009). A repetition revokes what is
+	// left. Needs the permission token.revoke.
+	//
+	// Errors: INVALID_ARGUMENT for a malformed name; NOT_FOUND; FAILED_PRECONDITION
+	// if the client is deleted, or its secret is not usable, or it is rejected:
+	// tokens are dropped all the same then; UNAVAILABLE with RetryInfo when the store
+	// or the authorization server cannot be reached.
+	RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -139,6 +170,9 @@ func (UnimplementedTokenServiceServer) GetToken(context.Context, *GetTokenReques
 }
 func (UnimplementedTokenServiceServer) WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[WatchTokenResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchToken not implemented")
+}
+func (UnimplementedTokenServiceServer) RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeTokens not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -190,6 +224,24 @@ func _TokenService_WatchToken_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TokenService_WatchTokenServer = grpc.ServerStreamingServer[WatchTokenResponse]
 
+func _TokenService_RevokeTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RevokeTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, req.(*RevokeTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +252,10 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetToken",
 			Handler:    _TokenService_GetToken_Handler,
+		},
+		{
+			MethodName: "RevokeTokens",
+			Handler:    _TokenService_RevokeTokens_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
