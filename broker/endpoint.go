@@ -60,21 +60,32 @@ func newEndpoints(all, perEndpoint int) *endpoints {
 func (e *endpoints) do(ctx context.Context, endpoint string, request func() error) error {
 	s := e.enter(endpoint)
 	defer e.leave(endpoint, s)
-	for _, limit := range []*semaphore.Weighted{s.slots, e.all} {
-		if err := limit.Acquire(ctx, 1); err != nil {
-			return &Error{Reason: ReasonTooManyRequests, Op: "request token", Detail: "as many requests to authorization servers are under way as may be", Err: err}
-		}
-		defer limit.Release(1)
+	if err := acquire(ctx, s.slots); err != nil {
+		return err
 	}
+	defer s.slots.Release(1)
 	finish, err := e.admit(ctx, s)
 	if err != nil {
 		return err
 	}
+	// Last: those who wait for a trial must not take the room of other endpoints.
+	if err := acquire(ctx, e.all); err != nil {
+		finish(endpointUnknown, nil)
+		return err
+	}
+	defer e.all.Release(1)
 	outcome := endpointFailed // unless request returns
 	defer func() { finish(outcome, err) }()
 	err = request()
 	outcome = outcomeOf(err)
 	return err
+}
+
+func acquire(ctx context.Context, limit *semaphore.Weighted) error {
+	if err := limit.Acquire(ctx, 1); err != nil {
+		return &Error{Reason: ReasonTooManyRequests, Op: "request token", Detail: "as many requests to authorization servers are under way as may be", Err: err}
+	}
+	return nil
 }
 
 // errNotAsked is in the errors of requests that were not made, because the endpoint

@@ -51,7 +51,7 @@ func (s parkedState) about(c *Client, current SecretVersion) bool {
 
 // refusal is the error while p lasts.
 func (p *parking) refusal(c *Client, now time.Time) *Error {
-	detail := "not asked again until settings or secret change, or ResetUpstream"
+	detail := "not asked again before RetryAfter unless settings or secret change or somebody resets it"
 	if p.Detail != "" {
 		detail = p.Detail + "; " + detail
 	}
