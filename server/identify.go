@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -41,12 +42,17 @@ func (v *visit) identify(ctx context.Context, now time.Time, table *access.Table
 	}
 	var listed bool
 	if v.caller, listed = v.peer.Caller(table); !listed {
-		v.stranger = errNotListed
+		v.stranger = notListed(v.peer.Identities())
 	}
 }
 
-// errNotListed is for the log, whose audit entry says who it is about.
-var errNotListed = errors.New("the access table lists none of the peer's identities, or several of different callers")
+// notListed are identities of which no caller comes.
+type notListed []string
+
+// Error implements error.
+func (l notListed) Error() string {
+	return fmt.Sprintf("the access table has no caller, or several, for %q", []string(l))
+}
 
 // connectionOf returns who the call's connection is by what is trusted now, and until
 // when it is; its error is an *[identity.Error].

@@ -201,6 +201,12 @@ func TestNewRefuses(t *testing.T) {
 		{"insecure identity with TLS", server.InsecureIdentity, server.Config{
 			Broker: b, TLS: &files, Callers: []server.Caller{{Name: "x", Identity: server.InsecureIdentity, Role: server.RoleCaller}},
 		}},
+		{"user without a UNIX socket", "unix:uid=1", server.Config{
+			Broker: b, TLS: &files, Callers: []server.Caller{{Name: "x", Identity: "unix:uid=1", Role: server.RoleCaller}},
+		}},
+		{"common name that does not count", "cn:crm", server.Config{
+			Broker: b, TLS: &files, Callers: []server.Caller{{Name: "x", Identity: "cn:crm", Role: server.RoleCaller}},
+		}},
 		{"no name", "name", caller("", operatorIdentity, server.RoleCaller)},
 		{"long name", "name", caller(strings.Repeat("x", 129), operatorIdentity, server.RoleCaller)},
 		{"no role", "role", caller("x", operatorIdentity, "")},
@@ -262,6 +268,29 @@ func TestPlaintextIsServedOnLoopbackOnly(t *testing.T) {
 			}
 			if _, err := listener.Accept(); err == nil {
 				t.Error("the listener is still open")
+			}
+		})
+	}
+}
+
+func TestOnlyUNIXSocketsWithoutTLS(t *testing.T) {
+	for name, listeners := range map[string][]net.Listener{
+		"TCP":  {addressed{bufconn.Listen(1024), &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}}},
+		"both": {addressed{bufconn.Listen(1024), &net.UnixAddr{Name: "s", Net: "unix"}}, addressed{bufconn.Listen(1024), &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}}},
+		"none": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := server.New(server.Config{Broker: newBroker(t), UNIX: true})
+			must(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // if it is served after all, it ends
+			if err := s.Serve(ctx, listeners...); err == nil || !strings.Contains(err.Error(), "refusing") {
+				t.Errorf("got %v, want a refusal", err)
+			}
+			for _, listener := range listeners {
+				if _, err := listener.Accept(); err == nil {
+					t.Error("a listener is still open")
+				}
 			}
 		})
 	}

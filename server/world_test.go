@@ -182,7 +182,7 @@ func (w *world) dial(ctx context.Context) (net.Conn, error) {
 		return memory.DialContext(ctx)
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", w.listener.Addr().String())
+	return d.DialContext(ctx, w.listener.Addr().Network(), w.listener.Addr().String())
 }
 
 // connectTLS connects to a server that a issued the certificate of; certificate

@@ -33,37 +33,35 @@ type Config struct {
 	// Prefix is put before all keys within the mount, as in "prod/eu"; may be empty.
 	Prefix string `yaml:"prefix"`
 	// TokenFile holds a token, put there and kept fresh by somebody else such as
-	// Vault Agent. Read again when the token in use is dead or about to be.
-	// Either this or AppRole is required.
+	// Vault Agent. Looked at once a second while its token is in use: another token
+	// in it is used as soon as Vault has accepted it.
+	//
+	// Exactly one of TokenFile, AppRole, Kubernetes, JWT and Cert is required.
 	TokenFile string `yaml:"token_file"`
 	// AppRole logs in by role id and secret id.
 	AppRole AppRole `yaml:"approle"`
+	// Kubernetes logs in by the pod's service account token; nil means not.
+	Kubernetes *Kubernetes `yaml:"kubernetes"`
+	// JWT logs in by a JWT from a file; nil means not.
+	JWT *JWT `yaml:"jwt"`
+	// Cert logs in by ClientCertFile and ClientKeyFile; nil means not.
+	Cert *Cert `yaml:"cert"`
 	// Timeout bounds one exchange with Vault; 5 s by default. A read with all its
 	// tries takes at most twice as long, and so does the wait for a login.
 	Timeout time.Duration `yaml:"timeout"`
 	// Logger gets logins, renewals and their failures; nil means nobody.
 	Logger *slog.Logger `yaml:"-"`
+	// OnLogin is called after each attempt to log in, with the key of the method in
+	// the configuration file ("approle") and the error, nil for success. For
+	// TokenFile an attempt is a look-up of the token in it. It runs on the goroutine
+	// of [Store.Run], which it must not hold up; nil means nobody.
+	OnLogin func(method string, err error) `yaml:"-"`
 }
-
-// AppRole says how to log in with Vault's AppRole method. The zero value means
-// that it is not used.
-type AppRole struct {
-	// RoleIDFile and SecretIDFile are read at each login; space around the id is
-	// ignored. The secret id must not be limited to a number of uses below the
-	// number of logins: there is one at start and one for each expired token.
-	RoleIDFile   string `yaml:"role_id_file"`
-	SecretIDFile string `yaml:"secret_id_file"`
-	// Mount is the path of the auth method below auth/; "approle" by default.
-	Mount string `yaml:"mount"`
-}
-
-func (a AppRole) used() bool { return a != AppRole{} }
 
 const (
-	defaultMount        = "tokenbroker"
-	defaultAppRoleMount = "approle"
-	defaultTimeout      = 5 * time.Second
-	maxTimeout          = time.Minute
+	defaultMount   = "tokenbroker"
+	defaultTimeout = 5 * time.Second
+	maxTimeout     = time.Minute
 )
 
 func (c Config) withDefaults() Config {
@@ -73,13 +71,13 @@ func (c Config) withDefaults() Config {
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
 	}
-	if c.AppRole.used() && c.AppRole.Mount == "" {
-		c.AppRole.Mount = defaultAppRoleMount
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return c
+	if c.OnLogin == nil {
+		c.OnLogin = func(string, error) {}
+	}
+	return c.withLoginDefaults()
 }
 
 // pathPattern is narrower than what Vault accepts: no wildcards, because mount
@@ -111,21 +109,7 @@ func (c Config) Validate() error {
 	checkPath("namespace", strings.Trim(c.Namespace, "/"), false)
 	checkPath("mount", c.Mount, true)
 	checkPath("prefix", c.Prefix, false)
-	switch {
-	case c.TokenFile == "" && !c.AppRole.used():
-		add("token_file", "set token_file or approle: the broker must log in somehow")
-	case c.TokenFile != "" && c.AppRole.used():
-		add("token_file", "set token_file or approle, not both")
-	}
-	if c.AppRole.used() {
-		checkPath("approle.mount", c.AppRole.Mount, true)
-		if c.AppRole.RoleIDFile == "" {
-			add("approle.role_id_file", "is required")
-		}
-		if c.AppRole.SecretIDFile == "" {
-			add("approle.secret_id_file", "is required")
-		}
-	}
+	c.validateLogin(add, checkPath)
 	if c.Timeout < 0 || c.Timeout > maxTimeout {
 		add("timeout", "%s is not between 0 and %s", c.Timeout, maxTimeout)
 	}

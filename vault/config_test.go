@@ -56,8 +56,23 @@ func TestConfigValidate(t *testing.T) {
 		{"prefix with a plus", func(c *vault.Config) { c.Prefix = "a/+/b" }, []string{"prefix: "}},
 		{"prefix of a dot", func(c *vault.Config) { c.Prefix = "./a" }, []string{"prefix: "}},
 		{"namespace with space", func(c *vault.Config) { c.Namespace = "a b" }, []string{"namespace: "}},
-		{"no login", func(c *vault.Config) { c.TokenFile = "" }, []string{"token_file: set token_file or approle"}},
-		{"two logins", func(c *vault.Config) { c.AppRole = appRole }, []string{"not both"}},
+		{"no login", func(c *vault.Config) { c.TokenFile = "" }, []string{"token_file: set exactly one of token_file, approle, kubernetes, jwt and cert"}},
+		{"two logins", func(c *vault.Config) { c.AppRole = appRole }, []string{"approle: set exactly one of", "not token_file and approle"}},
+		{"all logins", func(c *vault.Config) {
+			c.AppRole, c.Kubernetes, c.JWT, c.Cert = appRole, &vault.Kubernetes{Role: "r"}, &vault.JWT{Role: "r", TokenFile: "t"}, &vault.Cert{}
+		}, []string{"not token_file and approle and kubernetes and jwt and cert", "cert: needs client_cert_file"}},
+		{"kubernetes", func(c *vault.Config) { c.TokenFile, c.Kubernetes = "", &vault.Kubernetes{Role: "r"} }, nil},
+		{"kubernetes without a role", func(c *vault.Config) { c.TokenFile, c.Kubernetes = "", &vault.Kubernetes{Mount: "a b"} }, []string{"kubernetes.role: is required", "kubernetes.mount: "}},
+		{"jwt", func(c *vault.Config) { c.TokenFile, c.JWT = "", &vault.JWT{Role: "r", TokenFile: "t", Mount: "jwt/ci"} }, nil},
+		{"jwt without anything", func(c *vault.Config) { c.TokenFile, c.JWT = "", &vault.JWT{Mount: "../x"} }, []string{"jwt.role: is required", "jwt.token_file: is required", "jwt.mount: "}},
+		{"cert", func(c *vault.Config) {
+			c.TokenFile, c.Cert, c.ClientCertFile, c.ClientKeyFile = "", &vault.Cert{}, "cert", "key"
+		}, nil},
+		{"cert without TLS", func(c *vault.Config) {
+			c.TokenFile, c.Cert, c.Address = "", &vault.Cert{Mount: "*"}, "http://127.0.0.1:8200"
+		}, []string{
+			"cert: needs client_cert_file", "cert: needs an https address", "cert.mount: ",
+		}},
 		{"approle without ids", func(c *vault.Config) { c.TokenFile, c.AppRole.Mount = "", "approle" }, []string{"approle.role_id_file: ", "approle.secret_id_file: "}},
 		{"approle mount", func(c *vault.Config) { c.TokenFile, c.AppRole = "", appRole; c.AppRole.Mount = "a b" }, []string{"approle.mount: "}},
 		{"negative timeout", func(c *vault.Config) { c.Timeout = -1 }, []string{"timeout: "}},

@@ -19,7 +19,8 @@ type corner struct {
 	t      *testing.T
 	mount  string
 	prefix string
-	role   string // of auth/approle, and the policy's name
+	role   string // of the auth method, and the policy's name
+	auth   string // where the auth method is mounted, below auth/
 	config vault.Config
 }
 
@@ -46,7 +47,7 @@ func ownCorner(t *testing.T, options ...realvault.Option) *corner {
 
 func cornerOf(t *testing.T, server *realvault.Server, mount, prefix string) *corner {
 	t.Helper()
-	c := &corner{Server: server, t: t, mount: mount, prefix: prefix, role: "broker-" + mount}
+	c := &corner{Server: server, t: t, mount: mount, prefix: prefix, role: "broker-" + mount, auth: "approle"}
 	server.PutPolicy(c.role, c.policy())
 	roleID, secretID := server.AppRole(c.role, c.role)
 	c.setRole(map[string]any{"token_no_default_policy": true, "token_ttl": "20m"})
@@ -115,10 +116,10 @@ func (c *corner) revoke(token string) {
 	c.must("POST", "auth/token/revoke", map[string]any{"token": token})
 }
 
-// revokeAll revokes what AppRole has given out; for a server of one's own.
+// revokeAll revokes what the auth method has given out; for a server of one's own.
 func (c *corner) revokeAll() {
 	c.t.Helper()
-	c.must("PUT", "sys/leases/revoke-prefix/auth/approle", map[string]any{})
+	c.must("PUT", "sys/leases/revoke-prefix/auth/"+c.auth, map[string]any{})
 }
 
 // logins counts the logins that the server's audit log has.
@@ -130,7 +131,7 @@ func (c *corner) logins() int {
 	}
 	var n int
 	for line := range strings.Lines(string(log)) {
-		if strings.Contains(line, `"type":"request"`) && strings.Contains(line, `"path":"auth/approle/login"`) {
+		if strings.Contains(line, `"type":"request"`) && strings.Contains(line, `"path":"auth/`+c.auth+`/login"`) && strings.Contains(line, `"operation":"update"`) {
 			n++
 		}
 	}

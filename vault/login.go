@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/vault/api/auth/approle"
+	"github.com/hashicorp/vault/api"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -21,122 +21,104 @@ import (
 func (s *Store) login(ctx context.Context) (*session, *broker.Error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*s.config.Timeout)
 	defer cancel()
-	var sess *session
-	var err *broker.Error
-	if s.config.AppRole.used() {
-		sess, err = s.loginAppRole(ctx)
-	} else {
-		sess, err = s.readTokenFile(ctx)
+	if s.method == nil {
+		return s.tokenFile.login(ctx)
+	}
+	asked := time.Now()
+	got, cause := s.method.login(ctx, s.loginAPI)
+	sess, err := s.sessionOf(ctx, got, cause)
+	if !errors.As(cause, new(resting)) {
+		s.loggedIn(ctx, s.method.key(), sess, err)
 	}
 	if err != nil {
-		err.Op = "log in to vault"
 		return nil, err
 	}
-	s.log.InfoContext(ctx, "logged in to vault", "lease", sess.lease, "renewable", sess.renewable)
+	sess.since = asked
 	return sess, nil
+}
+
+// loggedIn tells log and OnLogin how an attempt came out.
+func (s *Store) loggedIn(ctx context.Context, key string, sess *session, err *broker.Error) {
+	if err != nil {
+		err.Op = "log in to vault"
+		s.config.OnLogin(key, err) // a *broker.Error that is nil would be an error
+		return
+	}
+	s.log.InfoContext(ctx, "logged in to vault", "method", key, "lease", sess.lease, "renewable", sess.renewable)
+	s.config.OnLogin(key, nil)
 }
 
 // withToken returns a session whose client sends token.
 func (s *Store) withToken(token string) *session {
-	client := s.api.WithNamespace(strings.Trim(s.config.Namespace, "/")) // a copy that shares the transport
-	client.SetToken(token)
-	return &session{client: client, since: time.Now()}
+	return &session{client: authorized(s.api, token), since: time.Now()}
 }
 
-func (s *Store) loginAppRole(ctx context.Context) (*session, *broker.Error) {
-	role := s.config.AppRole
-	path := "auth/" + role.Mount + "/login"
-	refused := func(detail string) *broker.Error {
-		return &broker.Error{Reason: broker.ReasonStoreLoginFailed, Detail: detail}
-	}
-	roleID, err := readCredential("approle.role_id_file", role.RoleIDFile)
-	if err != nil {
-		return nil, refused(err.Error())
-	}
-	secretID, err := readCredential("approle.secret_id_file", role.SecretIDFile)
-	if err != nil {
-		return nil, refused(err.Error())
-	}
-	method, err := approle.NewAppRoleAuth(roleID, &approle.SecretID{FromString: secretID}, approle.WithMountPath(role.Mount))
-	if err != nil {
-		return nil, refused(path + ": role id or secret id cannot be used")
-	}
-	asked := time.Now()
-	got, err := method.Login(ctx, s.api)
-	if err != nil {
-		return nil, s.loginRefused(ctx, path, err)
-	}
-	if got == nil || got.Auth == nil || got.Auth.ClientToken == "" {
-		return nil, refused(path + ": answered without a token; a role that demands MFA cannot be used")
+// sessionOf makes a session of what an auth method answered.
+func (s *Store) sessionOf(ctx context.Context, got *api.Secret, cause error) (*session, *broker.Error) {
+	var own *broker.Error
+	switch {
+	case errors.As(cause, &own):
+		return nil, own
+	case cause != nil:
+		return nil, s.loginRefused(ctx, cause)
+	case got == nil || got.Auth == nil || got.Auth.ClientToken == "":
+		return nil, &broker.Error{
+			Reason: broker.ReasonStoreLoginFailed,
+			Detail: s.method.path() + ": answered without a token; a role that demands MFA cannot be used",
+		}
 	}
 	sess := s.withToken(got.Auth.ClientToken)
-	sess.since = asked
 	sess.lease = time.Duration(got.Auth.LeaseDuration) * time.Second
 	sess.asked, sess.renewable = sess.lease, got.Auth.Renewable
 	return sess, nil
 }
 
-// loginRefused explains a failed AppRole login. Vault answers 400 to a wrong role
-// id or secret id and 403 to a missing auth mount, a foreign address or a role
-// that is locked out.
-func (s *Store) loginRefused(ctx context.Context, path string, err error) *broker.Error {
+// loginRefused explains a failed login.
+func (s *Store) loginRefused(ctx context.Context, err error) *broker.Error {
 	a := refusal(err)
 	if a.status == 0 && errors.As(err, new(*json.SyntaxError)) {
 		a.status, a.foreign = http.StatusOK, true // a success that is not Vault's
 	}
 	a.gone = ctx.Err()
 	e := classify(a, false)
-	detail := path
+	path := s.method.path()
 	switch {
 	case a.status == 0:
-		detail = s.config.Address
+		path = s.config.Address + ": " + path
 	case a.foreign:
-	case a.status == http.StatusBadRequest:
-		e.Reason, e.Detail = broker.ReasonStoreLoginFailed, "role id or secret id refused: wrong, expired, or used up (HTTP 400)"
-	case a.status < 500 && e.Reason == broker.ReasonStoreFailed, e.Reason == broker.ReasonStoreMountMissing:
-		e.Reason = broker.ReasonStoreLoginFailed
-		e.Detail += ": the auth method is not mounted there, or refuses this role or this address"
+	case e.Reason == broker.ReasonStoreMountMissing, a.forbidden() && !s.mounted(ctx, path):
+		e.Reason, e.Detail = broker.ReasonStoreLoginFailed, s.notMounted(a.status)
+	case e.Reason == broker.ReasonStoreFailed:
+		if detail := refusalDetail(s.method.causes(), a); detail != "" {
+			e.Reason, e.Detail = broker.ReasonStoreLoginFailed, detail
+		}
 	}
-	e.Detail = detail + ": " + e.Detail
+	e.Detail = path + ": " + e.Detail
 	return e
 }
 
-// readTokenFile makes a session of the token in the file. Its lease is asked
-// for, since the file does not tell.
-func (s *Store) readTokenFile(ctx context.Context) (*session, *broker.Error) {
-	token, err := readCredential("token_file", s.config.TokenFile)
-	if err != nil {
-		return nil, &broker.Error{Reason: broker.ReasonStoreLoginFailed, Detail: err.Error()}
-	}
-	sess := s.withToken(token)
-	a := s.send(ctx, sess, request{op: "look up token", path: "auth/token/lookup-self"})
-	if a.forbidden() {
-		return nil, &broker.Error{
-			Reason: broker.ReasonStoreTokenDead,
-			Detail: "the token in " + s.config.TokenFile + " is expired or revoked, or may not use auth/token/lookup-self",
+// refusalDetail returns the first cause that matches, "" for none.
+func refusalDetail(causes []cause, a answer) string {
+	for _, c := range causes {
+		if c.status == a.status && (c.text == "" || mentions(a.messages, c.text)) {
+			return fmt.Sprintf("%s (HTTP %d)", c.detail, a.status)
 		}
 	}
-	var looked struct {
-		Data struct {
-			TTL         int  `json:"ttl"`
-			CreationTTL int  `json:"creation_ttl"`
-			Renewable   bool `json:"renewable"`
-			// ExpireTime is null for a token that never expires; TTL is 0 also in the
-			// last half second of one that does.
-			ExpireTime *string `json:"expire_time"`
-		} `json:"data"`
+	return ""
+}
+
+// mounted tells a refusal from an auth method that is not there: Vault answers
+// 403 to both, but reading a login path that exists is an unsupported operation.
+func (s *Store) mounted(ctx context.Context, path string) bool {
+	return !exchange(ctx, s.api, request{path: path}).forbidden()
+}
+
+func (s *Store) notMounted(status int) string {
+	detail := fmt.Sprintf("no auth method is mounted there (%s.mount)", s.method.key())
+	if s.config.Namespace != "" {
+		detail += fmt.Sprintf(" in the namespace %q, or there is no such namespace", s.config.Namespace)
 	}
-	if !a.ok() || json.Unmarshal(a.body.Reveal(), &looked) != nil {
-		e := classify(a, false)
-		e.Detail = s.config.Address + ": auth/token/lookup-self: " + e.Detail
-		return nil, e
-	}
-	if looked.Data.ExpireTime != nil {
-		sess.lease = time.Duration(max(looked.Data.TTL, 1)) * time.Second
-	}
-	sess.asked = max(sess.lease, time.Duration(looked.Data.CreationTTL)*time.Second)
-	sess.renewable = looked.Data.Renewable
-	return sess, nil
+	return fmt.Sprintf("%s (HTTP %d)", detail, status)
 }
 
 // readCredential returns the one line in a file. The error names the file and

@@ -32,8 +32,8 @@ const policyTemplate = `# The least that the broker needs. To apply it:
 #   vault read -field=role_id auth/approle/role/tokenbroker/role-id > role-id
 #   vault write -f -field=secret_id auth/approle/role/tokenbroker/secret-id > secret-id
 #
-# Leave token_num_uses and secret_id_num_uses at 0: each call uses the token, and
-# the broker logs in again whenever one reaches its token_max_ttl.
+# Leave token_num_uses at 0: each call uses the token. The broker logs in again
+# whenever one reaches its token_max_ttl, which takes one of secret_id_num_uses.
 #
 # It grants no delete, no undelete, no patch and no write of metadata: none of
 # those is check-and-set, so they could undo what another replica has decided.
@@ -73,6 +73,13 @@ path "auth/token/renew-self" {
 
 # Name the capability that is missing when a path is denied.
 path "sys/capabilities-self" {
+  capabilities = ["update"]
+}
+
+# See where a response-wrapping token was made before it is unwrapped: one that
+# was wrapped again on the way was made elsewhere. Unwrapping itself is done with
+# the wrapping token, whose own policy permits that.
+path "sys/wrapping/lookup" {
   capabilities = ["update"]
 }
 `

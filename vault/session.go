@@ -19,6 +19,11 @@ type session struct {
 	asked  time.Duration // what a renewal asks for
 	// renewable says that a renewal may prolong it.
 	renewable bool
+
+	// Of a token from a file: how long it had lived by then, and when it ends
+	// whatever is done, zero if that is not known.
+	age  time.Duration
+	last time.Time
 }
 
 // replaceIn returns how long the session may be used before a new one should

@@ -187,7 +187,7 @@ func TestLoginFails(t *testing.T) {
 	}{
 		{"wrong secret id", func(c *vault.Config) { c.AppRole.SecretIDFile = file(t, "canary") }, "auth/approle/login: role id or secret id refused"},
 		{"wrong role id", func(c *vault.Config) { c.AppRole.RoleIDFile = file(t, "canary") }, "auth/approle/login: role id or secret id refused"},
-		{"no auth mount", func(c *vault.Config) { c.AppRole.Mount = "nothere" }, "auth/nothere/login: answered HTTP 403: the auth method is not mounted"},
+		{"no auth mount", func(c *vault.Config) { c.AppRole.Mount = "nothere" }, "auth/nothere/login: no auth method is mounted there (approle.mount) (HTTP 403)"},
 		{"no file", func(c *vault.Config) { c.AppRole.SecretIDFile = "/nonexistent/secret" }, "approle.secret_id_file: open /nonexistent/secret"},
 		{"empty file", func(c *vault.Config) { c.AppRole.RoleIDFile = os.DevNull }, "approle.role_id_file: /dev/null is empty"},
 		{"two lines", func(c *vault.Config) { c.AppRole.SecretIDFile = file(t, "canary\ncanary") }, "holds more than one word"},

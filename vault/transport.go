@@ -11,20 +11,19 @@ import (
 	"time"
 )
 
-// newHTTPClient returns the client that all exchanges with Vault go through.
+// newTransport returns the connections to Vault.
 //
 // It speaks HTTP/1.1: a request that times out then closes its own connection,
 // where in HTTP/2 it would leave all others on a connection that may be dead.
-// It uses no proxy: HTTPS_PROXY is meant for authorization servers. Its timeout
-// covers the renewals of api.LifetimeWatcher, which take no context.
-func newHTTPClient(config Config) (*http.Client, error) {
+// It uses no proxy: HTTPS_PROXY is meant for authorization servers.
+func newTransport(config Config) (*http.Transport, error) {
 	tlsConfig, err := newTLSConfig(config)
 	if err != nil {
 		return nil, err
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	transport := &http.Transport{
+	return &http.Transport{
 		Protocols:           &protocols,
 		DialContext:         (&net.Dialer{Timeout: config.Timeout}).DialContext,
 		TLSClientConfig:     tlsConfig,
@@ -34,12 +33,17 @@ func newHTTPClient(config Config) (*http.Client, error) {
 		// a connection that is just being closed has an unknown outcome.
 		IdleConnTimeout:        time.Minute,
 		MaxResponseHeaderBytes: 64 << 10,
-	}
+	}, nil
+}
+
+// newHTTPClient returns a client that exchanges with Vault go through. Its timeout
+// covers the renewals of api.LifetimeWatcher, which take no context.
+func newHTTPClient(config Config, transport *http.Transport) *http.Client {
 	return &http.Client{
 		Transport:     noRedirects{transport},
 		Timeout:       config.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
+	}
 }
 
 func newTLSConfig(config Config) (*tls.Config, error) {

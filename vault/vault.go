@@ -22,7 +22,6 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -42,6 +41,11 @@ type Store struct {
 	log    *slog.Logger
 	gate   gate
 
+	method    method      // nil: the token file
+	loginAPI  *api.Client // what the method asks with
+	tokenFile *tokenFile  // nil: the method
+	lifetime  lifetime
+
 	running  atomic.Bool
 	watchers sync.WaitGroup // renewals that were told to stop
 }
@@ -58,23 +62,37 @@ func New(config Config) (*Store, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	httpClient, err := newHTTPClient(config)
+	transport, err := newTransport(config)
 	if err != nil {
 		return nil, err
 	}
-	client, err := newAPIClient(config, httpClient)
-	if err != nil {
+	s := &Store{config: config, http: newHTTPClient(config, transport), log: config.Logger, gate: newGate(), method: newMethod(config)}
+	if s.api, err = newAPIClient(config, s.http); err != nil {
 		return nil, err
 	}
-	return &Store{config: config, http: httpClient, api: client, log: config.Logger, gate: newGate()}, nil
+	s.loginAPI = s.api
+	if s.method == nil {
+		s.tokenFile = &tokenFile{store: s, path: config.TokenFile}
+	}
+	if config.Cert != nil {
+		// A connection shows the certificate that was there when it was made; a login
+		// must show the one that is there now.
+		transport = transport.Clone()
+		transport.DisableKeepAlives = true
+		if s.loginAPI, err = newAPIClient(config, newHTTPClient(config, transport)); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Run logs in, checks the mount, renews the token and replaces it while the old
 // one is still valid, until ctx ends; then it returns nil. It may be called once.
 //
 // Nothing that Vault does ends it: while login is refused or Vault is away it
-// tries again, after 1 s at first and at most 30 s (a refused login must not
-// lock the role out), and calls that need a session meanwhile get the cause.
+// tries again, after 1 s at first and at most 30 s, or when the files change that
+// it logs in with; calls that need a session meanwhile get the cause. An AppRole
+// pair that was refused twice rests for 16 min: more would lock the role out.
 //
 // It returns when its renewal has ended, which takes at most the configured
 // timeout more: the library's renewal takes no context.
@@ -86,9 +104,10 @@ func (s *Store) Run(ctx context.Context) error {
 	defer s.gate.close()
 	var sess *session // logged in, not yet found fit
 	var quick shortLived
-	var wait pause
+	wait := pause{files: s.config.watched()}
 	for ctx.Err() == nil {
 		var err *broker.Error
+		read := stampsOf(wait.files...) // before reading them
 		if sess == nil {
 			sess, err = s.login(ctx)
 		}
@@ -97,8 +116,9 @@ func (s *Store) Run(ctx context.Context) error {
 		}
 		if err == nil {
 			wait.reset()
-			s.gate.publish(sess)
-			how := s.keep(ctx, sess)
+			var how ending
+			sess, how = s.use(ctx, sess)
+			read = stampsOf(wait.files...)
 			err = quick.after(sess, how)
 			if how != doubted {
 				sess = nil
@@ -113,7 +133,7 @@ func (s *Store) Run(ctx context.Context) error {
 		if sess != nil && (err.Reason == broker.ReasonStoreTokenDead || sess.replaceIn() <= 0) {
 			sess = nil
 		}
-		wait.sleep(ctx, err.Reason)
+		wait.sleep(ctx, err.Reason, read)
 	}
 	return nil
 }
@@ -179,21 +199,4 @@ func (s *Store) judge(r request, a answer) (answer, error) {
 		err.Detail = s.config.Address + ": " + err.Detail
 	}
 	return answer{}, err
-}
-
-// pause spaces the attempts of Run.
-type pause struct{ failures int }
-
-func (p *pause) reset() { p.failures = 0 }
-
-// sleep waits for 1 s, then longer with each failure: at most 30 s where Vault
-// refused a login, since Vault locks a role out after five refusals, else 5 s.
-func (p *pause) sleep(ctx context.Context, reason broker.Reason) {
-	most := 5 * time.Second
-	if reason == broker.ReasonStoreLoginFailed {
-		most = 30 * time.Second
-	}
-	wait := min(time.Second<<min(p.failures, 5), most)
-	p.failures++
-	sleep(ctx, jitter(wait))
 }

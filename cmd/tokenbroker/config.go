@@ -205,10 +205,7 @@ func (s *storeConfig) validate(add func(key, format string, args ...any)) {
 			key, text, _ := strings.Cut(p.Error(), ": ")
 			add("store.vault."+key, "%s", text)
 		}
-		for key, path := range map[string]string{
-			"ca_file": s.Vault.CAFile, "client_cert_file": s.Vault.ClientCertFile, "client_key_file": s.Vault.ClientKeyFile,
-			"token_file": s.Vault.TokenFile, "approle.role_id_file": s.Vault.AppRole.RoleIDFile, "approle.secret_id_file": s.Vault.AppRole.SecretIDFile,
-		} {
+		for key, path := range s.Vault.Files() {
 			mustRead(add, "store.vault."+key, path)
 		}
 	}

@@ -46,7 +46,7 @@ upstream:
   ca_file: FILE
   insecure_http_loopback: true
   allowed_addresses: [10.0.0.0/8, "fd00::/8"]
-limits: {max_message_bytes: 100000, max_deadline: 1m30s, max_concurrent_requests: 1, max_concurrent_streams: 1, shutdown_grace: 5s}
+limits: {max_message_bytes: 100000, max_deadline: 1m30s, max_concurrent_requests: 1, max_concurrent_streams: 1, max_connections: 1, max_connections_per_peer: 1, shutdown_grace: 5s}
 admin: {address: "127.0.0.1:9090"}
 tracing: {otlp_endpoint: "https://collector.example.org:4317", ca_file: FILE, sample_ratio: 0.5, max_traces_per_second: 1.5}
 process: {lock_memory: required}
@@ -95,6 +95,38 @@ log: {level: debug, format: text}
 		{"plaintext with certificates", "listen:\n  address: 127.0.0.1:7443\n  insecure_plaintext: true" + files + "store: {embedded: {file: a, key_file: b}}\n", []string{
 			"3: listen.insecure_plaintext: cannot be combined with certificate files; remove one or the other",
 		}},
+		{"bundles", strings.Replace(sound, "  client_ca_file: FILE\n", `  trust_bundles:
+  - {name: a, ca_file: FILE, crl_files: [FILE, FILE], trust_domain: a.example.org}
+  - {name: b, ca_file: FILE}
+  crl_expired: accept
+  common_names: true
+  unix_socket: {path: /run/tokenbroker/socket, mode: "0660"}
+callers:
+- {name: a, identity: "cn:A app", role: caller}
+- {name: b, identity: "unix:uid=1000", role: caller}
+`, 1), nil},
+		{"UNIX socket alone", "listen:\n  address: ''\n  unix_socket: {path: s}\nstore: {embedded: {file: a, key_file: b}}\ncallers: [{name: a, identity: 'unix:uid=1000', role: operator}]\n", nil},
+		{"nothing to listen on", "listen:\n  address: ''\n  unix_socket: {mode: '0600'}\nstore: {embedded: {file: a, key_file: b}}\n", []string{
+			"2: listen.address: is empty, and there is no listen.unix_socket: there is nothing to listen on",
+			"3: listen.unix_socket.path: is required with mode",
+		}},
+		{"UNIX socket alone with certificates", "listen:\n  address: ''\n  unix_socket: {path: s, mode: '0400'}" + files + "store: {embedded: {file: a, key_file: b}}\n", []string{
+			"2: listen.address: is empty: what says how to serve TCP has no effect; remove it",
+			`3: listen.unix_socket.mode: is "0400"; it must be octal and let the owner read and write, such as "0600"`,
+		}},
+		{"bundles that are wrong", "listen:\n  certificate_file: FILE\n  key_file: FILE\n  client_ca_file: FILE\n  crl_files: [/nonexistent/crl]\n  crl_expired: ignore\n  trust_bundles:\n  - {name: a, ca_file: FILE, trust_domain: A.example.org}\n  - {name: a, ca_file: /nonexistent/ca, crl_files: [/nonexistent/crl]}\nstore: {embedded: {file: a, key_file: b}}\n", []string{
+			"5: listen.crl_files[0]: open /nonexistent/crl: no such file or directory",
+			`6: listen.crl_expired: is "ignore"; it must be refuse or accept`,
+			"7: listen.trust_bundles: cannot be combined with client_ca_file; make that a bundle too",
+			`8: listen.trust_bundles[0].trust_domain: is "A.example.org"; it must be a SPIFFE trust domain such as example.org`,
+			"9: listen.trust_bundles[1].ca_file: open /nonexistent/ca: no such file or directory",
+			"9: listen.trust_bundles[1].crl_files[0]: open /nonexistent/crl: no such file or directory",
+			`9: listen.trust_bundles[1].name: "a" is that of trust_bundles[0] already`,
+		}},
+		{"identities that nothing presents", sound + "callers:\n- {name: a, identity: 'cn:a', role: caller}\n- {name: b, identity: 'unix:uid=1', role: caller}\n", []string{
+			"8: callers[0].identity: cn:a needs listen.common_names",
+			"9: callers[1].identity: unix:uid=1 needs listen.unix_socket",
+		}},
 		{"no port", strings.Replace(sound, "listen:", "listen:\n  address: 127.0.0.1", 1), []string{`2: listen.address: is "127.0.0.1"; it must be host:port`}},
 
 		{"callers", sound + `callers:
@@ -137,21 +169,27 @@ log: {level: debug, format: text}
 			`10: store.vault.prefix: "../x" is not a path of letters, digits, '.', '_', '-' and inner slashes`,
 			"11: store.vault.timeout: -1s is not between 0 and 1m0s",
 			"12: store.vault.client_cert_file: set both client_cert_file and client_key_file, or neither",
-			"6: store.vault.token_file: set token_file or approle: the broker must log in somehow",
+			"6: store.vault.token_file: set exactly one of token_file, approle, kubernetes, jwt and cert: the broker must log in somehow",
 		}},
 		{"vault with an empty mapping", "listen:" + files + "store:\n  vault: {}\n", []string{
 			"6: store.vault.address: is required, as in https://vault.example.com:8200",
-			"6: store.vault.token_file: set token_file or approle: the broker must log in somehow",
+			"6: store.vault.token_file: set exactly one of token_file, approle, kubernetes, jwt and cert: the broker must log in somehow",
 		}},
 		{"approle", "listen:" + files + "store:\n  vault:\n    address: https://v\n    approle:\n      role_id_file: /nonexistent/role\n", []string{
 			"8: store.vault.approle.secret_id_file: is required",
 			"9: store.vault.approle.role_id_file: open /nonexistent/role: no such file or directory",
 		}},
+		{"vault logins", "listen:" + files + "store:\n  vault:\n    address: https://v\n    kubernetes:\n      role: r\n      token_file: /nonexistent/pod\n    jwt:\n      role: r\n      token_file: /nonexistent/jwt\n", []string{
+			"13: store.vault.jwt.token_file: open /nonexistent/jwt: no such file or directory",
+			"11: store.vault.jwt: set exactly one of token_file, approle, kubernetes, jwt and cert, not kubernetes and jwt",
+			"10: store.vault.kubernetes.token_file: open /nonexistent/pod: no such file or directory",
+		}},
 
-		{"limits and log", sound + "limits:\n  max_message_bytes: -1\n  max_deadline: -1s\n  max_concurrent_requests: -1\n  max_concurrent_streams: -1\n  shutdown_grace: -1s\nlog:\n  level: loud\n  format: xml\n", []string{
+		{"limits and log", sound + "limits:\n  max_message_bytes: -1\n  max_deadline: -1s\n  max_concurrent_requests: -1\n  max_concurrent_streams: -1\n  shutdown_grace: -1s\n  max_connections: -1\n  max_connections_per_peer: -1\nlog:\n  level: loud\n  format: xml\n", []string{
 			"8: limits.max_message_bytes: is negative", "9: limits.max_deadline: is negative", "10: limits.max_concurrent_requests: is negative",
 			"11: limits.max_concurrent_streams: is negative", "12: limits.shutdown_grace: is negative",
-			`14: log.level: is "loud"; it must be debug, info, warn or error`, `15: log.format: is "xml"; it must be json or text`,
+			"13: limits.max_connections: is negative", "14: limits.max_connections_per_peer: is negative",
+			`16: log.level: is "loud"; it must be debug, info, warn or error`, `17: log.format: is "xml"; it must be json or text`,
 		}},
 		{"nothing served, nothing locked, traces to loopback", sound + "admin: {address: off}\nprocess: {lock_memory: off}\ntracing: {otlp_endpoint: 'http://127.0.0.1:4317', insecure_loopback: true}\n", nil},
 		{"admin, tracing and process", sound + "admin:\n  address: 7444\ntracing:\n  otlp_endpoint: http://collector:4317\n  ca_file: /nonexistent/ca\n  sample_ratio: 2\n  max_traces_per_second: -1\nprocess:\n  lock_memory: perhaps\n", []string{
@@ -252,6 +290,16 @@ func TestCheckConfigWarnsOfNobody(t *testing.T) {
 	if !strings.Contains(got.stdout, "nobody may call") {
 		t.Errorf("it printed %q, want a warning that callers is empty", got.stdout)
 	}
+}
+
+// TestTableOfWhomNothingPresents is refused like such a list.
+func TestTableOfWhomNothingPresents(t *testing.T) {
+	table := write(t, "access.yaml", "callers:\n  - {name: a, identities: ['unix:uid=1', 'dns:a.example.org', 'insecure-loopback']}\n"+
+		"rules:\n  - {callers: [a], permissions: [token.get], clients: ['*']}\n...\n")
+	path := write(t, "config.yaml", "")
+	got := command(t, "check-config", "--config", write(t, "c.yaml", strings.ReplaceAll(sound, "FILE", path)+"access: {file: "+table+"}\n"))
+	got.want(t, 2, "access.file: unix:uid=1 needs listen.unix_socket")
+	got.want(t, 2, "access.file: insecure-loopback needs listen.insecure_plaintext")
 }
 
 // TestDefaults are those of a file that says the least.

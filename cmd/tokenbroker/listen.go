@@ -83,6 +83,7 @@ func (l *listenConfig) validate(add func(key, format string, args ...any)) {
 	switch {
 	case l.Address == "" && l.UNIXSocket.Path == "":
 		add("listen.address", "is empty, and there is no listen.unix_socket: there is nothing to listen on")
+		return
 	case l.Address == "":
 		if l.InsecurePlaintext || l.secured() {
 			add("listen.address", "is empty: what says how to serve TCP has no effect; remove it")

@@ -169,12 +169,13 @@ func (s *service) openStore(cfg storeConfig) error {
 		return nil
 	}
 	settings := *cfg.Vault
-	settings.Logger = s.log
+	settings.Logger, settings.OnLogin = s.log, s.metrics.VaultLogin
 	store, err := vault.New(settings)
 	if err != nil {
 		return fmt.Errorf("set up the Vault store: %w", err)
 	}
 	s.store, s.runStore, s.closers = store, store.Run, append(s.closers, store.Close)
+	s.metrics.ObserveVaultTokenExpiry(store.TokenExpiry)
 	return nil
 }
 

@@ -1,8 +1,9 @@
 // Package devpki makes certificates for development set-ups and tests: an
-// authority whose key stays in memory, and leaves for servers and callers.
+// authority whose key stays in memory, authorities below it, leaves for servers and
+// callers, and revocation lists.
 //
-// It is no certificate authority for production: there is no revocation, and
-// the authority is gone with the process.
+// It is no certificate authority for production: it keeps no record of what it
+// issued, and is gone with the process.
 package devpki
 
 import (
@@ -35,16 +36,67 @@ func New(name string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make authority: %w", err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(Lifetime),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	template := authorityTemplate(name)
+	template.SerialNumber = big.NewInt(1)
+	return newAuthority(template, template, key, key)
+}
+
+// Intermediate returns an authority with a new key that a vouches for.
+func (a *Authority) Intermediate(name string) (*Authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make authority: %w", err)
 	}
-	return &Authority{template, der, key}, nil
+	template := authorityTemplate(name)
+	if template.SerialNumber, err = newSerialNumber(); err != nil {
+		return nil, fmt.Errorf("make authority: %w", err)
+	}
+	return newAuthority(template, a.certificate, key, a.key)
+}
+
+func authorityTemplate(name string) *x509.Certificate {
+	return &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(Lifetime),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+}
+
+func newAuthority(template, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) (*Authority, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey)
+	if err != nil {
+		return nil, fmt.Errorf("make authority: %w", err)
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("make authority: %w", err)
+	}
+	return &Authority{certificate, der, key}, nil
+}
+
+func newSerialNumber() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+}
+
+// Certificate returns the authority's certificate, which must not be changed.
+func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
+
+// RevocationList returns a list, DER. The template says what is on it and how long it
+// holds; what is zero is as of now, for an hour, and number 1.
+func (a *Authority) RevocationList(template x509.RevocationList) ([]byte, error) {
+	if template.Number == nil {
+		template.Number = big.NewInt(1)
+	}
+	if template.ThisUpdate.IsZero() {
+		template.ThisUpdate = time.Now().Add(-time.Minute)
+	}
+	if template.NextUpdate.IsZero() {
+		template.NextUpdate = time.Now().Add(time.Hour)
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, &template, a.certificate, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("make revocation list: %w", err)
+	}
+	return der, nil
 }
 
 // PEM returns the authority's certificate.
@@ -60,7 +112,7 @@ func (a *Authority) Server(names ...string) (certificate, key []byte, err error)
 			leaf.DNSNames = append(leaf.DNSNames, name)
 		}
 	}
-	return a.sign(leaf)
+	return a.Issue(leaf)
 }
 
 // Caller returns a caller's certificate and key, PEM, with identity, such as
@@ -70,20 +122,32 @@ func (a *Authority) Caller(identity string) (certificate, key []byte, err error)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make certificate: %w", err)
 	}
-	return a.sign(&x509.Certificate{
+	return a.Issue(&x509.Certificate{
 		URIs: []*url.URL{uri}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Subject: pkix.Name{CommonName: "caller"},
 	})
 }
 
-func (a *Authority) sign(leaf *x509.Certificate) (certificate, key []byte, err error) {
+// Issue returns a certificate with a new key, PEM. Of the template, which it changes,
+// the serial number, the validity and the key usage may be left out.
+func (a *Authority) Issue(leaf *x509.Certificate) (certificate, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make certificate: %w", err)
 	}
-	if leaf.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)); err != nil {
-		return nil, nil, fmt.Errorf("make certificate: %w", err)
+	if leaf.SerialNumber == nil {
+		if leaf.SerialNumber, err = newSerialNumber(); err != nil {
+			return nil, nil, fmt.Errorf("make certificate: %w", err)
+		}
 	}
-	leaf.NotBefore, leaf.NotAfter, leaf.KeyUsage = a.certificate.NotBefore, a.certificate.NotAfter, x509.KeyUsageDigitalSignature
+	if leaf.NotBefore.IsZero() {
+		leaf.NotBefore = a.certificate.NotBefore
+	}
+	if leaf.NotAfter.IsZero() {
+		leaf.NotAfter = a.certificate.NotAfter
+	}
+	if leaf.KeyUsage == 0 {
+		leaf.KeyUsage = x509.KeyUsageDigitalSignature
+	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, a.certificate, private.Public(), a.key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make certificate: %w", err)

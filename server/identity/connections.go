@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -117,19 +118,25 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
+// SyscallConn implements syscall.Conn, for those who ask the socket about itself.
+func (c *counted) SyscallConn() (syscall.RawConn, error) {
+	if socket, ok := c.Conn.(syscall.Conn); ok {
+		return socket.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
 // sourceOf returns what connections are counted by.
 func sourceOf(conn net.Conn) string {
-	switch c := conn.(type) {
-	case *net.UnixConn:
+	if c, ok := conn.(*net.UnixConn); ok {
 		uid, err := peerUID(c)
 		if err != nil {
 			return "unix" // the handshake will refuse it
 		}
 		return fmt.Sprintf("unix:%d", uid)
-	case *net.TCPConn:
-		if remote, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-			return networkOf(remote.AddrPort().Addr())
-		}
+	}
+	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return networkOf(remote.AddrPort().Addr())
 	}
 	return conn.RemoteAddr().String()
 }

@@ -33,6 +33,7 @@ type Metrics struct {
 	reloads        *prometheus.GaugeVec
 	audited        map[audit.Outcome]prometheus.Counter
 	refused        map[identity.Bound]prometheus.Counter
+	vaultLogins    *prometheus.CounterVec
 	warmRPC        prometheus.Counter  // resolved beforehand: a label lookup costs more than the count
 	warmRPCSeconds prometheus.Observer // the same for the time
 }
@@ -78,6 +79,9 @@ func New(version string) *Metrics {
 		storeSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "tokenbroker_store_call_duration_seconds", Help: "How long the store took, by operation.", Buckets: latencyBuckets,
 		}, []string{"operation"}),
+		vaultLogins: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokenbroker_vault_logins_total", Help: "Attempts to log in to Vault, by method and reason; OK for success.",
+		}, []string{"method", "outcome"}),
 	}
 	m.reloads = newReloads()
 	served := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -107,7 +111,7 @@ func New(version string) *Metrics {
 	build.WithLabelValues(version).Set(1)
 	m.warmRPC = m.rpcs.WithLabelValues(WarmMethod, "OK", "")
 	m.warmRPCSeconds = m.rpcSeconds.WithLabelValues(WarmMethod)
-	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, refused, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, build,
+	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, refused, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, m.vaultLogins, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -75,6 +75,9 @@ func exercise(t *testing.T, m *telemetry.Metrics) {
 	m.ObserveAudit(func() audit.Status {
 		return audit.Status{Lag: 2 * time.Second, Failing: map[string]bool{"stdout": true, "syslog": false}}
 	})
+	m.VaultLogin("approle", nil)
+	m.VaultLogin("approle", &broker.Error{Reason: broker.ReasonStoreLoginFailed})
+	m.ObserveVaultTokenExpiry(func() (time.Time, bool) { return time.Time{}, true })
 	store := m.Store(brokertest.NewMemory())
 	if _, err := store.Write(t.Context(), "meta", secret.NewString("{}"), 0); err != nil {
 		t.Fatal(err)
@@ -125,6 +128,9 @@ func TestCountsByReason(t *testing.T) {
 		`tokenbroker_audit_entries_total{outcome="denied"} 0`,
 		"tokenbroker_audit_lag_seconds 2",
 		"tokenbroker_audit_sinks_failing 1",
+		`tokenbroker_vault_logins_total{method="approle",outcome="OK"} 1`,
+		`tokenbroker_vault_logins_total{method="approle",outcome="STORE_LOGIN_FAILED"} 1`,
+		`tokenbroker_vault_token_expiry_seconds +Inf`,
 		`tokenbroker_build_info{version="v1"} 1`,
 		`tokenbroker_ready 1`,
 		`tokenbroker_reload_failing{what="access_table"} 1`,
@@ -132,6 +138,35 @@ func TestCountsByReason(t *testing.T) {
 		if !strings.Contains(page, want+"\n") {
 			t.Errorf("/metrics lacks %s", want)
 		}
+	}
+}
+
+func TestVaultTokenExpiry(t *testing.T) {
+	tests := []struct {
+		name     string
+		left     time.Duration // 0: no end
+		byItself bool
+		want     string // pattern of the value
+	}{
+		{"never ends", 0, false, `\+Inf`},
+		{"is renewed", time.Hour, true, `\+Inf`},
+		{"ends", time.Hour, false, `35\d\d\.\d+`},
+		{"has ended", -time.Hour, false, `-36\d\d\.\d+`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			m := telemetry.New("")
+			m.ObserveVaultTokenExpiry(func() (time.Time, bool) {
+				if test.left == 0 {
+					return time.Time{}, test.byItself
+				}
+				return time.Now().Add(test.left), test.byItself
+			})
+			_, page := serve(t, &telemetry.Admin{Metrics: m, Ready: func() bool { return true }})("/metrics")
+			if want := regexp.MustCompile(`(?m)^tokenbroker_vault_token_expiry_seconds ` + test.want + `$`); !want.MatchString(page) {
+				t.Errorf("/metrics has no line like %s", want)
+			}
+		})
 	}
 }
 

@@ -270,9 +270,9 @@ func (of exposed) problems(t *testing.T, result asked) (list []string) {
 // TestMonitoringAsksForWhatIsThere runs every query of dashboard and alert rules
 // against the metrics of a real server that has seen some work.
 func TestMonitoringAsksForWhatIsThere(t *testing.T) {
-	needServers(t)
+	store := sharedStore(t) // some metrics are those of a Vault
 	up := newUpstream(t, firstSecret)
-	s := newSite(t, embeddedStore(t.TempDir()), up.ca)
+	s := newSite(t, store.config(store.Addr()), up.ca)
 	delete(s.config, "callers")
 	s.config["access"] = map[string]any{"file": s.write(t, "access.yaml", []byte(`callers:
   - {name: crm, identities: ["`+callerIdentity+`"]}

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
+	jwt "github.com/hashicorp/vault-plugin-auth-jwt"
+	kubernetes "github.com/hashicorp/vault-plugin-auth-kubernetes"
 	kv "github.com/hashicorp/vault-plugin-secrets-kv"
 	"github.com/hashicorp/vault/audit"
 	"github.com/hashicorp/vault/builtin/credential/approle"
@@ -40,7 +42,9 @@ func newCore(opts options, address string, logger hclog.Logger) (*vault.Core, er
 		DisableAutopilot:   true, // it tends clusters, and there is one node
 		BuiltinRegistry:    noPlugins{},
 		LogicalBackends:    map[string]logical.Factory{"kv": kv.Factory, "transit": transit.Factory},
-		CredentialBackends: map[string]logical.Factory{"approle": approle.Factory, "cert": cert.Factory},
+		CredentialBackends: map[string]logical.Factory{
+			"approle": approle.Factory, "cert": cert.Factory, "jwt": jwt.Factory, "kubernetes": kubernetes.Factory,
+		},
 		AuditBackends:      map[string]audit.Factory{"file": audit.NewFileBackend},
 		ReloadFuncs:        nil,
 		ReloadFuncsLock:    &sync.RWMutex{},
