@@ -49,9 +49,10 @@ type TokenServiceClient interface {
 	//
 	// The stream ends with FAILED_PRECONDITION when the client is disabled or
 	// deleted, or its credentials are rejected; with PERMISSION_DENIED when the
-	// caller may no longer have the token; with UNAVAILABLE when the server shuts
-	// down or the connection has reached its age: call again, and the present token
-	// comes first. Errors before the first token are those of GetToken:
+	// caller may no longer have the token; with ABORTED when the access table gives
+	// the caller other scopes, audience or resources by default than before; with
+	// UNAVAILABLE when the server shuts down or the connection has reached its age.
+	// After the last two call again: the present token comes first. Errors before the first token are those of GetToken:
 	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
 	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
 	WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTokenResponse], error)
@@ -139,9 +140,10 @@ type TokenServiceServer interface {
 	//
 	// The stream ends with FAILED_PRECONDITION when the client is disabled or
 	// deleted, or its credentials are rejected; with PERMISSION_DENIED when the
-	// caller may no longer have the token; with UNAVAILABLE when the server shuts
-	// down or the connection has reached its age: call again, and the present token
-	// comes first. Errors before the first token are those of GetToken:
+	// caller may no longer have the token; with ABORTED when the access table gives
+	// the caller other scopes, audience or resources by default than before; with
+	// UNAVAILABLE when the server shuts down or the connection has reached its age.
+	// After the last two call again: the present token comes first. Errors before the first token are those of GetToken:
 	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
 	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
 	WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[WatchTokenResponse]) error
