@@ -235,6 +235,9 @@ func (c *call) attrs() []slog.Attr {
 // levelOf returns error for what this service or its store is to blame for, warn
 // for what a client's settings or its provider are, info for the peer's faults.
 func levelOf(code codes.Code, reason broker.Reason) slog.Level {
+	if reason == broker.ReasonShuttingDown { // all watches of a server end so
+		return slog.LevelInfo
+	}
 	switch reason.Info().Recovery {
 	case broker.RecoveryFixStore, broker.RecoveryContactOperator:
 		if reason != broker.ReasonInternal { // also what has no reason: gRPC's own answers

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,14 +39,16 @@ func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	}
 	switch cause := context.Cause(ctx); {
 	case ctx.Err() == nil:
-	case quiet(c.method):
-		return err // how a watch of health ends
+	case strings.HasPrefix(c.method, "/grpc."):
+		return err // how a watch of health ends, and reflection when the server stops
 	case ss.Context().Err() != nil && s.sent:
 		b.metrics.RPC(c.method, codes.Canceled.String(), "", time.Since(c.started))
-		return err // its caller left, and its entries are written
+		return err // its caller left
 	case !errors.Is(cause, context.Canceled):
 		err = cause
 	}
+	// That the server stops is no decision about the call.
+	c.recorded = c.recorded || s.sent && broker.ReasonOf(err) == broker.ReasonShuttingDown
 	return b.finish(ss.Context(), c, err)
 }
 

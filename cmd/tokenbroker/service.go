@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/embedded"
@@ -23,10 +22,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
-
-// keepSecret is how long a secret that was read stays in memory to get tokens with
-// while the store is away.
-const keepSecret = time.Hour
 
 // service is a broker with all that it stands on, made from a configuration.
 type service struct {
@@ -81,7 +76,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	s.broker, err = broker.New(broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
 		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
-		CarryTrace: s.tracing.CarryTrace, Logger: log, KeepSecret: keepSecret, Feed: true,
+		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
+		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 	})
 	if err != nil {
 		return nil, err
