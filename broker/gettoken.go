@@ -28,7 +28,7 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 	}
 	key, err := loaded.defaultKey, loaded.defaultErr
 	if len(q.Scopes)+len(q.Audience)+len(q.Resources) > 0 {
-		key, err = keyOf(c, q)
+		key, err = keyWith(c, q, loaded.settings)
 	}
 	if err != nil {
 		return nil, nil, err

@@ -24,6 +24,8 @@ type loadedClient struct {
 	// defaultKey is the token key of a request that names no scope and no target;
 	// its error, if it has one, is defaultErr.
 	defaultKey tokenKey
+	// settings is that of all its keys.
+	settings   string
 	defaultErr error
 	// readTime is when the read began that brought the record, tryTime when the last
 	// one ended that failed, if that was later.
@@ -72,7 +74,10 @@ func (b *Broker) readIntoMemory(begun context.Context, id string) func() (any, e
 // keepUnread makes the record that could not be read again due later, not at once.
 func (b *Broker) keepUnread(id string) {
 	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
-		return &loadedClient{client: old.client, defaultKey: old.defaultKey, defaultErr: old.defaultErr, readTime: old.readTime, tryTime: time.Now()}, otter.WriteOp
+		return &loadedClient{
+			client: old.client, defaultKey: old.defaultKey, settings: old.settings, defaultErr: old.defaultErr,
+			readTime: old.readTime, tryTime: time.Now(),
+		}, otter.WriteOp
 	})
 }
 
@@ -105,8 +110,8 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 
 // newLoaded returns c as a call to the store that began at begun found or left it.
 func newLoaded(c *Client, begun time.Time) *loadedClient {
-	loaded := &loadedClient{client: c, readTime: begun, tryTime: begun}
-	loaded.defaultKey, loaded.defaultErr = keyOf(c, TokenQuery{})
+	loaded := &loadedClient{client: c, settings: settingsOf(c), readTime: begun, tryTime: begun}
+	loaded.defaultKey, loaded.defaultErr = keyWith(c, TokenQuery{}, loaded.settings)
 	return loaded
 }
 

@@ -106,9 +106,21 @@ type tokenKey struct {
 	scopes, audience, resources string // joined by a space, sorted
 }
 
+// settingsOf is the settings of a client's token keys.
+func settingsOf(c *Client) string {
+	settings := c.Upstream.settingsHash()
+	if c.TokenGeneration > 0 {
+		settings += "#" + strconv.FormatInt(c.TokenGeneration, 10)
+	}
+	return settings
+}
+
 // keyOf resolves a query against a client's settings. SCOPE_NOT_ALLOWED,
 // TARGET_NOT_ALLOWED.
-func keyOf(c *Client, q TokenQuery) (tokenKey, error) {
+func keyOf(c *Client, q TokenQuery) (tokenKey, error) { return keyWith(c, q, settingsOf(c)) }
+
+// keyWith is keyOf where what settingsOf returns is at hand.
+func keyWith(c *Client, q TokenQuery, settings string) (tokenKey, error) {
 	u := c.Upstream
 	scopes, resources, audience := q.Scopes, q.Resources, q.Audience
 	if len(scopes) == 0 {
@@ -128,10 +140,6 @@ func keyOf(c *Client, q TokenQuery) (tokenKey, error) {
 	}
 	if u.united() {
 		scopes, resources = slices.Concat(u.DefaultScopes, u.AllowedScopes), slices.Concat(u.Resources, u.AllowedResources)
-	}
-	settings := u.settingsHash()
-	if c.TokenGeneration > 0 {
-		settings += "#" + strconv.FormatInt(c.TokenGeneration, 10)
 	}
 	return tokenKey{
 		uid: c.UID, settings: settings,
