@@ -43,6 +43,10 @@ func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (e
 	}
 	defer upstream.Close()
 	defer b.Close()
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(running) }()
+	defer func() { stop(); err = errors.Join(err, <-ended) }()
 	settings := server.Config{Broker: b, TLS: &cfg.TLS}
 	if cfg.Without != "metrics" {
 		settings.Metrics = metrics
@@ -113,7 +117,7 @@ func newBroker(store broker.Store, metrics *telemetry.Metrics) (*oauth.Client, *
 	upstream := oauth.New(oauth.Config{AllowHTTPLoopback: true})
 	b, err := broker.New(broker.Config{
 		Store: metrics.Store(store), RequestToken: metrics.RequestToken(upstream.RequestToken),
-		CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint,
+		CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint, Feed: true,
 	})
 	return upstream, b, err
 }

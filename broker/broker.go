@@ -32,6 +32,8 @@ type Config struct {
 	Store Store
 	// RequestToken asks authorization servers.
 	RequestToken RequestToken
+	// RevokeToken asks them to revoke tokens; nil revokes none.
+	RevokeToken RevokeToken
 	// CheckSecret says whether a secret fits an authentication method, with a
 	// SECRET_UNUSABLE error if not. It must not quote the secret.
 	CheckSecret func(Authentication, secret.Value) error
@@ -47,6 +49,19 @@ type Config struct {
 	Logger *slog.Logger
 	// CachedClients and CachedTokens bound what is kept in memory; 0 means 100,000.
 	CachedClients, CachedTokens int
+	// Mints bounds the requests to authorization servers that are under way at one
+	// time, MintsPerEndpoint those to one token endpoint; 0 means 256 and 32.
+	Mints, MintsPerEndpoint int
+	// KeepSecret is how long a secret that was read for a token is kept in memory, to
+	// get tokens while the store is away; 0 keeps none.
+	KeepSecret time.Duration
+	// Unshared makes this Broker get its own tokens and leave those of other replicas
+	// alone, except for clients whose tokens are limited.
+	Unshared bool
+	// Feed makes this Broker tell other replicas of its changes, and follow theirs
+	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
+	// notice each other's changes when a record is used that was read 5 s ago.
+	Feed bool
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -54,15 +69,35 @@ type Config struct {
 type Broker struct {
 	store         Store
 	requestToken  RequestToken
+	revokeToken   RevokeToken
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
 	carryTrace    func(from, to context.Context) context.Context
 	log           *slog.Logger
 
+	// replica tells this process from every other one, also of the past.
+	replica   string
+	endpoints *endpoints
+	leases    *ownLeases
+	secrets   *keptSecrets
+	notShared bool
+	feedOn    bool
+	made      time.Time
+	follower  follower
+	announcer announcer
+	watchers  watchers
+	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
+	lastSweep *seenVersion
+
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
 	tokens    *otter.Cache[tokenKey, *Token]      // key → latest token
 	failures  *otter.Cache[tokenKey, *failure]    // key → why the last mint failed
+
+	parked *otter.Cache[string, *parking] // uid → that its credentials are rejected
+
+	seen  *otter.Cache[string, seenVersion]   // path of a token record → its version
+	skews *otter.Cache[string, time.Duration] // token endpoint → how far its clock is ahead
 
 	reads   singleflight.Group // of client records, by id
 	flights singleflight.Group // of mints, by token key
@@ -80,8 +115,11 @@ func New(cfg Config) (*Broker, error) {
 		return nil, errors.New("broker: Store, RequestToken and CheckSecret are required")
 	}
 	b := &Broker{
-		store: cfg.Store, requestToken: cfg.RequestToken, checkSecret: cfg.CheckSecret,
+		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, carryTrace: cfg.CarryTrace, log: cfg.Logger,
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, feedOn: cfg.Feed, made: time.Now(),
+		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
+		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly
@@ -98,10 +136,13 @@ func New(cfg Config) (*Broker, error) {
 		}
 		return n
 	}
-	var errs [3]error
+	var errs [6]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
 	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
 	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
+	b.parked, errs[3] = otter.New(&otter.Options[string, *parking]{MaximumSize: bound(cfg.CachedClients)})
+	b.seen, errs[4] = otter.New(&otter.Options[string, seenVersion]{MaximumSize: bound(cfg.CachedTokens)})
+	b.skews, errs[5] = otter.New(&otter.Options[string, time.Duration]{MaximumSize: bound(cfg.CachedClients)})
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
@@ -132,7 +173,11 @@ func (b *Broker) Close() {
 	b.mu.Unlock()
 	b.stop()
 	b.running.Wait()
-	for _, stop := range []func() bool{b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines} {
+	b.secrets.forget()
+	for _, stop := range []func() bool{
+		b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines, b.parked.StopAllGoroutines,
+		b.seen.StopAllGoroutines, b.skews.StopAllGoroutines,
+	} {
 		stop()
 	}
 }

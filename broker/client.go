@@ -34,6 +34,9 @@ type Client struct {
 	NextVersion int64 `json:"next_version"`
 	// MinSecretVersion is the floor: tokens got with an older secret are not served.
 	MinSecretVersion int64 `json:"min_secret_version,omitempty"`
+	// TokenGeneration grows with each RevokeTokens; tokens of earlier generations are
+	// not served.
+	TokenGeneration int64 `json:"token_generation,omitempty"`
 	// Disabled says that an operator stopped the client.
 	Disabled bool `json:"disabled,omitempty"`
 	// CreateTime, UpdateTime and DeleteTime are UTC; DeleteTime is zero unless
@@ -53,6 +56,9 @@ type Client struct {
 type Upstream struct {
 	// TokenEndpoint is an absolute https URL without query, fragment or user.
 	TokenEndpoint string `json:"token_endpoint"`
+	// RevocationEndpoint is where tokens are revoked (RFC 7009); "" if nowhere. It has
+	// the origin of TokenEndpoint, since the secret is sent there.
+	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
 	// ClientID is what the authorization server calls the client.
 	ClientID string `json:"client_id"`
 	// Authentication is how the client proves who it is.
@@ -71,6 +77,15 @@ type Upstream struct {
 	AllowedResources []string `json:"allowed_resources,omitempty"`
 	// Parameters are sent with each token request.
 	Parameters map[string]string `json:"parameters,omitempty"`
+	// IssueBudget is how many tokens the server issues in a period.
+	IssueBudget IssueBudget `json:"issue_budget,omitzero"`
+	// MaxLiveTokens is how many tokens the server lets live at a time; 0 is no bound.
+	// Callers then share tokens with all default and allowed scopes and resources,
+	// whichever of them they ask for.
+	MaxLiveTokens int `json:"max_live_tokens,omitempty"`
+	// SingleActiveToken says that a new token ends the one before it. Callers then
+	// share one token as with MaxLiveTokens.
+	SingleActiveToken bool `json:"single_active_token,omitempty"`
 }
 
 // AuthenticationMethod is a client authentication method in the spelling of the
@@ -123,6 +138,9 @@ type TokenPolicy struct {
 	// RequireAllScopes fails a token that was granted fewer scopes than asked for;
 	// by default it is served with a warning.
 	RequireAllScopes bool `json:"require_all_scopes,omitempty"`
+	// Unshared makes each replica get tokens of its own, which then never lie in the
+	// store. Not for clients whose tokens are limited.
+	Unshared bool `json:"unshared,omitempty"`
 }
 
 // Stage is a label that at most one secret version of a client carries.

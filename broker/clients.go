@@ -306,6 +306,9 @@ func (b *Broker) commit(ctx context.Context, c *Client) (*Client, error) {
 	c.UpdateTime = time.Now().UTC()
 	record := &clientRecord{header: header{UID: c.UID}, Client: *c}
 	base, begun := c.version, time.Now()
+	if base != 0 { // no replica has a record in memory that never was
+		defer b.changing(ctx, c.ID)()
+	}
 	version, err := b.write(ctx, clientKey(c.ID), base, &record.header, record)
 	switch {
 	case err == nil:

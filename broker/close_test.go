@@ -21,7 +21,7 @@ func TestClose(t *testing.T) {
 		f.create(t, "warm")
 		f.create(t, "cold")
 		f.token(t, "warm")
-		time.Sleep(50 * time.Minute)
+		time.Sleep(51 * time.Minute)
 		f.upstream.Always(brokertest.Step{Delay: time.Hour})
 		f.token(t, "warm") // starts a refresh and a read
 		var group sync.WaitGroup

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
@@ -108,6 +109,30 @@ var thefts = map[string][]theft{
 	"Parameters": {
 		{"a redirect", func(u *broker.Upstream) { u.Parameters = map[string]string{"redirect_uri": "https://evil.example"} }, ""},
 		{"an assertion", func(u *broker.Upstream) { u.Parameters = map[string]string{"Client_Assertion": "x"} }, broker.ReasonInvalidRequest},
+	},
+	"IssueBudget.Tokens": {
+		{"one", func(u *broker.Upstream) { u.IssueBudget = broker.IssueBudget{Tokens: 1, Period: time.Hour} }, ""},
+		{"none", func(u *broker.Upstream) { u.IssueBudget.Tokens = 1 }, broker.ReasonInvalidRequest},
+	},
+	"IssueBudget.Period": {
+		{"without tokens", func(u *broker.Upstream) { u.IssueBudget.Period = time.Hour }, broker.ReasonInvalidRequest},
+	},
+	"RevocationEndpoint": {
+		{"another host", func(u *broker.Upstream) { u.RevocationEndpoint = "https://evil.example/revoke" }, broker.ReasonInvalidRequest},
+		{"another port", func(u *broker.Upstream) { u.RevocationEndpoint = "https://as.example:8443/revoke" }, broker.ReasonInvalidRequest},
+		{"plain", func(u *broker.Upstream) { u.RevocationEndpoint = "http://as.example/revoke" }, broker.ReasonInvalidRequest},
+		{"together with the token endpoint", func(u *broker.Upstream) {
+			u.TokenEndpoint, u.RevocationEndpoint = "https://evil.example/token", "https://evil.example/revoke"
+		}, broker.ReasonDestinationNotBound},
+		{"the same origin", func(u *broker.Upstream) { u.RevocationEndpoint = "https://as.example/evil.example" }, ""},
+	},
+	"MaxLiveTokens": {
+		{"one", func(u *broker.Upstream) { u.MaxLiveTokens = 1 }, ""},
+		{"negative", func(u *broker.Upstream) { u.MaxLiveTokens = -1 }, broker.ReasonInvalidRequest},
+	},
+	"SingleActiveToken": {
+		{"with two audiences", func(u *broker.Upstream) { u.SingleActiveToken = true }, broker.ReasonInvalidRequest},
+		{"with one", func(u *broker.Upstream) { u.SingleActiveToken, u.AllowedAudiences = true, nil }, ""},
 	},
 }
 

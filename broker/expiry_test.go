@@ -82,8 +82,9 @@ func TestExpiry(t *testing.T) {
 				if got, want := slices.Contains(warningsOf(warnings), broker.ReasonExpiryAssumed), test.source == broker.ExpiryAssumed; got != want {
 					t.Errorf("warnings = %v, want EXPIRY_ASSUMED: %t", warnings, want)
 				}
-				if got := token.ExpireTime.Sub(token.RefreshAfter); got != min(test.want/5, time.Hour) {
-					t.Errorf("refreshed %v before it expires, want a fifth of its life and at most an hour", got)
+				nominal := min(test.want/5, time.Hour)
+				if got := token.ExpireTime.Sub(token.RefreshAfter); got < nominal*8/10 || got > nominal*12/10 {
+					t.Errorf("refreshed %v before it expires, want %v, a fifth more or less", got, nominal)
 				}
 			})
 		})

@@ -31,6 +31,8 @@ type fixture struct {
 	log      *logged
 	// ctx is for hooks, which have no test to ask.
 	ctx context.Context
+	// stopRun ends Run where it runs.
+	stopRun func()
 }
 
 // newFixture returns a Broker on an empty store, closed when the test ends.
@@ -52,7 +54,8 @@ func open(t *testing.T, memory *brokertest.Memory, store *brokertest.Faulty, ups
 	f := &fixture{memory: memory, store: store, upstream: upstream, sent: &sent{}, log: &logged{}}
 	cfg := broker.Config{
 		Store: store, RequestToken: f.sent.before(upstream.RequestToken), CheckSecret: checkSecret,
-		Logger: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		RevokeToken: upstream.RevokeToken,
+		Logger:      slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if edit != nil {
 		edit(&cfg)

@@ -38,8 +38,8 @@ func TestGetToken(t *testing.T) {
 		if got, want := token.ExpireTime, start.Add(time.Hour); !got.Equal(want) || token.ExpirySource != broker.ExpiryFromResponse {
 			t.Errorf("ExpireTime = %v from %s, want %v", got, token.ExpirySource, want)
 		}
-		if got, want := token.RefreshAfter, start.Add(48*time.Minute); !got.Equal(want) {
-			t.Errorf("RefreshAfter = %v, want %v: a fifth of its life before its end", got, want)
+		if got := token.RefreshAfter.Sub(start); got < 45*time.Minute+36*time.Second || got > 50*time.Minute+24*time.Second {
+			t.Errorf("RefreshAfter = %v after the start, want 48 minutes and up to a fifth of 12 more or less", got)
 		}
 		r := f.upstream.Requests()[0]
 		if r.Endpoint != endpoint || r.ClientID != "client-id-of-acme" || r.Secret.RevealString() != password || r.Authentication.Method != broker.ClientSecretBasic ||
@@ -202,7 +202,8 @@ func TestMinValidity(t *testing.T) {
 	}{
 		{"default, long left", 0, nil, 7 * time.Minute, false, false},
 		{"default, 10 s left", 0, nil, lifetime - 10*time.Second, true, false},
-		{"none, 10 s left", 0, in(0), lifetime - 10*time.Second, false, false},
+		{"none, the mandatory window begins", 0, in(0), lifetime - 30*time.Second, true, false},
+		{"none, before the mandatory window", 0, in(0), lifetime - 31*time.Second, false, false},
 		{"asked, enough left", 0, in(3 * time.Minute), 6 * time.Minute, false, false},
 		{"asked, too little left", 0, in(3 * time.Minute), 7 * time.Minute, true, false},
 		{"of the client, enough left", 3 * time.Minute, nil, 6 * time.Minute, false, false},

@@ -290,7 +290,7 @@ func TestSuccessEndsAFailure(t *testing.T) {
 		}
 		f.wantServed(t, "token-1")
 		f.upstream.Script(brokertest.Step{Delay: time.Second})
-		time.Sleep(50 * time.Minute)
+		time.Sleep(51 * time.Minute)
 		f.wantServed(t, "token-1") // refreshing, of which nothing is known yet
 		time.Sleep(2 * time.Second)
 		f.wantServed(t, "token-2")

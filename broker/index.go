@@ -12,10 +12,9 @@ import (
 )
 
 const (
-	readTimeout = 15 * time.Second
+	readTimeout = 8 * time.Second
 	// revalidateAfter is how old a record in memory may be when it is used before
-	// it is read again in the background. It bounds how long a change made by
-	// another replica goes unnoticed here while the store answers.
+	// it is read again in the background, where the feed cannot be followed.
 	revalidateAfter = 5 * time.Second
 )
 
@@ -25,30 +24,34 @@ type loadedClient struct {
 	// defaultKey is the token key of a request that names no scope and no target;
 	// its error, if it has one, is defaultErr.
 	defaultKey tokenKey
+	// settings is that of all its keys.
+	settings   string
 	defaultErr error
-	readTime   time.Time
+	// readTime is when the read began that brought the record, tryTime when the last
+	// one ended that failed, if that was later.
+	readTime, tryTime time.Time
 	// revalidating says that somebody is reading the record again.
 	revalidating atomic.Bool
 }
 
-// load returns the client record in memory, or reads it. One that has not been
-// read for a while is served and read again in the background, so that a store
-// that is down takes no warm token away.
-func (b *Broker) load(ctx context.Context, id string) (*loadedClient, error) {
+// load returns the client record in memory, or reads it, and then says that it is
+// fresh. One that may not be true any more is served and read again in the
+// background, so that a store that is down takes no warm token away.
+func (b *Broker) load(ctx context.Context, id string) (loaded *loadedClient, fresh bool, err error) {
 	if loaded, ok := b.clients.GetIfPresent(id); ok {
-		if time.Since(loaded.readTime) > revalidateAfter && loaded.revalidating.CompareAndSwap(false, true) {
+		if b.due(loaded) && loaded.revalidating.CompareAndSwap(false, true) {
 			b.reads.DoChan(id, b.readIntoMemory(b.background, id))
 		}
-		return loaded, nil
+		return loaded, false, nil
 	}
 	if err := CheckID("client", id); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	loaded, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(ctx, id)))
+	read, err := await(ctx, b.reads.DoChan(id, b.readIntoMemory(ctx, id)))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return loaded.(*loadedClient), nil // what was read, not what is in memory: that may have been evicted
+	return read.(*loadedClient), true, nil // what was read, not what is in memory: that may have been evicted
 }
 
 func (b *Broker) readIntoMemory(begun context.Context, id string) func() (any, error) {
@@ -71,7 +74,10 @@ func (b *Broker) readIntoMemory(begun context.Context, id string) func() (any, e
 // keepUnread makes the record that could not be read again due later, not at once.
 func (b *Broker) keepUnread(id string) {
 	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
-		return &loadedClient{client: old.client, defaultKey: old.defaultKey, defaultErr: old.defaultErr, readTime: time.Now()}, otter.WriteOp
+		return &loadedClient{
+			client: old.client, defaultKey: old.defaultKey, settings: old.settings, defaultErr: old.defaultErr,
+			readTime: old.readTime, tryTime: time.Now(),
+		}, otter.WriteOp
 	})
 }
 
@@ -79,11 +85,12 @@ func (b *Broker) keepUnread(id string) {
 // one. It refreshes the one in memory.
 func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 	key, begun := clientKey(id), time.Now()
-	record, err := b.store.Read(ctx, key)
+	record, err := b.read(ctx, key)
 	var absent *AbsentError
 	switch {
 	case errors.As(err, &absent) && absent.How == AbsentNeverExisted:
 		b.clients.Invalidate(id)
+		b.watchers.wake(id)
 		return nil, newError(ReasonClientNotFound, id, "")
 	case err != nil:
 		return nil, &Error{Reason: ReasonOf(err), Op: "read client record", Client: id, Detail: orElse(AsError(err).Detail, key), RetryAfter: AsError(err).RetryAfter, Err: err}
@@ -103,8 +110,8 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 
 // newLoaded returns c as a call to the store that began at begun found or left it.
 func newLoaded(c *Client, begun time.Time) *loadedClient {
-	loaded := &loadedClient{client: c, readTime: begun}
-	loaded.defaultKey, loaded.defaultErr = keyOf(c, TokenQuery{})
+	loaded := &loadedClient{client: c, settings: settingsOf(c), readTime: begun, tryTime: begun}
+	loaded.defaultKey, loaded.defaultErr = keyWith(c, TokenQuery{}, loaded.settings)
 	return loaded
 }
 
@@ -112,15 +119,19 @@ func newLoaded(c *Client, begun time.Time) *loadedClient {
 // call brought. A later call that brings an earlier revision wins: the store was
 // restored from a backup.
 func (b *Broker) remember(loaded *loadedClient) {
-	c := loaded.client
+	c, changed := loaded.client, false
 	b.clients.Compute(c.ID, func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
 		newer := found && (old.client.UID != c.UID || old.client.version > c.version)
 		if newer && !old.readTime.Before(loaded.readTime) {
 			old.revalidating.Store(false)
 			return old, otter.CancelOp
 		}
+		changed = found && (old.client.UID != c.UID || old.client.version != c.version)
 		return loaded, otter.WriteOp
 	})
+	if changed {
+		b.watchers.wake(c.ID)
+	}
 }
 
 // SoonestSecretExpiry returns the earliest declared expiry of a current secret
@@ -144,7 +155,7 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 // only errors are those of a store that is away, which then are the answer for every
 // client alike.
 func (b *Broker) Labels(ctx context.Context, id string) (map[string]string, error) {
-	loaded, err := b.load(ctx, id)
+	loaded, _, err := b.load(ctx, id)
 	if err == nil {
 		return loaded.client.Labels, nil
 	}

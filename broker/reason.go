@@ -110,12 +110,15 @@ const (
 	ReasonTokenTypeUnsupported   Reason = "TOKEN_TYPE_UNSUPPORTED"
 	ReasonScopeNotGranted        Reason = "SCOPE_NOT_GRANTED"
 	ReasonTokenExpired           Reason = "TOKEN_EXPIRED"
+	ReasonIssuanceBudgetSpent    Reason = "ISSUANCE_BUDGET_SPENT"
+	ReasonLiveTokensSpent        Reason = "LIVE_TOKENS_SPENT"
 
 	// Warnings: they stand beside a token, never in an error.
 	ReasonTokenShorterThanAsked Reason = "TOKEN_SHORTER_THAN_ASKED"
 	ReasonScopesNarrowed        Reason = "SCOPES_NARROWED"
 	ReasonRefreshFailing        Reason = "REFRESH_FAILING"
 	ReasonExpiryAssumed         Reason = "EXPIRY_ASSUMED"
+	ReasonTokenRejected         Reason = "TOKEN_REJECTED"
 )
 
 // ReasonInfo documents one [Reason].

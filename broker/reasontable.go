@@ -84,9 +84,12 @@ var reasonTable = []ReasonInfo{
 	{ReasonTokenTypeUnsupported, RecoveryFixClient, "The authorization server answered with a token type other than Bearer.", "Have the provider issue Bearer tokens to this client."},
 	{ReasonScopeNotGranted, RecoveryFixClient, "The authorization server granted fewer scopes than asked for, and the client requires all.", "Have the scopes granted at the provider, or set token_policy.require_all_scopes to false."},
 	{ReasonTokenExpired, RecoveryContactProvider, "The authorization server answered with a token that is expired already.", "Check the clocks of the authorization server and of the broker's host."},
+	{ReasonIssuanceBudgetSpent, RecoveryWait, "The client's budget of tokens that the authorization server issues in a period is spent.", "Wait for the delay in RetryInfo, ask for fewer different tokens, or have the provider raise the budget and issue_budget with it."},
+	{ReasonLiveTokensSpent, RecoveryWait, "As many of the client's tokens live as the authorization server lets live at a time.", "Wait for the delay in RetryInfo, until one expires, or ask for fewer different tokens."},
 	// Warnings beside a token.
 	{ReasonTokenShorterThanAsked, RecoveryFixCaller, "The token lives shorter than the requested min_validity.", "Ask for less; the authorization server decides how long its tokens live."},
 	{ReasonScopesNarrowed, RecoveryFixClient, "The authorization server granted fewer scopes than asked for.", "Have the scopes granted at the provider."},
 	{ReasonRefreshFailing, RecoveryWait, "The token is still valid but could not be refreshed.", "CheckLookup and the broker's log say why."},
 	{ReasonExpiryAssumed, RecoveryFixClient, "Neither the answer nor the token says when it expires; a lifetime was assumed.", "Set token_policy.assumed_lifetime to what the provider documents."},
+	{ReasonTokenRejected, RecoveryWait, "The token that was reported as rejected is served once more: there is no other one yet.", "Report it again after some seconds if it is still rejected; if that lasts, the cause is at the API or the authorization server."},
 }

@@ -68,6 +68,9 @@ type metaRecord struct {
 	header
 	Product         string           `json:"product"`
 	FingerprintKeys []fingerprintKey `json:"fingerprint_keys"`
+	SealingKeys     []sealingKey     `json:"sealing_keys,omitempty"`
+
+	version uint64
 }
 
 // fingerprintKey keys fingerprints. The last of the list makes new ones.
@@ -187,6 +190,19 @@ const (
 	writeSuperseded
 )
 
+// read is a bounded read: a store that hangs must leave time to do without it.
+func (b *Broker) read(ctx context.Context, key string) (Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return b.store.Read(ctx, key)
+}
+
+// absence returns the [AbsentError] within err, if there is one.
+func absence(err error) (*AbsentError, bool) {
+	var absent *AbsentError
+	return absent, errors.As(err, &absent)
+}
+
 // outcome reads what became of the write of writeID over version.
 func (b *Broker) outcome(ctx context.Context, key, writeID string, version uint64) (uint64, writeOutcome) {
 	record, err := b.store.Read(ctx, key)
@@ -248,6 +264,7 @@ func (b *Broker) readMeta(ctx context.Context) (*metaRecord, error) {
 	if m.Product != product || len(m.FingerprintKeys) == 0 || len(m.activeKey().Key) < 32 {
 		return nil, newError(ReasonStoreForeignData, "", "the record meta is not the broker's")
 	}
+	m.version = record.Version
 	return &m, nil
 }
 
@@ -266,8 +283,11 @@ func (b *Broker) createMeta(ctx context.Context) (*metaRecord, error) {
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
-	m := &metaRecord{header: header{UID: newID()}, Product: product, FingerprintKeys: []fingerprintKey{{ID: newID()[:8], Key: key}}}
-	_, err = b.write(ctx, metaKey, 0, &m.header, m)
+	m := &metaRecord{
+		header: header{UID: newID()}, Product: product, FingerprintKeys: []fingerprintKey{{ID: newID()[:8], Key: key}},
+		SealingKeys: []sealingKey{newSealingKey()},
+	}
+	m.version, err = b.write(ctx, metaKey, 0, &m.header, m)
 	if ReasonOf(err) == ReasonStoreConflict {
 		return b.readMeta(ctx) // another replica was faster; its key is the key
 	}

@@ -75,6 +75,8 @@ func everything(t *testing.T) *fixture {
 			Method: broker.PrivateKeyJWT, SigningAlgorithm: "ES256", KeyID: "key-1", AssertionAudience: "https://as.example",
 		}
 		n.Upstream.Parameters = map[string]string{"tenant": "a&b"}
+		n.Upstream.RevocationEndpoint = "https://as.example/revoke"
+		n.Upstream.IssueBudget, n.Upstream.MaxLiveTokens = broker.IssueBudget{Tokens: 50, Period: 12 * time.Hour}, 10
 		n.TokenPolicy = broker.TokenPolicy{MinValidity: time.Minute, AssumedLifetime: time.Hour, RequireAllScopes: true}
 		n.Secret = broker.SecretInput{Value: secret.NewString(`{"kty":"1"}`), ExpireTime: now.Add(24 * time.Hour)}
 	})
@@ -91,6 +93,9 @@ func everything(t *testing.T) *fixture {
 	f.stage(t, "acme", `{"kty":"5"}`)
 	if _, err := f.PromoteSecret(t.Context(), broker.Promotion{ClientID: "acme", Number: 4, DropTokens: true}); err != nil {
 		t.Fatalf("PromoteSecret: %v", err)
+	}
+	if _, err := f.RevokeTokens(t.Context(), "acme"); err != nil {
+		t.Fatalf("RevokeTokens: %v", err)
 	}
 	if _, err := f.SetDisabled(t.Context(), "acme", true); err != nil {
 		t.Fatalf("SetDisabled: %v", err)

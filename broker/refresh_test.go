@@ -41,8 +41,7 @@ func TestRefreshInTheBackground(t *testing.T) {
 		f := newFixture(t)
 		f.create(t, "acme")
 		f.upstream.SetLifetime(10 * time.Minute)
-		f.wantServed(t, "token-1")
-		time.Sleep(8 * time.Minute)
+		time.Sleep(time.Until(f.token(t, "acme").RefreshAfter))
 		f.wantServed(t, "token-1") // RefreshAfter itself is not after it
 		synctest.Wait()
 		if got, want := f.upstream.Count(), 1; got != want {
@@ -85,7 +84,7 @@ func TestServingDuringARefreshIsCheap(t *testing.T) {
 		f.create(t, "acme")
 		f.upstream.Script(brokertest.Step{}, brokertest.Step{Delay: 5 * time.Second})
 		f.token(t, "acme")
-		time.Sleep(50 * time.Minute)
+		time.Sleep(51 * time.Minute)
 		f.token(t, "acme") // reads the record again
 		synctest.Wait()
 		query := broker.TokenQuery{ClientID: "acme"}
@@ -112,19 +111,19 @@ func TestWhenRefreshingFails(t *testing.T) {
 				f := newFixture(t)
 				f.create(t, "acme")
 				f.upstream.SetLifetime(10 * time.Minute)
-				f.token(t, "acme")
-				expire := time.Now().Add(10 * time.Minute)
+				token := f.token(t, "acme")
+				expire := token.ExpireTime
 				f.upstream.Always(brokertest.Step{Err: rejected(reason)})
-				time.Sleep(8*time.Minute + time.Second)
+				time.Sleep(time.Until(token.RefreshAfter) + time.Second)
 				if got, _ := f.served(t); got != "token-1" { // whether it fails is not known yet
 					t.Errorf("served %q, want token-1", got)
 				}
 				time.Sleep(10 * time.Second)
-				for time.Until(expire) > 10*time.Second {
+				for time.Until(expire) > 30*time.Second {
 					f.wantServed(t, "token-1", broker.ReasonRefreshFailing)
 					time.Sleep(time.Second)
 				}
-				for time.Until(expire) > 2*time.Second { // shorter than min_validity: callers may wait now, but still get it
+				for time.Until(expire) > 2*time.Second { // the mandatory window: callers may wait now, but still get it
 					got, warnings := f.served(t)
 					if got != "token-1" || !slices.Contains(warnings, broker.ReasonRefreshFailing) {
 						t.Fatalf("%v before it expires: %q with %v", time.Until(expire), got, warnings)
@@ -138,6 +137,9 @@ func TestWhenRefreshingFails(t *testing.T) {
 					time.Sleep(time.Second)
 				}
 				f.upstream.Always(brokertest.Step{})
+				if reason == broker.ReasonClientRejected { // parked: somebody has to say that it was mended
+					wantReason(t, "ResetUpstream", f.ResetUpstream(t.Context(), "acme"), "")
+				}
 				time.Sleep(time.Minute)
 				f.wantServed(t, "token-2")
 			})
@@ -205,7 +207,7 @@ func TestStoreDownWithAWarmToken(t *testing.T) {
 				f.token(t, "acme")
 				expire := time.Now().Add(time.Hour)
 				f.store.Always(fault, brokertest.Any)
-				for time.Until(expire) > 10*time.Second {
+				for time.Until(expire) > 30*time.Second {
 					f.wantServed(t, "token-1")
 					time.Sleep(10 * time.Second)
 				}
@@ -237,7 +239,7 @@ func TestAFailingStoreIsNotHammered(t *testing.T) {
 		f := newFixture(t)
 		f.create(t, "acme")
 		f.token(t, "acme")
-		time.Sleep(50 * time.Minute)
+		time.Sleep(51 * time.Minute)
 		f.store.Reset()
 		f.store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any)
 		for range 10_000 {

@@ -85,6 +85,12 @@ func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (Sec
 	if err != nil {
 		return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
 	}
+	if c.Upstream.SingleActiveToken { // it has ended the one that all hold
+		b.publish(ctx, c, key, token)
+	}
+	if err := b.unpark(ctx, c); err != nil { // whoever has a good secret is at work on what was rejected
+		b.log.WarnContext(ctx, "client stays parked", "client", id, "reason", ReasonOf(err))
+	}
 	c, err = b.change(ctx, id, c.Etag(), func(c *Client) (bool, error) {
 		i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == pending.Number })
 		c.Secrets[i].VerifyTime = time.Now().UTC()

@@ -63,7 +63,7 @@ func (b *Broker) readSecret(ctx context.Context, c *Client, version SecretVersio
 	if err != nil {
 		return secret.Value{}, err
 	}
-	record, err := b.store.Read(ctx, key)
+	record, err := b.read(ctx, key)
 	var absent *AbsentError
 	if errors.As(err, &absent) {
 		reason := [...]Reason{ReasonSecretAbsent, ReasonSecretDeleted, ReasonSecretDestroyed, ReasonSecretPruned}[absent.How]

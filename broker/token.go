@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,15 +14,10 @@ import (
 )
 
 const (
-	defaultMinValidity     = 10 * time.Second
 	defaultAssumedLifetime = 5 * time.Minute
 	// maxLifetime keeps arithmetic far from overflow; a token that claims more is
 	// asked for anew after it.
 	maxLifetime = 365 * 24 * time.Hour
-	// refreshWindow and its share of the lifetime say how long before expiry a
-	// refresh in the background begins.
-	maxRefreshWindow   = time.Hour
-	refreshWindowShare = 5
 )
 
 // ExpirySource says how a token's expiry is known.
@@ -54,8 +50,24 @@ type Token struct {
 	ID            string
 	SecretVersion int64
 	warnings      []Warning
+	// clientID is the id of the client that it was got for, generation that client's
+	// TokenGeneration then.
+	clientID   string
+	generation int64
+	// mandatoryAfter is when callers begin to wait for a new one.
+	mandatoryAfter time.Time
+	// expireUnix is ExpireTime by the wall clock, in ns since 1970.
+	expireUnix int64
+	// refreshIn is when the server wants to be asked again; 0 if it did not say.
+	refreshIn time.Duration
+	// limited says that the client may have few tokens at a time.
+	limited bool
+	// used says that it was served to somebody after those it was got for.
+	used atomic.Bool
 	// refreshBegun is when a refresh in the background was last begun, in ns since 1970.
 	refreshBegun atomic.Int64
+	// unreplaced is why no other token could be had lately; nil if nothing is known.
+	unreplaced atomic.Pointer[failure]
 	// derived is what Derived keeps.
 	derived atomic.Value
 }
@@ -81,18 +93,34 @@ type TokenQuery struct {
 	Resources []string
 	// MinValidity is how long the token must still be good; nil takes the default.
 	MinValidity *time.Duration
+	// RejectedTokenID is the ID of a token that the API refused; "" if none was. If
+	// it is the one that is held, another one is asked for, once per hold-down.
+	RejectedTokenID string
 }
 
 // tokenKey says which tokens may be served to whom: never less than this, so that
 // two tenants do not meet, and never the caller.
 type tokenKey struct {
-	uid, settings               string
+	uid                         string
+	settings                    string // hash of the settings, and the generation of tokens
 	scopes, audience, resources string // joined by a space, sorted
+}
+
+// settingsOf is the settings of a client's token keys.
+func settingsOf(c *Client) string {
+	settings := c.Upstream.settingsHash()
+	if c.TokenGeneration > 0 {
+		settings += "#" + strconv.FormatInt(c.TokenGeneration, 10)
+	}
+	return settings
 }
 
 // keyOf resolves a query against a client's settings. SCOPE_NOT_ALLOWED,
 // TARGET_NOT_ALLOWED.
-func keyOf(c *Client, q TokenQuery) (tokenKey, error) {
+func keyOf(c *Client, q TokenQuery) (tokenKey, error) { return keyWith(c, q, settingsOf(c)) }
+
+// keyWith is keyOf where what settingsOf returns is at hand.
+func keyWith(c *Client, q TokenQuery, settings string) (tokenKey, error) {
 	u := c.Upstream
 	scopes, resources, audience := q.Scopes, q.Resources, q.Audience
 	if len(scopes) == 0 {
@@ -110,8 +138,11 @@ func keyOf(c *Client, q TokenQuery) (tokenKey, error) {
 	} else if audience != u.Audience && !slices.Contains(u.AllowedAudiences, audience) {
 		return tokenKey{}, newError(ReasonTargetNotAllowed, c.ID, "audience %q", truncate(audience, 64))
 	}
+	if u.united() {
+		scopes, resources = slices.Concat(u.DefaultScopes, u.AllowedScopes), slices.Concat(u.Resources, u.AllowedResources)
+	}
 	return tokenKey{
-		uid: c.UID, settings: u.settingsHash(),
+		uid: c.UID, settings: settings,
 		scopes: joinSorted(scopes), audience: audience, resources: joinSorted(resources),
 	}, nil
 }
@@ -134,12 +165,20 @@ func joinSorted(list []string) string {
 	return strings.Join(slices.Compact(sorted), " ")
 }
 
-// usableFor reports whether t may be served at now to somebody who wants it to be
-// good for minValidity, which is clamped to half of the lifetime: an answer that
-// never satisfies would be asked for again and again.
-func (t *Token) usableFor(minValidity time.Duration, now time.Time) bool {
-	clamped := min(minValidity, t.ExpireTime.Sub(t.IssueTime)/2)
-	return now.Add(clamped).Before(t.ExpireTime)
+// noteUse marks t as one that is worth refreshing. It writes once, so that callers
+// on many processors do not contend.
+func (t *Token) noteUse() {
+	if !t.used.Load() {
+		t.used.Store(true)
+	}
+}
+
+// unreplacedAt returns why no other token could be had, for a hold-down after that.
+func (t *Token) unreplacedAt(now time.Time) error {
+	if f := t.unreplaced.Load(); f != nil && now.Sub(f.at) < holdDown {
+		return f.err
+	}
+	return nil
 }
 
 // beginRefresh reports whether the caller is the one to refresh t in the
@@ -150,11 +189,12 @@ func (t *Token) beginRefresh(now time.Time) bool {
 	return (since < 0 || since >= holdDown) && t.refreshBegun.CompareAndSwap(last, now.UnixNano())
 }
 
-// newToken turns an answer into a token. TOKEN_EXPIRED, SCOPE_NOT_GRANTED.
-func newToken(c *Client, version SecretVersion, key tokenKey, answer TokenResponse) (*Token, error) {
+// newToken turns an answer into a token of a replica. TOKEN_EXPIRED, SCOPE_NOT_GRANTED.
+func newToken(replica string, c *Client, version SecretVersion, key tokenKey, answer TokenResponse) (*Token, error) {
 	t := &Token{
 		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
 		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
+		limited: c.Upstream.limited(), clientID: c.ID, generation: c.TokenGeneration,
 	}
 	requested := strings.Fields(key.scopes)
 	if t.Scopes == nil {
@@ -171,8 +211,10 @@ func newToken(c *Client, version SecretVersion, key tokenKey, answer TokenRespon
 	if !t.ExpireTime.After(time.Now()) {
 		return nil, newError(ReasonTokenExpired, c.ID, "it expired at %s", t.ExpireTime.UTC().Format(time.RFC3339))
 	}
-	lifetime := t.ExpireTime.Sub(t.IssueTime)
-	t.RefreshAfter = t.ExpireTime.Add(-min(lifetime/refreshWindowShare, maxRefreshWindow))
+	if answer.RefreshIn != nil {
+		t.refreshIn = *answer.RefreshIn
+	}
+	t.setWindows(replica, key)
 	return t, nil
 }
 
@@ -186,7 +228,7 @@ func (t *Token) setExpiry(policy TokenPolicy, answer TokenResponse) {
 	case answer.ExpiresIn != nil:
 		lifetime(*answer.ExpiresIn, ExpiryFromResponse)
 	case isJWT:
-		lifetime(exp.Sub(t.IssueTime), ExpiryFromJWT)
+		lifetime(exp.Sub(t.IssueTime)-answer.skewAt(time.Now()), ExpiryFromJWT)
 	case policy.AssumedLifetime > 0:
 		lifetime(policy.AssumedLifetime, ExpiryFromClient)
 	default:

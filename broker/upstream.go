@@ -47,6 +47,9 @@ type TokenResponse struct {
 	TokenType string
 	// ExpiresIn counts from SentTime; nil when the answer did not say.
 	ExpiresIn *time.Duration
+	// RefreshIn is when the server wants to be asked for the next token, counted
+	// from SentTime (not in an RFC; Microsoft Entra); nil when the answer did not say.
+	RefreshIn *time.Duration
 	// Scopes are the granted scopes, sorted; nil when the answer did not say, which
 	// means "as requested".
 	Scopes []string

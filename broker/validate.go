@@ -28,6 +28,7 @@ const (
 	maxParameters      = 20
 	maxParameterLength = 1024
 	maxRequestIDLength = 64
+	maxTokenIDLength   = 64
 	maxMinValidity     = 24 * time.Hour
 	maxAssumedLifetime = 30 * 24 * time.Hour
 	// maxSettings bounds all settings of a client together, encoded. It leaves room
@@ -104,6 +105,9 @@ func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenP
 	checkLabels(v, "client.labels", labels)
 	checkUpstream(v, "client.", u)
 	checkPolicy(v, "client.token_policy.", p)
+	if p.Unshared && u.limited() {
+		v.add("client.token_policy.unshared", "must be false for a client with issue_budget, max_live_tokens or single_active_token")
+	}
 	if len(*v) > 0 {
 		return
 	}
@@ -160,20 +164,18 @@ func checkScopes(v *violations, field string, scopes []string) {
 		v.add(field, "has %d scopes; at most %d", len(scopes), maxScopes)
 		return
 	}
-	seen := make(map[string]bool, len(scopes))
 	for i, s := range scopes {
-		at := fmt.Sprintf("%s[%d]", field, i)
+		add := func(format string, args ...any) { v.add(fmt.Sprintf("%s[%d]", field, i), format, args...) }
 		switch {
 		case s == "":
-			v.add(at, "is empty")
+			add("is empty")
 		case len(s) > maxScopeLength:
-			v.add(at, "has %d bytes; at most %d", len(s), maxScopeLength)
+			add("has %d bytes; at most %d", len(s), maxScopeLength)
 		case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }):
-			v.add(at, "has a character that a scope cannot have (RFC 6749 §3.3)")
-		case seen[s]:
-			v.add(at, "%q is there twice", s)
+			add("has a character that a scope cannot have (RFC 6749 §3.3)")
+		case slices.Contains(scopes[:i], s): // of a hundred at most; a map would cost each call more
+			add("%q is there twice", s)
 		}
-		seen[s] = true
 	}
 }
 
@@ -220,6 +222,14 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 	checkTargets(v, prefix+"allowed_audiences", u.AllowedAudiences, false)
 	checkTargets(v, prefix+"resources", u.Resources, true)
 	checkTargets(v, prefix+"allowed_resources", u.AllowedResources, true)
+	checkLimits(v, prefix, u)
+	if u.RevocationEndpoint != "" {
+		checkEndpoint(v, prefix+"revocation_endpoint", u.RevocationEndpoint)
+		token, _ := Origin(u.TokenEndpoint)
+		if revocation, err := Origin(u.RevocationEndpoint); err == nil && revocation != token {
+			v.add(prefix+"revocation_endpoint", "must have the origin of token_endpoint: the secret is sent there")
+		}
+	}
 	if len(u.Parameters) > maxParameters {
 		v.add(prefix+"parameters", "has %d entries; at most %d", len(u.Parameters), maxParameters)
 		return

@@ -109,7 +109,7 @@ func (a *attempt) granted(ans answer) (broker.TokenResponse, error) {
 		return malformed(ans.kind + ": " + problem)
 	}
 	return broker.TokenResponse{
-		AccessToken: token, TokenType: tokenType, ExpiresIn: ans.doc.lifetime(), Scopes: scopes,
+		AccessToken: token, TokenType: tokenType, ExpiresIn: ans.doc.seconds("expires_in"), RefreshIn: ans.doc.seconds("refresh_in"), Scopes: scopes,
 		SentTime: a.sent, ServerTime: serverTime(ans.header),
 	}, nil
 }

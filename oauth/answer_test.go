@@ -23,11 +23,15 @@ func TestGrantedAnswers(t *testing.T) {
 		body        string
 		token       string // "at" if empty
 		expiresIn   *time.Duration
+		refreshIn   *time.Duration
 		scopes      []string
 	}{
 		{name: "plain", body: member(`"expires_in":3600`), expiresIn: second(3600)},
 		{name: "string", body: member(`"expires_in":"3599"`), expiresIn: second(3599)},
 		{name: "string with spaces", body: member(`"expires_in":" 60 "`), expiresIn: second(60)},
+		{name: "refresh_in", body: member(`"expires_in":86400,"refresh_in":43200`), expiresIn: second(86400), refreshIn: second(43200)},
+		{name: "refresh_in as string", body: member(`"refresh_in":"43200"`), refreshIn: second(43200)},
+		{name: "refresh_in zero", body: member(`"expires_in":60,"refresh_in":0`), expiresIn: second(60)},
 		{name: "float", body: member(`"expires_in":59.5`), expiresIn: second(59.5)},
 		{name: "exponent", body: member(`"expires_in":3.6e3`), expiresIn: second(3600)},
 		{name: "null", body: member(`"expires_in":null`)},
@@ -86,6 +90,9 @@ func TestGrantedAnswers(t *testing.T) {
 			}
 			if show(got.ExpiresIn) != show(tt.expiresIn) {
 				t.Errorf("ExpiresIn = %s, want %s", show(got.ExpiresIn), show(tt.expiresIn))
+			}
+			if show(got.RefreshIn) != show(tt.refreshIn) {
+				t.Errorf("RefreshIn = %s, want %s", show(got.RefreshIn), show(tt.refreshIn))
 			}
 			if !slices.Equal(got.Scopes, tt.scopes) || (got.Scopes == nil) != (tt.scopes == nil) {
 				t.Errorf("Scopes = %#v, want %#v", got.Scopes, tt.scopes)

@@ -124,16 +124,28 @@ func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (bro
 	if err != nil {
 		return broker.TokenResponse{}, err
 	}
+	var response broker.TokenResponse
+	build := func(ctx context.Context) (*request, error) { return newRequest(ctx, endpoint, req) }
+	err = c.exchange(ctx, endpoint, build, func(a *attempt, res *http.Response) (err error) {
+		response, err = a.read(res)
+		return err
+	})
+	return response, err
+}
+
+// exchange sends what build makes to an endpoint that was checked, and has read judge
+// the answer.
+func (c *Client) exchange(ctx context.Context, endpoint *url.URL, build func(context.Context) (*request, error), read func(*attempt, *http.Response) error) error {
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	seen := new(progress)
-	out, err := newRequest(httptrace.WithClientTrace(limited, seen.trace()), endpoint, req)
+	out, err := build(httptrace.WithClientTrace(limited, seen.trace()))
 	if err != nil {
-		return broker.TokenResponse{}, err
+		return err
 	}
 	transport, err := c.route(endpoint)
 	if err != nil {
-		return broker.TokenResponse{}, err
+		return err
 	}
 	a := &attempt{
 		origin: originOf(endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
@@ -143,10 +155,10 @@ func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (bro
 	// errors do not quote the URL.
 	res, err := transport.RoundTrip(out.Request)
 	if err != nil {
-		return broker.TokenResponse{}, a.failed(err)
+		return a.failed(err)
 	}
 	defer func() { _ = res.Body.Close() }() // nothing depends on how the end of an answer went
-	return a.read(res)
+	return read(a, res)
 }
 
 // attempt is what the parts that judge an answer, or the lack of one, need to know.

@@ -14,7 +14,7 @@ import (
 // knownMembers are the members that are read; the rest is ignored, as RFC 6749
 // §5.1 demands. Names are compared exactly.
 var knownMembers = []string{
-	"access_token", "token_type", "expires_in", "scope", "refresh_token", "id_token", "error", "error_description",
+	"access_token", "token_type", "expires_in", "refresh_in", "scope", "refresh_token", "id_token", "error", "error_description",
 }
 
 // document is the parsed body of an answer: the known members as JSON values, also

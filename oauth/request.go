@@ -40,6 +40,11 @@ func newRequest(ctx context.Context, endpoint *url.URL, req broker.TokenRequest)
 	if len(req.Resources) > 0 {
 		form["resource"] = slices.Clone(req.Resources) // repeats: RFC 8707 §2
 	}
+	return post(ctx, endpoint, form, req)
+}
+
+// post builds a POST of form with the client authentication that req says.
+func post(ctx context.Context, endpoint *url.URL, form url.Values, req broker.TokenRequest) (*request, error) {
 	header := http.Header{
 		"Accept":       {"application/json"}, // some answer in form encoding without it
 		"Content-Type": {"application/x-www-form-urlencoded"},

@@ -55,15 +55,15 @@ func (d document) tokenType() (string, bool) {
 	}
 }
 
-// lifetime returns expires_in, in whatever of its many shapes: a number, a string
-// (errata 5379), a fraction. It is nil when the answer does not say: missing,
-// null, empty, not a number. And nil for zero and below, too: some servers mean
-// "never expires" by 0, some "expired", and what cannot be told apart is unknown;
-// the token itself may know better.
-func (d document) lifetime() *time.Duration {
-	raw := strings.TrimSpace(string(d.members["expires_in"]))
+// seconds returns a duration such as expires_in, in whatever of its many shapes: a
+// number, a string (errata 5379), a fraction. It is nil when the answer does not
+// say: missing, null, empty, not a number. And nil for zero and below, too: some
+// servers mean "never expires" by 0, some "expired", and what cannot be told apart
+// is unknown; the token itself may know better.
+func (d document) seconds(name string) *time.Duration {
+	raw := strings.TrimSpace(string(d.members[name]))
 	if strings.HasPrefix(raw, `"`) {
-		raw = strings.TrimSpace(d.text("expires_in"))
+		raw = strings.TrimSpace(d.text(name))
 	}
 	// ParseFloat also reads hexadecimal, "Inf" and "NaN".
 	if raw == "" || strings.Trim(raw, "0123456789.eE+-") != "" {

@@ -43,7 +43,7 @@ func TestAccess(t *testing.T) {
 				case strings.HasSuffix(m.full, "/WhoAmI") && (as.role != "" || as.name == "unknown name"): // is told its own names
 				case as.role == "":
 					want = codes.Unauthenticated
-				case as.role == server.RoleCaller && m.ours() && !strings.HasSuffix(m.full, "/GetToken"):
+				case as.role == server.RoleCaller && m.ours() && !forCallers(m):
 					want = codes.PermissionDenied
 				}
 				switch got := problemOf(err).code; {
@@ -106,6 +106,11 @@ func TestPlaintextRoles(t *testing.T) {
 	}
 }
 
+// forCallers reports whether the role of callers has the method.
+func forCallers(m method) bool {
+	return strings.HasSuffix(m.full, "/GetToken") || strings.HasSuffix(m.full, "/WatchToken")
+}
+
 // TestARefusalTellsNothing compares what a caller learns of a client that exists
 // and of one that does not: permission comes before existence.
 func TestARefusalTellsNothing(t *testing.T) {
@@ -114,7 +119,7 @@ func TestARefusalTellsNothing(t *testing.T) {
 	for _, identity := range []string{callerIdentity, "spiffe://example.org/stranger"} {
 		p := w.connectTLS(t, a, a.caller(t, identity))
 		for _, m := range registered(t, w.server) {
-			if !m.ours() || identity == callerIdentity && strings.HasSuffix(m.full, "/GetToken") {
+			if !m.ours() || identity == callerIdentity && forCallers(m) {
 				continue
 			}
 			t.Run(identity+m.full, func(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,11 +31,12 @@ type border struct {
 	log         *slog.Logger
 	metrics     *telemetry.Metrics
 	maxDeadline time.Duration
-	maxInFlight int64
-	// inFlight counts the calls under way; those that need no identity have a count
-	// of their own, so that strangers cannot use up what callers need, nor a busy
-	// server fail the health check that keeps it alive.
-	inFlight, anonymous atomic.Int64
+	// What needs no identity is counted by itself, so that strangers cannot use up what
+	// callers need, nor a busy server fail the health check that keeps it alive; and so
+	// are watches, which last.
+	calls, watches, anonymous *pool
+	// watching has the streams whose callers are asked for again.
+	watching watching
 	// stopping ends when the server stops: streams end then, or those of load
 	// balancers would hold the stop up until its grace is over.
 	stopping context.Context
@@ -45,10 +45,6 @@ type border struct {
 	// labels returns a client's labels, for rows that speak of them.
 	labels func(context.Context, string) (map[string]string, error)
 	quotas quotas
-	// callers has what counts the calls of each caller :: name → *bucket. It grows by
-	// what access tables list, and not otherwise.
-	callers   sync.Map
-	perCaller int
 	// strangers bounds the entries and log lines that peers cause whom no table lists;
 	// unrecorded counts those that were left out.
 	strangers  *rate.Limiter
@@ -96,50 +92,6 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	return response, nil
 }
 
-// stream is a grpc.StreamServerInterceptor, for health and reflection.
-func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	c := b.begin(ss.Context(), info.FullMethod, nil)
-	err := b.admit(ss.Context(), c, nil)
-	if err == nil {
-		// A stream reveals while it lasts, so what its end is comes too late.
-		if err = b.record(c, audit.Allowed, ""); err == nil {
-			ctx, cancel := context.WithCancel(ss.Context())
-			defer cancel()
-			defer context.AfterFunc(b.stopping, cancel)()
-			err = handler(srv, &boundStream{ss, ctx})
-			if ctx.Err() != nil && quiet(info.FullMethod) {
-				c.leave()
-				return err // how a watch of health ends
-			}
-		}
-		c.leave()
-	}
-	return b.finish(ss.Context(), c, err)
-}
-
-// boundStream is a stream with a context of its own.
-type boundStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-// Context implements grpc.ServerStream.
-func (s *boundStream) Context() context.Context { return s.ctx }
-
-// RecvMsg implements grpc.ServerStream. It returns when the context ends, which the
-// stream's own would not: reflection waits in it for as long as its peer likes. The
-// message must not be used after an error.
-func (s *boundStream) RecvMsg(m any) error {
-	received := make(chan error, 1)
-	go func() { received <- s.ServerStream.RecvMsg(m) }() // ends with the stream, which the handler's return ends
-	select {
-	case err := <-received:
-		return err
-	case <-s.ctx.Done():
-		return status.FromContextError(s.ctx.Err()).Err()
-	}
-}
-
 // admit counts the call in, if it may pass; whoever calls it then calls leave. Access
 // comes before the limits, so that a stranger learns nothing of our load.
 func (b *border) admit(ctx context.Context, c *call, req any) error {
@@ -147,20 +99,9 @@ func (b *border) admit(ctx context.Context, c *call, req any) error {
 	if err := v.authorize(ctx, c.method, req); err != nil {
 		return err
 	}
-	counted := &b.inFlight
-	if c.need.kind == forNobody {
-		counted = &b.anonymous
-	}
-	c.counted = counted
-	if counted.Add(1) > b.maxInFlight {
-		counted.Add(-1)
-		return &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
-	}
-	if name := v.name(); name != "" && counted == &b.inFlight {
-		if err := c.enter(b.ofCaller(name), "limits.max_concurrent_requests_per_caller"); err != nil {
-			c.leave()
-			return err
-		}
+	c.pool = b.poolOf(c.need)
+	if err := c.pool.enter(c); err != nil {
+		return err
 	}
 	if v.decision.Limits != nil {
 		v.quota = b.quotas.of(v.caller.Table(), v.decision.Limits)
@@ -172,13 +113,15 @@ func (b *border) admit(ctx context.Context, c *call, req any) error {
 	return nil
 }
 
-// ofCaller returns what counts the calls of one caller.
-func (b *border) ofCaller(name string) *bucket {
-	if counted, ok := b.callers.Load(name); ok {
-		return counted.(*bucket)
+func (b *border) poolOf(n need) *pool {
+	switch {
+	case n.kind == forNobody:
+		return b.anonymous
+	case n.permission == access.TokenWatch:
+		return b.watches
+	default:
+		return b.calls
 	}
-	counted, _ := b.callers.LoadOrStore(name, newBucket(0, 0, b.perCaller))
-	return counted.(*bucket)
 }
 
 // enter counts the call in a bucket; leave will count it out.
@@ -193,7 +136,7 @@ func (c *call) enter(b *bucket, what string) error {
 
 // leave counts the call out wherever it was counted in.
 func (c *call) leave() {
-	c.counted.Add(-1)
+	c.pool.underway.Add(-1)
 	for _, b := range c.buckets[:c.entered] {
 		b.leave()
 	}
@@ -220,8 +163,8 @@ type call struct {
 	requestID string
 	traceID   string // "" if the call belongs to no trace
 	started   time.Time
-	// counted is what the call counts in while it is under way.
-	counted *atomic.Int64
+	// pool is what the call counts in while it is under way.
+	pool    *pool
 	buckets [3]*bucket // the caller's, the row's, and the row's for the client
 	entered int
 	// silent says that neither log nor audit log have the call.
@@ -292,6 +235,9 @@ func (c *call) attrs() []slog.Attr {
 // levelOf returns error for what this service or its store is to blame for, warn
 // for what a client's settings or its provider are, info for the peer's faults.
 func levelOf(code codes.Code, reason broker.Reason) slog.Level {
+	if reason == broker.ReasonShuttingDown { // all watches of a server end so
+		return slog.LevelInfo
+	}
 	switch reason.Info().Recovery {
 	case broker.RecoveryFixStore, broker.RecoveryContactOperator:
 		if reason != broker.ReasonInternal { // also what has no reason: gRPC's own answers

@@ -97,8 +97,11 @@ func (c *canary) storeFails(t *testing.T) {
 			if carries, ok := secretMethods(c.secret("acme"))[full]; ok {
 				request = carries
 			}
-			if get, ok := request.(*pb.GetTokenRequest); ok {
-				get.Client = "clients/not-in-memory"
+			switch r := request.(type) { // whose tokens are not in memory
+			case *pb.GetTokenRequest:
+				r.Client = "clients/not-in-memory"
+			case *pb.WatchTokenRequest:
+				r.Client = "clients/not-in-memory"
 			}
 			c.store.Always(fault, brokertest.Any)
 			c.do(t, c.peer, full, request, wantOf(fault))

@@ -84,9 +84,15 @@ func (s *clientService) ListClients(ctx context.Context, req *pb.ListClientsRequ
 
 // settable copies one field of a mask from the settings sent to the client.
 var settable = map[string]func(*broker.Client, settings){
-	"labels":         func(c *broker.Client, s settings) { c.Labels = s.labels },
-	"token_endpoint": func(c *broker.Client, s settings) { c.Upstream.TokenEndpoint = s.upstream.TokenEndpoint },
-	"client_id":      func(c *broker.Client, s settings) { c.Upstream.ClientID = s.upstream.ClientID },
+	"labels":              func(c *broker.Client, s settings) { c.Labels = s.labels },
+	"token_endpoint":      func(c *broker.Client, s settings) { c.Upstream.TokenEndpoint = s.upstream.TokenEndpoint },
+	"revocation_endpoint": func(c *broker.Client, s settings) { c.Upstream.RevocationEndpoint = s.upstream.RevocationEndpoint },
+	"issue_budget":        func(c *broker.Client, s settings) { c.Upstream.IssueBudget = s.upstream.IssueBudget },
+	"issue_budget.tokens": func(c *broker.Client, s settings) { c.Upstream.IssueBudget.Tokens = s.upstream.IssueBudget.Tokens },
+	"issue_budget.period": func(c *broker.Client, s settings) { c.Upstream.IssueBudget.Period = s.upstream.IssueBudget.Period },
+	"max_live_tokens":     func(c *broker.Client, s settings) { c.Upstream.MaxLiveTokens = s.upstream.MaxLiveTokens },
+	"single_active_token": func(c *broker.Client, s settings) { c.Upstream.SingleActiveToken = s.upstream.SingleActiveToken },
+	"client_id":           func(c *broker.Client, s settings) { c.Upstream.ClientID = s.upstream.ClientID },
 	"authentication_method": func(c *broker.Client, s settings) {
 		c.Upstream.Authentication.Method = s.upstream.Authentication.Method
 	},
@@ -113,6 +119,7 @@ var settable = map[string]func(*broker.Client, settings){
 	"token_policy.min_validity":       func(c *broker.Client, s settings) { c.TokenPolicy.MinValidity = s.tokenPolicy.MinValidity },
 	"token_policy.assumed_lifetime":   func(c *broker.Client, s settings) { c.TokenPolicy.AssumedLifetime = s.tokenPolicy.AssumedLifetime },
 	"token_policy.require_all_scopes": func(c *broker.Client, s settings) { c.TokenPolicy.RequireAllScopes = s.tokenPolicy.RequireAllScopes },
+	"token_policy.unshared":           func(c *broker.Client, s settings) { c.TokenPolicy.Unshared = s.tokenPolicy.Unshared },
 	"*": func(c *broker.Client, s settings) {
 		c.Labels, c.Upstream, c.TokenPolicy = s.labels, s.upstream, s.tokenPolicy
 	},
@@ -205,4 +212,16 @@ func (s *clientService) EnableClient(ctx context.Context, req *pb.EnableClientRe
 		return nil, err
 	}
 	return &pb.EnableClientResponse{Client: c}, nil
+}
+
+// ResetUpstream implements ClientService.
+func (s *clientService) ResetUpstream(ctx context.Context, req *pb.ResetUpstreamRequest) (*pb.ResetUpstreamResponse, error) {
+	id, err := clientID("name", req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.broker.ResetUpstream(ctx, id); err != nil {
+		return nil, err
+	}
+	return &pb.ResetUpstreamResponse{}, nil
 }

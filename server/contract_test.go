@@ -113,6 +113,7 @@ func protoName(code codes.Code) string {
 func TestEveryReasonHasACode(t *testing.T) {
 	warnings := []broker.Reason{
 		broker.ReasonTokenShorterThanAsked, broker.ReasonScopesNarrowed, broker.ReasonRefreshFailing, broker.ReasonExpiryAssumed,
+		broker.ReasonTokenRejected,
 	}
 	codes := server.Codes()
 	for _, info := range broker.Reasons() {

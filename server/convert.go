@@ -52,10 +52,14 @@ func settingsFromProto(c *pb.Client) (settings, error) {
 	if err != nil {
 		return settings{}, err
 	}
+	period, err := durationOf("client.issue_budget.period", c.GetIssueBudget().GetPeriod())
+	if err != nil {
+		return settings{}, err
+	}
 	return settings{
 		labels: c.GetLabels(),
 		upstream: broker.Upstream{
-			TokenEndpoint: c.GetTokenEndpoint(), ClientID: c.GetClientId(),
+			TokenEndpoint: c.GetTokenEndpoint(), RevocationEndpoint: c.GetRevocationEndpoint(), ClientID: c.GetClientId(),
 			Authentication: broker.Authentication{
 				Method:           methods[c.GetAuthenticationMethod()],
 				SigningAlgorithm: c.GetAssertion().GetSigningAlgorithm(),
@@ -64,11 +68,13 @@ func settingsFromProto(c *pb.Client) (settings, error) {
 			DefaultScopes: c.GetDefaultScopes(), AllowedScopes: c.GetAllowedScopes(),
 			Audience: c.GetAudience(), AllowedAudiences: c.GetAllowedAudiences(),
 			Resources: c.GetResources(), AllowedResources: c.GetAllowedResources(),
-			Parameters: c.GetParameters(),
+			Parameters:    c.GetParameters(),
+			IssueBudget:   broker.IssueBudget{Tokens: int(c.GetIssueBudget().GetTokens()), Period: orZero(period)},
+			MaxLiveTokens: int(c.GetMaxLiveTokens()), SingleActiveToken: c.GetSingleActiveToken(),
 		},
 		tokenPolicy: broker.TokenPolicy{
 			MinValidity: orZero(minValidity), AssumedLifetime: orZero(assumed),
-			RequireAllScopes: c.GetTokenPolicy().GetRequireAllScopes(),
+			RequireAllScopes: c.GetTokenPolicy().GetRequireAllScopes(), Unshared: c.GetTokenPolicy().GetUnshared(),
 		},
 	}, nil
 }
@@ -106,13 +112,16 @@ func clientToProto(c *broker.Client) *pb.Client {
 	u := c.Upstream
 	message := &pb.Client{
 		Name: "clients/" + c.ID, Uid: c.UID, Labels: c.Labels,
-		TokenEndpoint: u.TokenEndpoint, ClientId: u.ClientID,
+		TokenEndpoint: u.TokenEndpoint, RevocationEndpoint: u.RevocationEndpoint, ClientId: u.ClientID,
 		DefaultScopes: u.DefaultScopes, AllowedScopes: u.AllowedScopes,
 		Audience: u.Audience, AllowedAudiences: u.AllowedAudiences,
 		Resources: u.Resources, AllowedResources: u.AllowedResources, Parameters: u.Parameters,
 		State: states[c.State()], Etag: c.Etag(),
 		CreateTime: timeToProto(c.CreateTime), UpdateTime: timeToProto(c.UpdateTime), DeleteTime: timeToProto(c.DeleteTime),
-		MinSecretVersion: c.MinSecretVersion,
+		MinSecretVersion: c.MinSecretVersion, MaxLiveTokens: int32(u.MaxLiveTokens), SingleActiveToken: u.SingleActiveToken,
+	}
+	if b := u.IssueBudget; !b.IsZero() {
+		message.IssueBudget = &pb.IssueBudget{Tokens: int32(b.Tokens), Period: durationToProto(b.Period)}
 	}
 	for theirs, ours := range methods {
 		if ours == u.Authentication.Method {
@@ -125,6 +134,7 @@ func clientToProto(c *broker.Client) *pb.Client {
 	if p := c.TokenPolicy; p != (broker.TokenPolicy{}) {
 		message.TokenPolicy = &pb.TokenPolicy{
 			MinValidity: durationToProto(p.MinValidity), AssumedLifetime: durationToProto(p.AssumedLifetime), RequireAllScopes: p.RequireAllScopes,
+			Unshared: p.Unshared,
 		}
 	}
 	for _, v := range c.Secrets {

@@ -80,6 +80,7 @@ func (v *visit) add(token *bearer.Identity) {
 	if token == nil {
 		return
 	}
+	v.bearer = token
 	v.peer = access.NewPeer(append(slices.Clone(v.peer.Identities()), token.Name())...)
 	if v.notAfter.IsZero() || token.ExpireTime.Before(v.notAfter) {
 		v.notAfter = token.ExpireTime

@@ -21,7 +21,7 @@ import (
 // demanded is which permissions each method's sample needs, written down once more
 // from docs/access.md: all of them, for the client that it names.
 var demanded = map[string][]string{
-	"GetToken": {"token.get"}, "CreateClient": {"client.write", "secret.stage"}, "GetClient": {"client.read"}, "ListClients": {"client.read"},
+	"GetToken": {"token.get"}, "WatchToken": {"token.watch"}, "RevokeTokens": {"token.revoke"}, "ResetUpstream": {"client.write"}, "CreateClient": {"client.write", "secret.stage"}, "GetClient": {"client.read"}, "ListClients": {"client.read"},
 	"UpdateClient": {"client.write"}, "DeleteClient": {"client.delete"}, "UndeleteClient": {"client.delete"},
 	"DisableClient": {"client.write"}, "EnableClient": {"client.write"},
 	"StageSecret": {"secret.stage"}, "VerifySecret": {"secret.verify"}, "PromoteSecret": {"secret.promote"}, "RetireSecret": {"secret.retire"},

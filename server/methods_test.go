@@ -91,7 +91,7 @@ func (p *peer) invoke(ctx context.Context, m method, request proto.Message, opti
 	if err := stream.RecvMsg(response); err != nil {
 		return nil, err
 	}
-	if m.full == healthpb.Health_Watch_FullMethodName { // has no end
+	if m.full == healthpb.Health_Watch_FullMethodName || m.full == pb.TokenService_WatchToken_FullMethodName { // have no end
 		return response, nil
 	}
 	if err := stream.RecvMsg(m.output.New().Interface()); !errors.Is(err, io.EOF) {
@@ -115,6 +115,9 @@ func sample(t *testing.T, m method) proto.Message {
 	samples := map[string]proto.Message{
 		pb.AccessService_WhoAmI_FullMethodName:               &pb.WhoAmIRequest{},
 		pb.TokenService_GetToken_FullMethodName:              &pb.GetTokenRequest{Client: name},
+		pb.TokenService_WatchToken_FullMethodName:            &pb.WatchTokenRequest{Client: name},
+		pb.TokenService_RevokeTokens_FullMethodName:          &pb.RevokeTokensRequest{Client: name},
+		pb.ClientService_ResetUpstream_FullMethodName:        &pb.ResetUpstreamRequest{Name: name},
 		pb.ClientService_CreateClient_FullMethodName:         &pb.CreateClientRequest{Client: clientMessage("sample"), Secret: clientSecret("a sample")},
 		pb.ClientService_GetClient_FullMethodName:            &pb.GetClientRequest{Name: name},
 		pb.ClientService_ListClients_FullMethodName:          &pb.ListClientsRequest{},

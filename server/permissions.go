@@ -9,6 +9,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -82,7 +83,9 @@ const (
 // needs says what each method demands. A method that is missing is refused; a test
 // compares the table with what the server registers.
 var needs = map[string]need{
-	pb.TokenService_GetToken_FullMethodName: {permission: access.TokenGet, observes: true},
+	pb.TokenService_GetToken_FullMethodName:     {permission: access.TokenGet, observes: true},
+	pb.TokenService_WatchToken_FullMethodName:   {permission: access.TokenWatch, observes: true},
+	pb.TokenService_RevokeTokens_FullMethodName: {permission: access.TokenRevoke},
 
 	pb.ClientService_CreateClient_FullMethodName:   {permission: access.ClientWrite, kind: forNewClient, also: secretOf(access.SecretStage)},
 	pb.ClientService_GetClient_FullMethodName:      {permission: access.ClientRead, observes: true},
@@ -92,6 +95,7 @@ var needs = map[string]need{
 	pb.ClientService_UndeleteClient_FullMethodName: {permission: access.ClientDelete},
 	pb.ClientService_DisableClient_FullMethodName:  {permission: access.ClientWrite},
 	pb.ClientService_EnableClient_FullMethodName:   {permission: access.ClientWrite},
+	pb.ClientService_ResetUpstream_FullMethodName:  {permission: access.ClientWrite},
 
 	pb.RotationService_StageSecret_FullMethodName:        {permission: access.SecretStage},
 	pb.RotationService_VerifySecret_FullMethodName:       {permission: access.SecretVerify},
@@ -134,6 +138,11 @@ type visit struct {
 	// quota counts against the limits of the row that decided; nil if it has none.
 	quota  *quota
 	labels func(context.Context, string) (map[string]string, error)
+	// bearer is who the call's token was verified to stand for; nil without one.
+	bearer *bearer.Identity
+	// recheck has check called with the decision of each later table, until stop is
+	// called or the stream ends with check's error; nil outside of streams.
+	recheck func(check func(*access.Decision) error) (stop func())
 	// problem is why a credential that was shown does not hold; nil if all do.
 	problem error
 	// notAfter is when the first of the peer's credentials expire; zero if they do not.

@@ -90,6 +90,30 @@ var contract = map[string][]provocation{
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", undelete("nobody")},
 		{"active", codes.FailedPrecondition, broker.ReasonClientNotDeleted, "", undelete("acme")},
 	},
+	"WatchToken": {
+		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", watchToken("acme", nil)},
+		{"bad scope", codes.InvalidArgument, broker.ReasonInvalidRequest, "scopes[0]", watchToken("clients/acme", func(r *pb.WatchTokenRequest) { r.Scopes = []string{"b c"} })},
+		{"scope", codes.PermissionDenied, broker.ReasonScopeNotAllowed, "", watchToken("clients/acme", func(r *pb.WatchTokenRequest) { r.Scopes = []string{"admin"} })},
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", watchToken("clients/nobody", nil)},
+		{"disabled", codes.FailedPrecondition, broker.ReasonClientDisabled, "", after(disable, watchToken("clients/acme", nil))},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, watchToken("clients/acme", nil))},
+		{"disabled meanwhile", codes.FailedPrecondition, broker.ReasonClientDisabled, "", meanwhile(disable)},
+		{"deleted meanwhile", codes.FailedPrecondition, broker.ReasonClientDeleted, "", meanwhile(remove)},
+		{"other scopes by default", codes.Aborted, broker.ReasonConcurrentChange, "", otherDefault},
+		{"store down", codes.Unavailable, broker.ReasonStoreUnreachable, "", after(storeFails(broker.ReasonStoreUnreachable), watchToken("clients/acme", nil))},
+		{"shutting down", codes.Unavailable, broker.ReasonShuttingDown, "", meanwhile(func(t *testing.T, w *world) { go func() { _ = w.stop() }() })},
+		{"upstream limits", codes.ResourceExhausted, broker.ReasonUpstreamRateLimited, "", after(upstreamFails(broker.ReasonUpstreamRateLimited, time.Minute), watchToken("clients/acme", nil))},
+	},
+	"RevokeTokens": {
+		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", revokeTokens("acme")},
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", revokeTokens("clients/nobody")},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, revokeTokens("clients/acme"))},
+		{"store down", codes.Unavailable, broker.ReasonStoreUnreachable, "", after(storeFails(broker.ReasonStoreUnreachable), revokeTokens("clients/acme"))},
+	},
+	"ResetUpstream": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", resetUpstream("nobody")},
+		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, resetUpstream("acme"))},
+	},
 	"DisableClient": {
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", setDisabled("nobody", true)},
 		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, setDisabled("acme", true))},
@@ -176,6 +200,52 @@ func getToken(name string, edit func(*pb.GetTokenRequest)) act {
 			edit(request)
 		}
 		_, err := w.tokens.GetToken(t.Context(), request)
+		return err
+	})
+}
+
+// watchToken returns how a watch ends, or that it does not.
+func watchToken(name string, edit func(*pb.WatchTokenRequest)) act {
+	return call(func(t *testing.T, w *world) error {
+		request := &pb.WatchTokenRequest{Client: name}
+		if edit != nil {
+			edit(request)
+		}
+		stream, err := w.tokens.WatchToken(t.Context(), request)
+		if err != nil {
+			return err
+		}
+		_, err = stream.Recv()
+		return err
+	})
+}
+
+// meanwhile changes something once a watch has its first token, and returns how it ends.
+func meanwhile(change func(t *testing.T, w *world)) act {
+	return call(func(t *testing.T, w *world) error {
+		stream, err := w.tokens.WatchToken(t.Context(), &pb.WatchTokenRequest{Client: "clients/acme"})
+		if err != nil {
+			return err
+		}
+		if _, err := stream.Recv(); err != nil {
+			t.Fatalf("the first token: %v", err)
+		}
+		change(t, w)
+		_, err = stream.Recv()
+		return err
+	})
+}
+
+func revokeTokens(name string) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.tokens.RevokeTokens(t.Context(), &pb.RevokeTokensRequest{Client: name})
+		return err
+	})
+}
+
+func resetUpstream(id string) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.clients.ResetUpstream(t.Context(), &pb.ResetUpstreamRequest{Name: "clients/" + id})
 		return err
 	})
 }

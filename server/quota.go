@@ -50,6 +50,38 @@ func (q *quotas) of(table *access.Table, limits *access.Limits) *quota {
 	return count.(*quota)
 }
 
+// pool bounds the calls of one kind: in all, and of one caller. Safe for concurrent use.
+type pool struct {
+	most      int64
+	perCaller int // 0 for calls whose callers are not told apart
+	// what is the limit of one caller, as the configuration spells it.
+	what     string
+	underway atomic.Int64
+	// callers is name → *bucket. It grows by what access tables list, and not otherwise.
+	callers sync.Map
+}
+
+// enter counts a call in, TOO_MANY_REQUESTS if it is one too many.
+func (p *pool) enter(c *call) error {
+	if p.underway.Add(1) > p.most {
+		p.underway.Add(-1)
+		return &broker.Error{Reason: broker.ReasonTooManyRequests, RetryAfter: time.Second}
+	}
+	name := c.visit.name()
+	if name == "" || p.perCaller == 0 {
+		return nil
+	}
+	caller, ok := p.callers.Load(name)
+	if !ok {
+		caller, _ = p.callers.LoadOrStore(name, newBucket(0, 0, p.perCaller))
+	}
+	if err := c.enter(caller.(*bucket), p.what); err != nil {
+		p.underway.Add(-1)
+		return err
+	}
+	return nil
+}
+
 // bucket bounds rate and concurrency. Safe for concurrent use.
 type bucket struct {
 	rate       *rate.Limiter // nil for no bound

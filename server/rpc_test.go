@@ -52,7 +52,9 @@ func fullClient(id string) *pb.Client {
 		DefaultScopes:        []string{"read"}, AllowedScopes: []string{"write"},
 		Audience: "https://api.example.com", AllowedAudiences: []string{"https://other.example.com"},
 		Resources: []string{"https://api.example.com/a"}, AllowedResources: []string{"https://api.example.com/b"},
-		Parameters:  map[string]string{"tenant": "t1"},
+		Parameters:         map[string]string{"tenant": "t1"},
+		RevocationEndpoint: "https://auth.example.com/revoke",
+		IssueBudget:        &pb.IssueBudget{Tokens: 10, Period: durationpb.New(time.Hour)}, MaxLiveTokens: 5,
 		TokenPolicy: &pb.TokenPolicy{MinValidity: durationpb.New(20 * second), AssumedLifetime: durationpb.New(time.Hour), RequireAllScopes: true},
 	}
 }
@@ -135,7 +137,9 @@ func otherClient(id string) *pb.Client {
 		DefaultScopes:        []string{"admin"}, AllowedScopes: []string{"delete"},
 		Audience: "https://api2.example.com", AllowedAudiences: []string{"https://other2.example.com"},
 		Resources: []string{"https://api.example.com/c"}, AllowedResources: []string{"https://api.example.com/d"},
-		Parameters:  map[string]string{"tenant": "t2"},
+		Parameters:         map[string]string{"tenant": "t2"},
+		RevocationEndpoint: "https://auth.example.com/v2/revoke",
+		IssueBudget:        &pb.IssueBudget{Tokens: 20, Period: durationpb.New(2 * time.Hour)}, MaxLiveTokens: 7,
 		TokenPolicy: &pb.TokenPolicy{MinValidity: durationpb.New(30 * second), AssumedLifetime: durationpb.New(2 * time.Hour)},
 	}
 }
@@ -158,7 +162,7 @@ func TestUpdateClientTakesTheFieldsOfTheMask(t *testing.T) {
 		}
 		return true
 	})
-	if got, want := len(paths), 20; got != want {
+	if got, want := len(paths), 26; got != want {
 		t.Fatalf("got %d paths %q, want %d: does fullClient set every field?", got, paths, want)
 	}
 	for i, path := range paths {
@@ -179,6 +183,28 @@ func TestUpdateClientTakesTheFieldsOfTheMask(t *testing.T) {
 				t.Errorf("after the update:\ngot  %v\nwant %v", got, want)
 			}
 		})
+	}
+}
+
+// TestFieldsThatExcludeOthers are those that TestUpdateClientTakesTheFieldsOfTheMask
+// cannot set beside all others.
+func TestFieldsThatExcludeOthers(t *testing.T) {
+	w := newWorld(t, setup{})
+	w.register(t, w.peer, "acme")
+	for path, message := range map[string]*pb.Client{
+		"single_active_token":   {SingleActiveToken: true},
+		"token_policy.unshared": {TokenPolicy: &pb.TokenPolicy{Unshared: true}},
+	} {
+		sent := proto.CloneOf(message)
+		sent.Name = "clients/acme"
+		response, err := w.clients.UpdateClient(t.Context(), &pb.UpdateClientRequest{Client: sent, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{path}}})
+		must(t, err)
+		if got := response.GetClient(); !got.GetSingleActiveToken() && !got.GetTokenPolicy().GetUnshared() {
+			t.Errorf("%s: got %v, want it set", path, got)
+		}
+		sent.SingleActiveToken, sent.TokenPolicy = false, nil
+		_, err = w.clients.UpdateClient(t.Context(), &pb.UpdateClientRequest{Client: sent, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{path}}})
+		must(t, err)
 	}
 }
 
@@ -334,11 +360,15 @@ func TestGetTokenOverMTLS(t *testing.T) {
 	if want := []string{"SCOPES_NARROWED", "TOKEN_SHORTER_THAN_ASKED"}; !slices.Equal(reasons, want) {
 		t.Errorf("got warnings %q, want %q", reasons, want)
 	}
+	refreshAfter := got.GetRefreshAfter().AsTime()
+	if after := refreshAfter.Sub(asked.Time); after < 45*time.Minute || after > 51*time.Minute {
+		t.Errorf("refresh_after is %v after the request, want 48 minutes and some jitter", after)
+	}
 	sum := sha256.Sum256([]byte("token-1"))
 	want := &pb.GetTokenResponse{
 		AccessToken: "token-1", TokenType: "Bearer", IssueTime: timestamppb.New(asked.Time),
 		ExpireTime: timestamppb.New(asked.Time.Add(time.Hour)), ExpirySource: pb.ExpirySource_EXPIRY_SOURCE_RESPONSE,
-		RefreshAfter: timestamppb.New(asked.Time.Add(48 * time.Minute)), Scopes: []string{"read"},
+		RefreshAfter: timestamppb.New(refreshAfter), Scopes: []string{"read"},
 		TokenId: hex.EncodeToString(sum[:8]), SecretVersion: 1, Warnings: got.GetWarnings(),
 	}
 	if !proto.Equal(got, want) {

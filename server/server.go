@@ -47,6 +47,10 @@ type Limits struct {
 	// MaxConcurrentRequestsPerCaller bounds those of one caller, so that no caller alone
 	// can use up the server; default a quarter of MaxConcurrentRequests, but at least 1.
 	MaxConcurrentRequestsPerCaller int `yaml:"max_concurrent_requests_per_caller"`
+	// MaxWatches bounds the streams of WatchToken; default 16,384. MaxWatchesPerCaller
+	// bounds those of one caller; default a quarter, but at least 1.
+	MaxWatches          int `yaml:"max_watches"`
+	MaxWatchesPerCaller int `yaml:"max_watches_per_caller"`
 	// MaxConcurrentStreams bounds the calls under way on one connection; default 1,024.
 	MaxConcurrentStreams int `yaml:"max_concurrent_streams"`
 	// MaxConnections bounds the open connections; default 10,000.
@@ -60,7 +64,7 @@ type Limits struct {
 func (l *Limits) setDefaults() {
 	for field, value := range map[*int]int{
 		&l.MaxMessageBytes: 2 << 20, &l.MaxConcurrentRequests: 8192, &l.MaxConcurrentStreams: 1024,
-		&l.MaxConnections: 10_000, &l.MaxConnectionsPerPeer: 1000,
+		&l.MaxConnections: 10_000, &l.MaxConnectionsPerPeer: 1000, &l.MaxWatches: 16384,
 	} {
 		if *field <= 0 {
 			*field = value
@@ -68,6 +72,9 @@ func (l *Limits) setDefaults() {
 	}
 	if l.MaxConcurrentRequestsPerCaller <= 0 {
 		l.MaxConcurrentRequestsPerCaller = max(1, l.MaxConcurrentRequests/4)
+	}
+	if l.MaxWatchesPerCaller <= 0 {
+		l.MaxWatchesPerCaller = max(1, l.MaxWatches/4)
 	}
 	for field, value := range map[*time.Duration]time.Duration{&l.MaxDeadline: time.Minute, &l.ShutdownGrace: 20 * time.Second} {
 		if *field <= 0 {
@@ -115,6 +122,7 @@ type Server struct {
 	log         *slog.Logger
 	identities  *identity.Credentials
 	connections *identity.Connections
+	border      *border
 	grace       time.Duration
 	// endStreams ends health watches, which would outlast a graceful stop.
 	endStreams context.CancelFunc
@@ -152,11 +160,18 @@ func New(cfg Config) (*Server, error) {
 	}
 	border := &border{
 		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
-		maxInFlight: int64(cfg.Limits.MaxConcurrentRequests), stopping: stopping,
-		perCaller: cfg.Limits.MaxConcurrentRequestsPerCaller, strangers: rate.NewLimiter(strangersPerSecond, strangersBurst),
-		table: table, labels: cfg.Broker.Labels, audit: cfg.Audit, bearer: cfg.Bearer,
+		calls: &pool{
+			most: int64(cfg.Limits.MaxConcurrentRequests), perCaller: cfg.Limits.MaxConcurrentRequestsPerCaller,
+			what: "limits.max_concurrent_requests_per_caller",
+		},
+		watches:   &pool{most: int64(cfg.Limits.MaxWatches), perCaller: cfg.Limits.MaxWatchesPerCaller, what: "limits.max_watches_per_caller"},
+		anonymous: &pool{most: int64(cfg.Limits.MaxConcurrentRequests)},
+		watching:  watching{streams: map[*watchedStream]bool{}}, stopping: stopping,
+		strangers: rate.NewLimiter(strangersPerSecond, strangersBurst),
+		table:     table, labels: cfg.Broker.Labels, audit: cfg.Audit, bearer: cfg.Bearer,
 		recovered: recovery.UnaryServerInterceptor(onPanic(cfg.Logger)),
 	}
+	s.border = border
 	s.grpc = grpc.NewServer(append(append(options(border, cfg.Limits, cfg.Logger), grpc.Creds(creds)), cfg.Tracing.ServerOptions(traced)...)...)
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
@@ -269,6 +284,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if s.identities.TLS != nil {
 		owned.Go(func() { _ = s.identities.TLS.Run(looking) }) // ends with looking, in no other way
 	}
+	owned.Go(func() { s.border.recheck(looking) })
 	served := make(chan error, len(listeners))
 	for _, listener := range listeners {
 		owned.Go(func() { served <- s.grpc.Serve(s.connections.Listen(listener)) })

@@ -105,6 +105,8 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonTokenTypeUnsupported:   codes.FailedPrecondition,
 	broker.ReasonScopeNotGranted:        codes.FailedPrecondition,
 	broker.ReasonTokenExpired:           codes.FailedPrecondition,
+	broker.ReasonIssuanceBudgetSpent:    codes.ResourceExhausted,
+	broker.ReasonLiveTokensSpent:        codes.ResourceExhausted,
 }
 
 // Code returns the gRPC code of a reason; Internal for one that never is an error.

@@ -2,14 +2,17 @@ package server
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -33,19 +36,32 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	}
 	started := time.Now()
 	v := visitOf(ctx)
-	query, err := v.decision.Query(broker.TokenQuery{
-		ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(), MinValidity: minValidity,
+	query, err := v.query(broker.TokenQuery{
+		ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(),
+		MinValidity: minValidity, RejectedTokenID: req.GetRejectedTokenId(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	if v.quota != nil {
-		if err := v.quota.askFor(id, query.Scopes); err != nil {
-			return nil, err
-		}
-	}
 	token, warnings, err := s.broker.GetToken(ctx, query)
 	if err != nil {
+		return nil, err
+	}
+	return s.handOut(v, token, warnings, started)
+}
+
+// query returns what the row of the access table makes of a query, and counts it.
+func (v *visit) query(asked broker.TokenQuery) (broker.TokenQuery, error) {
+	query, err := v.decision.Query(asked)
+	if err == nil && v.quota != nil {
+		err = v.quota.askFor(query.ClientID, query.Scopes)
+	}
+	return query, err
+}
+
+// handOut notes for the audit log what is handed out, and makes the response.
+func (s *tokenService) handOut(v *visit, token *broker.Token, warnings []broker.Warning, started time.Time) (*pb.GetTokenResponse, error) {
+	if err := v.decision.Covers(token); err != nil {
 		return nil, err
 	}
 	v.token, v.servedFrom = token, servedFrom(token, started)
@@ -56,6 +72,60 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	response := newResponse(token)
 	response.Warnings = warningsToProto(warnings)
 	return response, nil
+}
+
+// WatchToken implements TokenService.
+func (s *tokenService) WatchToken(req *pb.WatchTokenRequest, stream grpc.ServerStreamingServer[pb.WatchTokenResponse]) error {
+	id, err := clientID("client", req.GetClient())
+	if err != nil {
+		return err
+	}
+	ctx, started := stream.Context(), time.Now()
+	v := visitOf(ctx)
+	asked := broker.TokenQuery{ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources()}
+	query, err := v.query(asked)
+	if err != nil {
+		return err
+	}
+	defer v.recheck(func(d *access.Decision) error {
+		now, err := d.Query(asked)
+		if err == nil && !sameToken(now, query) {
+			err = &broker.Error{Reason: broker.ReasonConcurrentChange, Client: id, Detail: "the access table gives the caller another token now"}
+		}
+		return err
+	})()
+	for token, err := range s.broker.Watch(ctx, query) {
+		if err != nil {
+			return err
+		}
+		response, err := s.handOut(v, token, nil, started)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&pb.WatchTokenResponse{Token: response}); err != nil {
+			return err
+		}
+		started = time.Now()
+	}
+	return context.Cause(ctx)
+}
+
+// sameToken reports whether two queries of one client are for the same token.
+func sameToken(a, b broker.TokenQuery) bool {
+	return slices.Equal(a.Scopes, b.Scopes) && a.Audience == b.Audience && slices.Equal(a.Resources, b.Resources)
+}
+
+// RevokeTokens implements TokenService.
+func (s *tokenService) RevokeTokens(ctx context.Context, req *pb.RevokeTokensRequest) (*pb.RevokeTokensResponse, error) {
+	id, err := clientID("client", req.GetClient())
+	if err != nil {
+		return nil, err
+	}
+	did, err := s.broker.RevokeTokens(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.RevokeTokensResponse{DroppedCount: int32(did.Dropped), RevokedCount: int32(did.Revoked)}, nil
 }
 
 // servedFrom says whether a token was there before the call or made during it.

@@ -99,7 +99,9 @@ func (m *Memory) List(ctx context.Context, prefix string) ([]string, error) {
 		return nil, err
 	}
 	names := map[string]bool{}
-	for _, key := range m.Keys() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key := range m.entries {
 		rest, ok := strings.CutPrefix(key, prefix)
 		if !ok || rest == "" {
 			continue

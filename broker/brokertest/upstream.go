@@ -47,9 +47,15 @@ type Upstream struct {
 	always   Step
 	requests []Request
 	issued   int
+	revoked  []broker.RevocationRequest
+	// refusal is what revocations are answered with; nil succeeds.
+	refusal error
 }
 
-var _ broker.RequestToken = (*Upstream)(nil).RequestToken
+var (
+	_ broker.RequestToken = (*Upstream)(nil).RequestToken
+	_ broker.RevokeToken  = (*Upstream)(nil).RevokeToken
+)
 
 // NewUpstream returns a server that knows nobody and whose tokens live for
 // [DefaultLifetime].
@@ -174,4 +180,29 @@ func (u *Upstream) issue(req broker.TokenRequest) (broker.TokenResponse, error) 
 		response.ExpiresIn = &lifetime
 	}
 	return response, nil
+}
+
+// RevokeToken implements [broker.RevokeToken].
+func (u *Upstream) RevokeToken(_ context.Context, req broker.RevocationRequest) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	req.Secret = secret.New(req.Secret.Reveal()) // the caller may wipe its own
+	if u.refusal == nil {
+		u.revoked = append(u.revoked, req)
+	}
+	return u.refusal
+}
+
+// RefuseRevocations answers revocations with err from now on; nil ends that.
+func (u *Upstream) RefuseRevocations(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.refusal = err
+}
+
+// Revoked returns the revocations that succeeded, in the order of arrival.
+func (u *Upstream) Revoked() []broker.RevocationRequest {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.revoked)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/strictyaml"
 	"github.com/tokenbroker/tokenbroker/server"
@@ -27,6 +28,7 @@ type config struct {
 	Audit    auditConfig     `yaml:"audit"`
 	Store    storeConfig     `yaml:"store"`
 	Upstream upstreamConfig  `yaml:"upstream"`
+	Tokens   tokensConfig    `yaml:"tokens"`
 	Limits   server.Limits   `yaml:"limits"`
 	Admin    adminConfig     `yaml:"admin"`
 	Tracing  tracingConfig   `yaml:"tracing"`
@@ -56,6 +58,35 @@ type upstreamConfig struct {
 	InsecureHTTPLoopback bool `yaml:"insecure_http_loopback"`
 	// AllowedAddresses are private ranges that may be connected to, such as 10.0.0.0/8.
 	AllowedAddresses []string `yaml:"allowed_addresses"`
+}
+
+// tokensConfig says how tokens are got and kept.
+type tokensConfig struct {
+	// KeepSecret is how long a secret that was read for a token stays in memory, to get
+	// tokens while the store is away; 1 h by default, 0 keeps none.
+	KeepSecret time.Duration `yaml:"keep_secret"`
+	// Unshared makes each replica get tokens of its own.
+	Unshared bool `yaml:"unshared"`
+	// MaxRequests bounds the requests to authorization servers that are under way,
+	// MaxRequestsPerEndpoint those to one token endpoint; 256 and 32 by default.
+	MaxRequests            int `yaml:"max_requests"`
+	MaxRequestsPerEndpoint int `yaml:"max_requests_per_endpoint"`
+}
+
+const (
+	defaultKeepSecret = time.Hour
+	mostKeepSecret    = 24 * time.Hour
+)
+
+func (c *tokensConfig) validate(add func(key, format string, args ...any)) {
+	if c.KeepSecret < 0 || c.KeepSecret > mostKeepSecret {
+		add("tokens.keep_secret", "is %v; it must lie between 0 and %v", c.KeepSecret, mostKeepSecret)
+	}
+	for key, value := range map[string]int{"tokens.max_requests": c.MaxRequests, "tokens.max_requests_per_endpoint": c.MaxRequestsPerEndpoint} {
+		if value < 0 {
+			add(key, "is negative")
+		}
+	}
 }
 
 // prefixes returns AllowedAddresses parsed; add is told of each that is no range.
@@ -157,8 +188,10 @@ func (cfg *config) validate() []strictyaml.Problem {
 	cfg.Store.validate(add)
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
 	cfg.Upstream.prefixes(add)
+	cfg.Tokens.validate(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
+		"limits.max_watches": cfg.Limits.MaxWatches, "limits.max_watches_per_caller": cfg.Limits.MaxWatchesPerCaller,
 		"limits.max_concurrent_requests_per_caller": cfg.Limits.MaxConcurrentRequestsPerCaller,
 		"limits.max_concurrent_streams":             cfg.Limits.MaxConcurrentStreams, "limits.max_connections": cfg.Limits.MaxConnections,
 		"limits.max_connections_per_peer": cfg.Limits.MaxConnectionsPerPeer, "limits.max_deadline": int(cfg.Limits.MaxDeadline),

@@ -75,7 +75,9 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
-		CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint, CarryTrace: s.tracing.CarryTrace, Logger: log,
+		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
+		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
+		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 	})
 	if err != nil {
 		return nil, err
@@ -230,6 +232,7 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 		owned.Go(func() { auditErr = s.audit.Run(looking) })
 	}
 	owned.Go(func() { s.reloadOnHangup(looking) })
+	owned.Go(func() { _ = s.broker.Run(looking) }) // ends with looking, in no other way
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}

@@ -126,6 +126,24 @@ func (d *Decision) values(q broker.TokenQuery, asked []string, r *Restriction, w
 	return asked, nil
 }
 
+// Covers returns SCOPE_NOT_ALLOWED for a token with a scope that the row does not let
+// the caller have: authorization servers may grant more than they are asked for, and
+// some clients share one token of all their scopes.
+func (d *Decision) Covers(t *broker.Token) error {
+	if d.Scopes == nil {
+		return nil
+	}
+	for _, scope := range t.Scopes {
+		if !d.Scopes.allows(scope) {
+			return &broker.Error{
+				Reason: broker.ReasonScopeNotAllowed,
+				Detail: fmt.Sprintf("the token has the scope %.64q, which %v does not allow", scope, d.Row),
+			}
+		}
+	}
+	return nil
+}
+
 // refusal names the value in a bounded form; it is the peer's own.
 func (d *Decision) refusal(q broker.TokenQuery, what, value string, reason broker.Reason) error {
 	detail := fmt.Sprintf("%v has no default %s; the request must name one", d.Row, what)

@@ -111,7 +111,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		code   codes.Code
 	}{
 		{"a caller", n.caller, func(name string) bool {
-			return name == pb.TokenService_GetToken_FullMethodName || identified(name) || reflection(name)
+			return name == pb.TokenService_GetToken_FullMethodName || name == pb.TokenService_WatchToken_FullMethodName || identified(name) || reflection(name)
 		}, "CALLER_NOT_ALLOWED", codes.PermissionDenied},
 		{"an operator", n.operator, func(string) bool { return true }, "", codes.OK},
 		{"nobody: no certificate", s.dial(t, n.address, nil), health, "CALLER_UNAUTHENTICATED", codes.Unauthenticated},

@@ -198,8 +198,21 @@ type Client struct {
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
 	// Output only. Tokens that were got with a lower secret version are not served.
 	MinSecretVersion int64 `protobuf:"varint,22,opt,name=min_secret_version,json=minSecretVersion,proto3" json:"min_secret_version,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Optional. Where tokens are revoked (RFC 7009): an absolute https URL of the
+	// token endpoint's origin. Without it RevokeTokens only stops serving them.
+	RevocationEndpoint string `protobuf:"bytes,23,opt,name=revocation_endpoint,json=revocationEndpoint,proto3" json:"revocation_endpoint,omitempty"`
+	// Optional. How many tokens the authorization server issues in a period. All
+	// replicas keep to it together; tokens are then not refreshed before their end.
+	IssueBudget *IssueBudget `protobuf:"bytes,24,opt,name=issue_budget,json=issueBudget,proto3" json:"issue_budget,omitempty"`
+	// Optional. How many tokens the authorization server lets live at a time, up to
+	// 1,000; 0 is no bound. Callers then share tokens with all scopes and resources
+	// of the client, whichever of them they ask for.
+	MaxLiveTokens int32 `protobuf:"varint,25,opt,name=max_live_tokens,json=maxLiveTokens,proto3" json:"max_live_tokens,omitempty"`
+	// Optional. Whether a new token ends the one before it. Callers then share one
+	// token, as with `max_live_tokens`.
+	SingleActiveToken bool `protobuf:"varint,26,opt,name=single_active_token,json=singleActiveToken,proto3" json:"single_active_token,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Client) Reset() {
@@ -386,6 +399,89 @@ func (x *Client) GetMinSecretVersion() int64 {
 	return 0
 }
 
+func (x *Client) GetRevocationEndpoint() string {
+	if x != nil {
+		return x.RevocationEndpoint
+	}
+	return ""
+}
+
+func (x *Client) GetIssueBudget() *IssueBudget {
+	if x != nil {
+		return x.IssueBudget
+	}
+	return nil
+}
+
+func (x *Client) GetMaxLiveTokens() int32 {
+	if x != nil {
+		return x.MaxLiveTokens
+	}
+	return 0
+}
+
+func (x *Client) GetSingleActiveToken() bool {
+	if x != nil {
+		return x.SingleActiveToken
+	}
+	return false
+}
+
+// IssueBudget bounds how many tokens are issued.
+type IssueBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Tokens in a period: 1 to 1,000.
+	Tokens int32 `protobuf:"varint,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	// Required. Length of the sliding window: 1 s to 31 days.
+	Period        *durationpb.Duration `protobuf:"bytes,2,opt,name=period,proto3" json:"period,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueBudget) Reset() {
+	*x = IssueBudget{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueBudget) ProtoMessage() {}
+
+func (x *IssueBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueBudget.ProtoReflect.Descriptor instead.
+func (*IssueBudget) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *IssueBudget) GetTokens() int32 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *IssueBudget) GetPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
 // AssertionSettings shape the assertion of PRIVATE_KEY_JWT.
 type AssertionSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -402,7 +498,7 @@ type AssertionSettings struct {
 
 func (x *AssertionSettings) Reset() {
 	*x = AssertionSettings{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +510,7 @@ func (x *AssertionSettings) String() string {
 func (*AssertionSettings) ProtoMessage() {}
 
 func (x *AssertionSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +523,7 @@ func (x *AssertionSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssertionSettings.ProtoReflect.Descriptor instead.
 func (*AssertionSettings) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{1}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AssertionSettings) GetSigningAlgorithm() string {
@@ -461,13 +557,17 @@ type TokenPolicy struct {
 	// Optional. Whether a token that was granted fewer scopes than asked for is an
 	// error; by default it is served with the warning SCOPES_NARROWED.
 	RequireAllScopes bool `protobuf:"varint,3,opt,name=require_all_scopes,json=requireAllScopes,proto3" json:"require_all_scopes,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Optional. Whether each replica gets tokens of its own, which then never lie in
+	// the store, instead of sharing them. Not with an issue budget or a bound on live
+	// tokens, which all replicas must keep to together.
+	Unshared      bool `protobuf:"varint,4,opt,name=unshared,proto3" json:"unshared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TokenPolicy) Reset() {
 	*x = TokenPolicy{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +579,7 @@ func (x *TokenPolicy) String() string {
 func (*TokenPolicy) ProtoMessage() {}
 
 func (x *TokenPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +592,7 @@ func (x *TokenPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenPolicy.ProtoReflect.Descriptor instead.
 func (*TokenPolicy) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{2}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TokenPolicy) GetMinValidity() *durationpb.Duration {
@@ -516,6 +616,13 @@ func (x *TokenPolicy) GetRequireAllScopes() bool {
 	return false
 }
 
+func (x *TokenPolicy) GetUnshared() bool {
+	if x != nil {
+		return x.Unshared
+	}
+	return false
+}
+
 // CreateClientRequest registers a client.
 type CreateClientRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -533,7 +640,7 @@ type CreateClientRequest struct {
 
 func (x *CreateClientRequest) Reset() {
 	*x = CreateClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +652,7 @@ func (x *CreateClientRequest) String() string {
 func (*CreateClientRequest) ProtoMessage() {}
 
 func (x *CreateClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +665,7 @@ func (x *CreateClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClientRequest.ProtoReflect.Descriptor instead.
 func (*CreateClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{3}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateClientRequest) GetClient() *Client {
@@ -593,7 +700,7 @@ type CreateClientResponse struct {
 
 func (x *CreateClientResponse) Reset() {
 	*x = CreateClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +712,7 @@ func (x *CreateClientResponse) String() string {
 func (*CreateClientResponse) ProtoMessage() {}
 
 func (x *CreateClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +725,7 @@ func (x *CreateClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClientResponse.ProtoReflect.Descriptor instead.
 func (*CreateClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{4}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateClientResponse) GetClient() *Client {
@@ -639,7 +746,7 @@ type GetClientRequest struct {
 
 func (x *GetClientRequest) Reset() {
 	*x = GetClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +758,7 @@ func (x *GetClientRequest) String() string {
 func (*GetClientRequest) ProtoMessage() {}
 
 func (x *GetClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +771,7 @@ func (x *GetClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientRequest.ProtoReflect.Descriptor instead.
 func (*GetClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{5}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetClientRequest) GetName() string {
@@ -685,7 +792,7 @@ type GetClientResponse struct {
 
 func (x *GetClientResponse) Reset() {
 	*x = GetClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +804,7 @@ func (x *GetClientResponse) String() string {
 func (*GetClientResponse) ProtoMessage() {}
 
 func (x *GetClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +817,7 @@ func (x *GetClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientResponse.ProtoReflect.Descriptor instead.
 func (*GetClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{6}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetClientResponse) GetClient() *Client {
@@ -737,7 +844,7 @@ type ListClientsRequest struct {
 
 func (x *ListClientsRequest) Reset() {
 	*x = ListClientsRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +856,7 @@ func (x *ListClientsRequest) String() string {
 func (*ListClientsRequest) ProtoMessage() {}
 
 func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +869,7 @@ func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClientsRequest.ProtoReflect.Descriptor instead.
 func (*ListClientsRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{7}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListClientsRequest) GetPageSize() int32 {
@@ -802,7 +909,7 @@ type ListClientsResponse struct {
 
 func (x *ListClientsResponse) Reset() {
 	*x = ListClientsResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +921,7 @@ func (x *ListClientsResponse) String() string {
 func (*ListClientsResponse) ProtoMessage() {}
 
 func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +934,7 @@ func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClientsResponse.ProtoReflect.Descriptor instead.
 func (*ListClientsResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{8}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListClientsResponse) GetClients() []*Client {
@@ -864,7 +971,7 @@ type UnreadableClient struct {
 
 func (x *UnreadableClient) Reset() {
 	*x = UnreadableClient{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +983,7 @@ func (x *UnreadableClient) String() string {
 func (*UnreadableClient) ProtoMessage() {}
 
 func (x *UnreadableClient) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +996,7 @@ func (x *UnreadableClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnreadableClient.ProtoReflect.Descriptor instead.
 func (*UnreadableClient) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{9}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UnreadableClient) GetName() string {
@@ -925,7 +1032,7 @@ type UpdateClientRequest struct {
 
 func (x *UpdateClientRequest) Reset() {
 	*x = UpdateClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1044,7 @@ func (x *UpdateClientRequest) String() string {
 func (*UpdateClientRequest) ProtoMessage() {}
 
 func (x *UpdateClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1057,7 @@ func (x *UpdateClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClientRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{10}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateClientRequest) GetClient() *Client {
@@ -985,7 +1092,7 @@ type UpdateClientResponse struct {
 
 func (x *UpdateClientResponse) Reset() {
 	*x = UpdateClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1104,7 @@ func (x *UpdateClientResponse) String() string {
 func (*UpdateClientResponse) ProtoMessage() {}
 
 func (x *UpdateClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1117,7 @@ func (x *UpdateClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClientResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{11}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateClientResponse) GetClient() *Client {
@@ -1033,7 +1140,7 @@ type DeleteClientRequest struct {
 
 func (x *DeleteClientRequest) Reset() {
 	*x = DeleteClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1152,7 @@ func (x *DeleteClientRequest) String() string {
 func (*DeleteClientRequest) ProtoMessage() {}
 
 func (x *DeleteClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1165,7 @@ func (x *DeleteClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClientRequest.ProtoReflect.Descriptor instead.
 func (*DeleteClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{12}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteClientRequest) GetName() string {
@@ -1086,7 +1193,7 @@ type DeleteClientResponse struct {
 
 func (x *DeleteClientResponse) Reset() {
 	*x = DeleteClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1205,7 @@ func (x *DeleteClientResponse) String() string {
 func (*DeleteClientResponse) ProtoMessage() {}
 
 func (x *DeleteClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1218,7 @@ func (x *DeleteClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClientResponse.ProtoReflect.Descriptor instead.
 func (*DeleteClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{13}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteClientResponse) GetClient() *Client {
@@ -1132,7 +1239,7 @@ type UndeleteClientRequest struct {
 
 func (x *UndeleteClientRequest) Reset() {
 	*x = UndeleteClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1251,7 @@ func (x *UndeleteClientRequest) String() string {
 func (*UndeleteClientRequest) ProtoMessage() {}
 
 func (x *UndeleteClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1264,7 @@ func (x *UndeleteClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteClientRequest.ProtoReflect.Descriptor instead.
 func (*UndeleteClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{14}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UndeleteClientRequest) GetName() string {
@@ -1178,7 +1285,7 @@ type UndeleteClientResponse struct {
 
 func (x *UndeleteClientResponse) Reset() {
 	*x = UndeleteClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1297,7 @@ func (x *UndeleteClientResponse) String() string {
 func (*UndeleteClientResponse) ProtoMessage() {}
 
 func (x *UndeleteClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1310,7 @@ func (x *UndeleteClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteClientResponse.ProtoReflect.Descriptor instead.
 func (*UndeleteClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{15}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UndeleteClientResponse) GetClient() *Client {
@@ -1224,7 +1331,7 @@ type DisableClientRequest struct {
 
 func (x *DisableClientRequest) Reset() {
 	*x = DisableClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1343,7 @@ func (x *DisableClientRequest) String() string {
 func (*DisableClientRequest) ProtoMessage() {}
 
 func (x *DisableClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1356,7 @@ func (x *DisableClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableClientRequest.ProtoReflect.Descriptor instead.
 func (*DisableClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{16}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DisableClientRequest) GetName() string {
@@ -1270,7 +1377,7 @@ type DisableClientResponse struct {
 
 func (x *DisableClientResponse) Reset() {
 	*x = DisableClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1389,7 @@ func (x *DisableClientResponse) String() string {
 func (*DisableClientResponse) ProtoMessage() {}
 
 func (x *DisableClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1402,7 @@ func (x *DisableClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableClientResponse.ProtoReflect.Descriptor instead.
 func (*DisableClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{17}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DisableClientResponse) GetClient() *Client {
@@ -1316,7 +1423,7 @@ type EnableClientRequest struct {
 
 func (x *EnableClientRequest) Reset() {
 	*x = EnableClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1435,7 @@ func (x *EnableClientRequest) String() string {
 func (*EnableClientRequest) ProtoMessage() {}
 
 func (x *EnableClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1448,7 @@ func (x *EnableClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableClientRequest.ProtoReflect.Descriptor instead.
 func (*EnableClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{18}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EnableClientRequest) GetName() string {
@@ -1362,7 +1469,7 @@ type EnableClientResponse struct {
 
 func (x *EnableClientResponse) Reset() {
 	*x = EnableClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1481,7 @@ func (x *EnableClientResponse) String() string {
 func (*EnableClientResponse) ProtoMessage() {}
 
 func (x *EnableClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1494,7 @@ func (x *EnableClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableClientResponse.ProtoReflect.Descriptor instead.
 func (*EnableClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{19}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EnableClientResponse) GetClient() *Client {
@@ -1397,11 +1504,95 @@ func (x *EnableClientResponse) GetClient() *Client {
 	return nil
 }
 
+// ResetUpstreamRequest names the client.
+type ResetUpstreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetUpstreamRequest) Reset() {
+	*x = ResetUpstreamRequest{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetUpstreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetUpstreamRequest) ProtoMessage() {}
+
+func (x *ResetUpstreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetUpstreamRequest.ProtoReflect.Descriptor instead.
+func (*ResetUpstreamRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ResetUpstreamRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ResetUpstreamResponse has no fields.
+type ResetUpstreamResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetUpstreamResponse) Reset() {
+	*x = ResetUpstreamResponse{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetUpstreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetUpstreamResponse) ProtoMessage() {}
+
+func (x *ResetUpstreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetUpstreamResponse.ProtoReflect.Descriptor instead.
+func (*ResetUpstreamResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{22}
+}
+
 var File_tokenbroker_v1_client_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\n" +
-	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xa2\t\n" +
+	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xeb\n" +
+	"\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12:\n" +
@@ -1430,21 +1621,29 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"updateTime\x12;\n" +
 	"\vdelete_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"deleteTime\x12,\n" +
-	"\x12min_secret_version\x18\x16 \x01(\x03R\x10minSecretVersion\x1a9\n" +
+	"\x12min_secret_version\x18\x16 \x01(\x03R\x10minSecretVersion\x12/\n" +
+	"\x13revocation_endpoint\x18\x17 \x01(\tR\x12revocationEndpoint\x12>\n" +
+	"\fissue_budget\x18\x18 \x01(\v2\x1b.tokenbroker.v1.IssueBudgetR\vissueBudget\x12&\n" +
+	"\x0fmax_live_tokens\x18\x19 \x01(\x05R\rmaxLiveTokens\x12.\n" +
+	"\x13single_active_token\x18\x1a \x01(\bR\x11singleActiveToken\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"s\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"X\n" +
+	"\vIssueBudget\x12\x16\n" +
+	"\x06tokens\x18\x01 \x01(\x05R\x06tokens\x121\n" +
+	"\x06period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06period\"s\n" +
 	"\x11AssertionSettings\x12+\n" +
 	"\x11signing_algorithm\x18\x01 \x01(\tR\x10signingAlgorithm\x12\x15\n" +
 	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x1a\n" +
-	"\baudience\x18\x03 \x01(\tR\baudience\"\xbf\x01\n" +
+	"\baudience\x18\x03 \x01(\tR\baudience\"\xdb\x01\n" +
 	"\vTokenPolicy\x12<\n" +
 	"\fmin_validity\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vminValidity\x12D\n" +
 	"\x10assumed_lifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0fassumedLifetime\x12,\n" +
-	"\x12require_all_scopes\x18\x03 \x01(\bR\x10requireAllScopes\"\x99\x01\n" +
+	"\x12require_all_scopes\x18\x03 \x01(\bR\x10requireAllScopes\x12\x1a\n" +
+	"\bunshared\x18\x04 \x01(\bR\bunshared\"\x99\x01\n" +
 	"\x13CreateClientRequest\x12.\n" +
 	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\x123\n" +
 	"\x06secret\x18\x02 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\x12\x1d\n" +
@@ -1493,7 +1692,10 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x13EnableClientRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"F\n" +
 	"\x14EnableClientResponse\x12.\n" +
-	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client*\xf8\x01\n" +
+	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\"*\n" +
+	"\x14ResetUpstreamRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
+	"\x15ResetUpstreamResponse*\xf8\x01\n" +
 	"\x14AuthenticationMethod\x12%\n" +
 	"!AUTHENTICATION_METHOD_UNSPECIFIED\x10\x00\x12-\n" +
 	")AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC\x10\x01\x121\n" +
@@ -1504,7 +1706,7 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x18CLIENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CLIENT_STATE_ACTIVE\x10\x01\x12\x19\n" +
 	"\x15CLIENT_STATE_DISABLED\x10\x02\x12\x18\n" +
-	"\x14CLIENT_STATE_DELETED\x10\x032\xe4\x05\n" +
+	"\x14CLIENT_STATE_DELETED\x10\x032\xc2\x06\n" +
 	"\rClientService\x12Y\n" +
 	"\fCreateClient\x12#.tokenbroker.v1.CreateClientRequest\x1a$.tokenbroker.v1.CreateClientResponse\x12P\n" +
 	"\tGetClient\x12 .tokenbroker.v1.GetClientRequest\x1a!.tokenbroker.v1.GetClientResponse\x12V\n" +
@@ -1513,7 +1715,8 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\fDeleteClient\x12#.tokenbroker.v1.DeleteClientRequest\x1a$.tokenbroker.v1.DeleteClientResponse\x12_\n" +
 	"\x0eUndeleteClient\x12%.tokenbroker.v1.UndeleteClientRequest\x1a&.tokenbroker.v1.UndeleteClientResponse\x12\\\n" +
 	"\rDisableClient\x12$.tokenbroker.v1.DisableClientRequest\x1a%.tokenbroker.v1.DisableClientResponse\x12Y\n" +
-	"\fEnableClient\x12#.tokenbroker.v1.EnableClientRequest\x1a$.tokenbroker.v1.EnableClientResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
+	"\fEnableClient\x12#.tokenbroker.v1.EnableClientRequest\x1a$.tokenbroker.v1.EnableClientResponse\x12\\\n" +
+	"\rResetUpstream\x12$.tokenbroker.v1.ResetUpstreamRequest\x1a%.tokenbroker.v1.ResetUpstreamResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
 var (
 	file_tokenbroker_v1_client_service_proto_rawDescOnce sync.Once
@@ -1528,86 +1731,93 @@ func file_tokenbroker_v1_client_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenbroker_v1_client_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tokenbroker_v1_client_service_proto_goTypes = []any{
 	(AuthenticationMethod)(0),      // 0: tokenbroker.v1.AuthenticationMethod
 	(ClientState)(0),               // 1: tokenbroker.v1.ClientState
 	(*Client)(nil),                 // 2: tokenbroker.v1.Client
-	(*AssertionSettings)(nil),      // 3: tokenbroker.v1.AssertionSettings
-	(*TokenPolicy)(nil),            // 4: tokenbroker.v1.TokenPolicy
-	(*CreateClientRequest)(nil),    // 5: tokenbroker.v1.CreateClientRequest
-	(*CreateClientResponse)(nil),   // 6: tokenbroker.v1.CreateClientResponse
-	(*GetClientRequest)(nil),       // 7: tokenbroker.v1.GetClientRequest
-	(*GetClientResponse)(nil),      // 8: tokenbroker.v1.GetClientResponse
-	(*ListClientsRequest)(nil),     // 9: tokenbroker.v1.ListClientsRequest
-	(*ListClientsResponse)(nil),    // 10: tokenbroker.v1.ListClientsResponse
-	(*UnreadableClient)(nil),       // 11: tokenbroker.v1.UnreadableClient
-	(*UpdateClientRequest)(nil),    // 12: tokenbroker.v1.UpdateClientRequest
-	(*UpdateClientResponse)(nil),   // 13: tokenbroker.v1.UpdateClientResponse
-	(*DeleteClientRequest)(nil),    // 14: tokenbroker.v1.DeleteClientRequest
-	(*DeleteClientResponse)(nil),   // 15: tokenbroker.v1.DeleteClientResponse
-	(*UndeleteClientRequest)(nil),  // 16: tokenbroker.v1.UndeleteClientRequest
-	(*UndeleteClientResponse)(nil), // 17: tokenbroker.v1.UndeleteClientResponse
-	(*DisableClientRequest)(nil),   // 18: tokenbroker.v1.DisableClientRequest
-	(*DisableClientResponse)(nil),  // 19: tokenbroker.v1.DisableClientResponse
-	(*EnableClientRequest)(nil),    // 20: tokenbroker.v1.EnableClientRequest
-	(*EnableClientResponse)(nil),   // 21: tokenbroker.v1.EnableClientResponse
-	nil,                            // 22: tokenbroker.v1.Client.LabelsEntry
-	nil,                            // 23: tokenbroker.v1.Client.ParametersEntry
-	(*SecretVersion)(nil),          // 24: tokenbroker.v1.SecretVersion
-	(*timestamppb.Timestamp)(nil),  // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 26: google.protobuf.Duration
-	(*SecretInput)(nil),            // 27: tokenbroker.v1.SecretInput
-	(*fieldmaskpb.FieldMask)(nil),  // 28: google.protobuf.FieldMask
+	(*IssueBudget)(nil),            // 3: tokenbroker.v1.IssueBudget
+	(*AssertionSettings)(nil),      // 4: tokenbroker.v1.AssertionSettings
+	(*TokenPolicy)(nil),            // 5: tokenbroker.v1.TokenPolicy
+	(*CreateClientRequest)(nil),    // 6: tokenbroker.v1.CreateClientRequest
+	(*CreateClientResponse)(nil),   // 7: tokenbroker.v1.CreateClientResponse
+	(*GetClientRequest)(nil),       // 8: tokenbroker.v1.GetClientRequest
+	(*GetClientResponse)(nil),      // 9: tokenbroker.v1.GetClientResponse
+	(*ListClientsRequest)(nil),     // 10: tokenbroker.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),    // 11: tokenbroker.v1.ListClientsResponse
+	(*UnreadableClient)(nil),       // 12: tokenbroker.v1.UnreadableClient
+	(*UpdateClientRequest)(nil),    // 13: tokenbroker.v1.UpdateClientRequest
+	(*UpdateClientResponse)(nil),   // 14: tokenbroker.v1.UpdateClientResponse
+	(*DeleteClientRequest)(nil),    // 15: tokenbroker.v1.DeleteClientRequest
+	(*DeleteClientResponse)(nil),   // 16: tokenbroker.v1.DeleteClientResponse
+	(*UndeleteClientRequest)(nil),  // 17: tokenbroker.v1.UndeleteClientRequest
+	(*UndeleteClientResponse)(nil), // 18: tokenbroker.v1.UndeleteClientResponse
+	(*DisableClientRequest)(nil),   // 19: tokenbroker.v1.DisableClientRequest
+	(*DisableClientResponse)(nil),  // 20: tokenbroker.v1.DisableClientResponse
+	(*EnableClientRequest)(nil),    // 21: tokenbroker.v1.EnableClientRequest
+	(*EnableClientResponse)(nil),   // 22: tokenbroker.v1.EnableClientResponse
+	(*ResetUpstreamRequest)(nil),   // 23: tokenbroker.v1.ResetUpstreamRequest
+	(*ResetUpstreamResponse)(nil),  // 24: tokenbroker.v1.ResetUpstreamResponse
+	nil,                            // 25: tokenbroker.v1.Client.LabelsEntry
+	nil,                            // 26: tokenbroker.v1.Client.ParametersEntry
+	(*SecretVersion)(nil),          // 27: tokenbroker.v1.SecretVersion
+	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 29: google.protobuf.Duration
+	(*SecretInput)(nil),            // 30: tokenbroker.v1.SecretInput
+	(*fieldmaskpb.FieldMask)(nil),  // 31: google.protobuf.FieldMask
 }
 var file_tokenbroker_v1_client_service_proto_depIdxs = []int32{
-	22, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
+	25, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
 	0,  // 1: tokenbroker.v1.Client.authentication_method:type_name -> tokenbroker.v1.AuthenticationMethod
-	3,  // 2: tokenbroker.v1.Client.assertion:type_name -> tokenbroker.v1.AssertionSettings
-	23, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
-	4,  // 4: tokenbroker.v1.Client.token_policy:type_name -> tokenbroker.v1.TokenPolicy
-	24, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
+	4,  // 2: tokenbroker.v1.Client.assertion:type_name -> tokenbroker.v1.AssertionSettings
+	26, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
+	5,  // 4: tokenbroker.v1.Client.token_policy:type_name -> tokenbroker.v1.TokenPolicy
+	27, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
 	1,  // 6: tokenbroker.v1.Client.state:type_name -> tokenbroker.v1.ClientState
-	25, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
-	25, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
-	25, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
-	26, // 10: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
-	26, // 11: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
-	2,  // 12: tokenbroker.v1.CreateClientRequest.client:type_name -> tokenbroker.v1.Client
-	27, // 13: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	2,  // 14: tokenbroker.v1.CreateClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 15: tokenbroker.v1.GetClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 16: tokenbroker.v1.ListClientsResponse.clients:type_name -> tokenbroker.v1.Client
-	11, // 17: tokenbroker.v1.ListClientsResponse.unreadable:type_name -> tokenbroker.v1.UnreadableClient
-	2,  // 18: tokenbroker.v1.UpdateClientRequest.client:type_name -> tokenbroker.v1.Client
-	28, // 19: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	27, // 20: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	2,  // 21: tokenbroker.v1.UpdateClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 22: tokenbroker.v1.DeleteClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 23: tokenbroker.v1.UndeleteClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 24: tokenbroker.v1.DisableClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 25: tokenbroker.v1.EnableClientResponse.client:type_name -> tokenbroker.v1.Client
-	5,  // 26: tokenbroker.v1.ClientService.CreateClient:input_type -> tokenbroker.v1.CreateClientRequest
-	7,  // 27: tokenbroker.v1.ClientService.GetClient:input_type -> tokenbroker.v1.GetClientRequest
-	9,  // 28: tokenbroker.v1.ClientService.ListClients:input_type -> tokenbroker.v1.ListClientsRequest
-	12, // 29: tokenbroker.v1.ClientService.UpdateClient:input_type -> tokenbroker.v1.UpdateClientRequest
-	14, // 30: tokenbroker.v1.ClientService.DeleteClient:input_type -> tokenbroker.v1.DeleteClientRequest
-	16, // 31: tokenbroker.v1.ClientService.UndeleteClient:input_type -> tokenbroker.v1.UndeleteClientRequest
-	18, // 32: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
-	20, // 33: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
-	6,  // 34: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
-	8,  // 35: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
-	10, // 36: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
-	13, // 37: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
-	15, // 38: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
-	17, // 39: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
-	19, // 40: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
-	21, // 41: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
-	34, // [34:42] is the sub-list for method output_type
-	26, // [26:34] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	28, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
+	28, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
+	28, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
+	3,  // 10: tokenbroker.v1.Client.issue_budget:type_name -> tokenbroker.v1.IssueBudget
+	29, // 11: tokenbroker.v1.IssueBudget.period:type_name -> google.protobuf.Duration
+	29, // 12: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
+	29, // 13: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
+	2,  // 14: tokenbroker.v1.CreateClientRequest.client:type_name -> tokenbroker.v1.Client
+	30, // 15: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	2,  // 16: tokenbroker.v1.CreateClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 17: tokenbroker.v1.GetClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 18: tokenbroker.v1.ListClientsResponse.clients:type_name -> tokenbroker.v1.Client
+	12, // 19: tokenbroker.v1.ListClientsResponse.unreadable:type_name -> tokenbroker.v1.UnreadableClient
+	2,  // 20: tokenbroker.v1.UpdateClientRequest.client:type_name -> tokenbroker.v1.Client
+	31, // 21: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	30, // 22: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	2,  // 23: tokenbroker.v1.UpdateClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 24: tokenbroker.v1.DeleteClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 25: tokenbroker.v1.UndeleteClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 26: tokenbroker.v1.DisableClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 27: tokenbroker.v1.EnableClientResponse.client:type_name -> tokenbroker.v1.Client
+	6,  // 28: tokenbroker.v1.ClientService.CreateClient:input_type -> tokenbroker.v1.CreateClientRequest
+	8,  // 29: tokenbroker.v1.ClientService.GetClient:input_type -> tokenbroker.v1.GetClientRequest
+	10, // 30: tokenbroker.v1.ClientService.ListClients:input_type -> tokenbroker.v1.ListClientsRequest
+	13, // 31: tokenbroker.v1.ClientService.UpdateClient:input_type -> tokenbroker.v1.UpdateClientRequest
+	15, // 32: tokenbroker.v1.ClientService.DeleteClient:input_type -> tokenbroker.v1.DeleteClientRequest
+	17, // 33: tokenbroker.v1.ClientService.UndeleteClient:input_type -> tokenbroker.v1.UndeleteClientRequest
+	19, // 34: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
+	21, // 35: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
+	23, // 36: tokenbroker.v1.ClientService.ResetUpstream:input_type -> tokenbroker.v1.ResetUpstreamRequest
+	7,  // 37: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
+	9,  // 38: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
+	11, // 39: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
+	14, // 40: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
+	16, // 41: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
+	18, // 42: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
+	20, // 43: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
+	22, // 44: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
+	24, // 45: tokenbroker.v1.ClientService.ResetUpstream:output_type -> tokenbroker.v1.ResetUpstreamResponse
+	37, // [37:46] is the sub-list for method output_type
+	28, // [28:37] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_client_service_proto_init() }
@@ -1622,7 +1832,7 @@ func file_tokenbroker_v1_client_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_client_service_proto_rawDesc), len(file_tokenbroker_v1_client_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

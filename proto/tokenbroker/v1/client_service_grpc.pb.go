@@ -27,6 +27,7 @@ const (
 	ClientService_UndeleteClient_FullMethodName = "/tokenbroker.v1.ClientService/UndeleteClient"
 	ClientService_DisableClient_FullMethodName  = "/tokenbroker.v1.ClientService/DisableClient"
 	ClientService_EnableClient_FullMethodName   = "/tokenbroker.v1.ClientService/EnableClient"
+	ClientService_ResetUpstream_FullMethodName  = "/tokenbroker.v1.ClientService/ResetUpstream"
 )
 
 // ClientServiceClient is the client API for ClientService service.
@@ -70,6 +71,11 @@ type ClientServiceClient interface {
 	// EnableClient undoes DisableClient. Idempotent. Errors: NOT_FOUND;
 	// FAILED_PRECONDITION if it is deleted.
 	EnableClient(ctx context.Context, in *EnableClientRequest, opts ...grpc.CallOption) (*EnableClientResponse, error)
+	// ResetUpstream asks the authorization server again at the next call although it
+	// has rejected the client's credentials: for when it was mended there. Limits on
+	// issuance stay. Idempotent. Errors: NOT_FOUND; FAILED_PRECONDITION if the client
+	// is deleted.
+	ResetUpstream(ctx context.Context, in *ResetUpstreamRequest, opts ...grpc.CallOption) (*ResetUpstreamResponse, error)
 }
 
 type clientServiceClient struct {
@@ -160,6 +166,16 @@ func (c *clientServiceClient) EnableClient(ctx context.Context, in *EnableClient
 	return out, nil
 }
 
+func (c *clientServiceClient) ResetUpstream(ctx context.Context, in *ResetUpstreamRequest, opts ...grpc.CallOption) (*ResetUpstreamResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResetUpstreamResponse)
+	err := c.cc.Invoke(ctx, ClientService_ResetUpstream_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClientServiceServer is the server API for ClientService service.
 // All implementations must embed UnimplementedClientServiceServer
 // for forward compatibility.
@@ -201,6 +217,11 @@ type ClientServiceServer interface {
 	// EnableClient undoes DisableClient. Idempotent. Errors: NOT_FOUND;
 	// FAILED_PRECONDITION if it is deleted.
 	EnableClient(context.Context, *EnableClientRequest) (*EnableClientResponse, error)
+	// ResetUpstream asks the authorization server again at the next call although it
+	// has rejected the client's credentials: for when it was mended there. Limits on
+	// issuance stay. Idempotent. Errors: NOT_FOUND; FAILED_PRECONDITION if the client
+	// is deleted.
+	ResetUpstream(context.Context, *ResetUpstreamRequest) (*ResetUpstreamResponse, error)
 	mustEmbedUnimplementedClientServiceServer()
 }
 
@@ -234,6 +255,9 @@ func (UnimplementedClientServiceServer) DisableClient(context.Context, *DisableC
 }
 func (UnimplementedClientServiceServer) EnableClient(context.Context, *EnableClientRequest) (*EnableClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EnableClient not implemented")
+}
+func (UnimplementedClientServiceServer) ResetUpstream(context.Context, *ResetUpstreamRequest) (*ResetUpstreamResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResetUpstream not implemented")
 }
 func (UnimplementedClientServiceServer) mustEmbedUnimplementedClientServiceServer() {}
 func (UnimplementedClientServiceServer) testEmbeddedByValue()                       {}
@@ -400,6 +424,24 @@ func _ClientService_EnableClient_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClientService_ResetUpstream_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResetUpstreamRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClientServiceServer).ResetUpstream(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClientService_ResetUpstream_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClientServiceServer).ResetUpstream(ctx, req.(*ResetUpstreamRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClientService_ServiceDesc is the grpc.ServiceDesc for ClientService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -438,6 +480,10 @@ var ClientService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EnableClient",
 			Handler:    _ClientService_EnableClient_Handler,
+		},
+		{
+			MethodName: "ResetUpstream",
+			Handler:    _ClientService_ResetUpstream_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -100,9 +100,13 @@ type GetTokenRequest struct {
 	// Optional. How long the token must still be good: 0 to 24 h, by default the
 	// client's `min_validity` or 10 s. It is clamped to half of the token's
 	// lifetime; a new token is served with a warning if it lives shorter than asked.
-	MinValidity   *durationpb.Duration `protobuf:"bytes,5,opt,name=min_validity,json=minValidity,proto3" json:"min_validity,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MinValidity *durationpb.Duration `protobuf:"bytes,5,opt,name=min_validity,json=minValidity,proto3" json:"min_validity,omitempty"`
+	// Optional. `token_id` of a token that the API has refused although it has not
+	// expired: if it is still the one that would be served, a new one is requested,
+	// at most once per hold-down. One that was replaced already changes nothing.
+	RejectedTokenId string `protobuf:"bytes,6,opt,name=rejected_token_id,json=rejectedTokenId,proto3" json:"rejected_token_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetTokenRequest) Reset() {
@@ -170,6 +174,133 @@ func (x *GetTokenRequest) GetMinValidity() *durationpb.Duration {
 	return nil
 }
 
+func (x *GetTokenRequest) GetRejectedTokenId() string {
+	if x != nil {
+		return x.RejectedTokenId
+	}
+	return ""
+}
+
+// WatchTokenRequest says whose tokens are wanted and for what. Its fields mean what
+// those of GetTokenRequest mean.
+type WatchTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The client's name: "clients/acme-crm".
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Optional. Scopes to ask for.
+	Scopes []string `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Optional. Audience to ask for.
+	Audience string `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
+	// Optional. Resource indicators to ask for.
+	Resources     []string `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTokenRequest) Reset() {
+	*x = WatchTokenRequest{}
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTokenRequest) ProtoMessage() {}
+
+func (x *WatchTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTokenRequest.ProtoReflect.Descriptor instead.
+func (*WatchTokenRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WatchTokenRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *WatchTokenRequest) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *WatchTokenRequest) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *WatchTokenRequest) GetResources() []string {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+// WatchTokenResponse is one message of the stream.
+type WatchTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The token, as GetToken returns it.
+	Token         *GetTokenResponse `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTokenResponse) Reset() {
+	*x = WatchTokenResponse{}
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTokenResponse) ProtoMessage() {}
+
+func (x *WatchTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTokenResponse.ProtoReflect.Descriptor instead.
+func (*WatchTokenResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WatchTokenResponse) GetToken() *GetTokenResponse {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
 // GetTokenResponse is an access token and what is known about it.
 type GetTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -201,7 +332,7 @@ type GetTokenResponse struct {
 
 func (x *GetTokenResponse) Reset() {
 	*x = GetTokenResponse{}
-	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -213,7 +344,7 @@ func (x *GetTokenResponse) String() string {
 func (*GetTokenResponse) ProtoMessage() {}
 
 func (x *GetTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -226,7 +357,7 @@ func (x *GetTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenResponse.ProtoReflect.Descriptor instead.
 func (*GetTokenResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{1}
+	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GetTokenResponse) GetAccessToken() string {
@@ -299,17 +430,126 @@ func (x *GetTokenResponse) GetWarnings() []*Warning {
 	return nil
 }
 
+// RevokeTokensRequest names the client.
+type RevokeTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client        string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensRequest) Reset() {
+	*x = RevokeTokensRequest{}
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensRequest) ProtoMessage() {}
+
+func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokensRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RevokeTokensRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+// RevokeTokensResponse says what was done.
+type RevokeTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Live tokens that were found, of which none is served any more.
+	DroppedCount int32 `protobuf:"varint,1,opt,name=dropped_count,json=droppedCount,proto3" json:"dropped_count,omitempty"`
+	// Output only. Those of them whose revocation the authorization server confirmed.
+	RevokedCount  int32 `protobuf:"varint,2,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensResponse) Reset() {
+	*x = RevokeTokensResponse{}
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensResponse) ProtoMessage() {}
+
+func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_token_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokensResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_token_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RevokeTokensResponse) GetDroppedCount() int32 {
+	if x != nil {
+		return x.DroppedCount
+	}
+	return 0
+}
+
+func (x *RevokeTokensResponse) GetRevokedCount() int32 {
+	if x != nil {
+		return x.RevokedCount
+	}
+	return 0
+}
+
 var File_tokenbroker_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
 	"\n" +
-	"\"tokenbroker/v1/token_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btokenbroker/v1/reason.proto\"\xb9\x01\n" +
+	"\"tokenbroker/v1/token_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btokenbroker/v1/reason.proto\"\xe5\x01\n" +
 	"\x0fGetTokenRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
 	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1c\n" +
 	"\tresources\x18\x04 \x03(\tR\tresources\x12<\n" +
-	"\fmin_validity\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vminValidity\"\xdf\x03\n" +
+	"\fmin_validity\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vminValidity\x12*\n" +
+	"\x11rejected_token_id\x18\x06 \x01(\tR\x0frejectedTokenId\"}\n" +
+	"\x11WatchTokenRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x16\n" +
+	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
+	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1c\n" +
+	"\tresources\x18\x04 \x03(\tR\tresources\"L\n" +
+	"\x12WatchTokenResponse\x126\n" +
+	"\x05token\x18\x01 \x01(\v2 .tokenbroker.v1.GetTokenResponseR\x05token\"\xdf\x03\n" +
 	"\x10GetTokenResponse\x12!\n" +
 	"\faccess_token\x18\x01 \x01(\tR\vaccessToken\x12\x1d\n" +
 	"\n" +
@@ -324,15 +564,23 @@ const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
 	"\btoken_id\x18\b \x01(\tR\atokenId\x12%\n" +
 	"\x0esecret_version\x18\t \x01(\x03R\rsecretVersion\x123\n" +
 	"\bwarnings\x18\n" +
-	" \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings*\x95\x01\n" +
+	" \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings\"-\n" +
+	"\x13RevokeTokensRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\"`\n" +
+	"\x14RevokeTokensResponse\x12#\n" +
+	"\rdropped_count\x18\x01 \x01(\x05R\fdroppedCount\x12#\n" +
+	"\rrevoked_count\x18\x02 \x01(\x05R\frevokedCount*\x95\x01\n" +
 	"\fExpirySource\x12\x1d\n" +
 	"\x19EXPIRY_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16EXPIRY_SOURCE_RESPONSE\x10\x01\x12\x15\n" +
 	"\x11EXPIRY_SOURCE_JWT\x10\x02\x12\x18\n" +
 	"\x14EXPIRY_SOURCE_CLIENT\x10\x03\x12\x19\n" +
-	"\x15EXPIRY_SOURCE_ASSUMED\x10\x042]\n" +
+	"\x15EXPIRY_SOURCE_ASSUMED\x10\x042\x8f\x02\n" +
 	"\fTokenService\x12M\n" +
-	"\bGetToken\x12\x1f.tokenbroker.v1.GetTokenRequest\x1a .tokenbroker.v1.GetTokenResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
+	"\bGetToken\x12\x1f.tokenbroker.v1.GetTokenRequest\x1a .tokenbroker.v1.GetTokenResponse\x12U\n" +
+	"\n" +
+	"WatchToken\x12!.tokenbroker.v1.WatchTokenRequest\x1a\".tokenbroker.v1.WatchTokenResponse0\x01\x12Y\n" +
+	"\fRevokeTokens\x12#.tokenbroker.v1.RevokeTokensRequest\x1a$.tokenbroker.v1.RevokeTokensResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
 var (
 	file_tokenbroker_v1_token_service_proto_rawDescOnce sync.Once
@@ -347,29 +595,38 @@ func file_tokenbroker_v1_token_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenbroker_v1_token_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokenbroker_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_tokenbroker_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_tokenbroker_v1_token_service_proto_goTypes = []any{
 	(ExpirySource)(0),             // 0: tokenbroker.v1.ExpirySource
 	(*GetTokenRequest)(nil),       // 1: tokenbroker.v1.GetTokenRequest
-	(*GetTokenResponse)(nil),      // 2: tokenbroker.v1.GetTokenResponse
-	(*durationpb.Duration)(nil),   // 3: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(*Warning)(nil),               // 5: tokenbroker.v1.Warning
+	(*WatchTokenRequest)(nil),     // 2: tokenbroker.v1.WatchTokenRequest
+	(*WatchTokenResponse)(nil),    // 3: tokenbroker.v1.WatchTokenResponse
+	(*GetTokenResponse)(nil),      // 4: tokenbroker.v1.GetTokenResponse
+	(*RevokeTokensRequest)(nil),   // 5: tokenbroker.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),  // 6: tokenbroker.v1.RevokeTokensResponse
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Warning)(nil),               // 9: tokenbroker.v1.Warning
 }
 var file_tokenbroker_v1_token_service_proto_depIdxs = []int32{
-	3, // 0: tokenbroker.v1.GetTokenRequest.min_validity:type_name -> google.protobuf.Duration
-	4, // 1: tokenbroker.v1.GetTokenResponse.issue_time:type_name -> google.protobuf.Timestamp
-	4, // 2: tokenbroker.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0, // 3: tokenbroker.v1.GetTokenResponse.expiry_source:type_name -> tokenbroker.v1.ExpirySource
-	4, // 4: tokenbroker.v1.GetTokenResponse.refresh_after:type_name -> google.protobuf.Timestamp
-	5, // 5: tokenbroker.v1.GetTokenResponse.warnings:type_name -> tokenbroker.v1.Warning
-	1, // 6: tokenbroker.v1.TokenService.GetToken:input_type -> tokenbroker.v1.GetTokenRequest
-	2, // 7: tokenbroker.v1.TokenService.GetToken:output_type -> tokenbroker.v1.GetTokenResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	7,  // 0: tokenbroker.v1.GetTokenRequest.min_validity:type_name -> google.protobuf.Duration
+	4,  // 1: tokenbroker.v1.WatchTokenResponse.token:type_name -> tokenbroker.v1.GetTokenResponse
+	8,  // 2: tokenbroker.v1.GetTokenResponse.issue_time:type_name -> google.protobuf.Timestamp
+	8,  // 3: tokenbroker.v1.GetTokenResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 4: tokenbroker.v1.GetTokenResponse.expiry_source:type_name -> tokenbroker.v1.ExpirySource
+	8,  // 5: tokenbroker.v1.GetTokenResponse.refresh_after:type_name -> google.protobuf.Timestamp
+	9,  // 6: tokenbroker.v1.GetTokenResponse.warnings:type_name -> tokenbroker.v1.Warning
+	1,  // 7: tokenbroker.v1.TokenService.GetToken:input_type -> tokenbroker.v1.GetTokenRequest
+	2,  // 8: tokenbroker.v1.TokenService.WatchToken:input_type -> tokenbroker.v1.WatchTokenRequest
+	5,  // 9: tokenbroker.v1.TokenService.RevokeTokens:input_type -> tokenbroker.v1.RevokeTokensRequest
+	4,  // 10: tokenbroker.v1.TokenService.GetToken:output_type -> tokenbroker.v1.GetTokenResponse
+	3,  // 11: tokenbroker.v1.TokenService.WatchToken:output_type -> tokenbroker.v1.WatchTokenResponse
+	6,  // 12: tokenbroker.v1.TokenService.RevokeTokens:output_type -> tokenbroker.v1.RevokeTokensResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_token_service_proto_init() }
@@ -384,7 +641,7 @@ func file_tokenbroker_v1_token_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_token_service_proto_rawDesc), len(file_tokenbroker_v1_token_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TokenService_GetToken_FullMethodName = "/tokenbroker.v1.TokenService/GetToken"
+	TokenService_GetToken_FullMethodName     = "/tokenbroker.v1.TokenService/GetToken"
+	TokenService_WatchToken_FullMethodName   = "/tokenbroker.v1.TokenService/WatchToken"
+	TokenService_RevokeTokens_FullMethodName = "/tokenbroker.v1.TokenService/RevokeTokens"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -40,6 +42,30 @@ type TokenServiceClient interface {
 	// UNAVAILABLE with RetryInfo when the store or the authorization server cannot
 	// be reached; RESOURCE_EXHAUSTED with RetryInfo when one of them limits our rate.
 	GetToken(ctx context.Context, in *GetTokenRequest, opts ...grpc.CallOption) (*GetTokenResponse, error)
+	// WatchToken sends the present access token first, then each new one before the
+	// old one has to be replaced. It is level-triggered: a reader that is slow gets
+	// the newest token and none in between. Needs the permission token.watch, which
+	// is checked again whenever the access table changes.
+	//
+	// The stream ends with FAILED_PRECONDITION when the client is disabled or
+	// deleted, or its credentials are rejected; with PERMISSION_DENIED when the
+	// caller may no longer have the token; with ABORTED when the access table gives
+	// the caller other scopes, audience or resources by default than before; with
+	// UNAVAILABLE when the server shuts down or the connection has reached its age.
+	// After the last two call again: the present token comes first. Errors before the first token are those of GetToken:
+	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
+	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
+	WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTokenResponse], error)
+	// RevokeTokens stops serving all tokens that were got for a client until now, on
+	// all replicas, and revokes at the authorization server those that are known, if
+	// the client has a revocation endpoint (RFC 7009). A repetition revokes what is
+	// left. Needs the permission token.revoke.
+	//
+	// Errors: INVALID_ARGUMENT for a malformed name; NOT_FOUND; FAILED_PRECONDITION
+	// if the client is deleted, or its secret is not usable, or it is rejected:
+	// tokens are dropped all the same then; UNAVAILABLE with RetryInfo when the store
+	// or the authorization server cannot be reached.
+	RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -54,6 +80,35 @@ func (c *tokenServiceClient) GetToken(ctx context.Context, in *GetTokenRequest, 
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTokenResponse)
 	err := c.cc.Invoke(ctx, TokenService_GetToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTokenResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TokenService_ServiceDesc.Streams[0], TokenService_WatchToken_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTokenRequest, WatchTokenResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TokenService_WatchTokenClient = grpc.ServerStreamingClient[WatchTokenResponse]
+
+func (c *tokenServiceClient) RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeTokensResponse)
+	err := c.cc.Invoke(ctx, TokenService_RevokeTokens_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +133,30 @@ type TokenServiceServer interface {
 	// UNAVAILABLE with RetryInfo when the store or the authorization server cannot
 	// be reached; RESOURCE_EXHAUSTED with RetryInfo when one of them limits our rate.
 	GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error)
+	// WatchToken sends the present access token first, then each new one before the
+	// old one has to be replaced. It is level-triggered: a reader that is slow gets
+	// the newest token and none in between. Needs the permission token.watch, which
+	// is checked again whenever the access table changes.
+	//
+	// The stream ends with FAILED_PRECONDITION when the client is disabled or
+	// deleted, or its credentials are rejected; with PERMISSION_DENIED when the
+	// caller may no longer have the token; with ABORTED when the access table gives
+	// the caller other scopes, audience or resources by default than before; with
+	// UNAVAILABLE when the server shuts down or the connection has reached its age.
+	// After the last two call again: the present token comes first. Errors before the first token are those of GetToken:
+	// INVALID_ARGUMENT, PERMISSION_DENIED, NOT_FOUND, FAILED_PRECONDITION,
+	// UNAVAILABLE with RetryInfo, RESOURCE_EXHAUSTED with RetryInfo.
+	WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[WatchTokenResponse]) error
+	// RevokeTokens stops serving all tokens that were got for a client until now, on
+	// all replicas, and revokes at the authorization server those that are known, if
+	// the client has a revocation endpoint (RFC 7009). A repetition revokes what is
+	// left. Needs the permission token.revoke.
+	//
+	// Errors: INVALID_ARGUMENT for a malformed name; NOT_FOUND; FAILED_PRECONDITION
+	// if the client is deleted, or its secret is not usable, or it is rejected:
+	// tokens are dropped all the same then; UNAVAILABLE with RetryInfo when the store
+	// or the authorization server cannot be reached.
+	RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -90,6 +169,12 @@ type UnimplementedTokenServiceServer struct{}
 
 func (UnimplementedTokenServiceServer) GetToken(context.Context, *GetTokenRequest) (*GetTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetToken not implemented")
+}
+func (UnimplementedTokenServiceServer) WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[WatchTokenResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchToken not implemented")
+}
+func (UnimplementedTokenServiceServer) RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeTokens not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -130,6 +215,35 @@ func _TokenService_GetToken_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_WatchToken_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTokenRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TokenServiceServer).WatchToken(m, &grpc.GenericServerStream[WatchTokenRequest, WatchTokenResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TokenService_WatchTokenServer = grpc.ServerStreamingServer[WatchTokenResponse]
+
+func _TokenService_RevokeTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RevokeTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, req.(*RevokeTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -141,7 +255,17 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetToken",
 			Handler:    _TokenService_GetToken_Handler,
 		},
+		{
+			MethodName: "RevokeTokens",
+			Handler:    _TokenService_RevokeTokens_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchToken",
+			Handler:       _TokenService_WatchToken_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "tokenbroker/v1/token_service.proto",
 }

@@ -1,0 +1,151 @@
+package broker
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// refreshEvery is how often tokens are looked for that are due for a refresh.
+	refreshEvery = 5 * time.Second
+	sweepEvery   = time.Hour
+	// sweepAfter is how long a shared token has expired when its record goes.
+	sweepAfter = time.Hour
+	// sweepPause between calls leaves the store to the others.
+	sweepPause = 20 * time.Millisecond
+	sweepKey   = "sweep"
+)
+
+// Run does what nobody waits for, until ctx ends: it follows the changes by other
+// replicas, refreshes tokens that were used since they were had, and sweeps the store
+// (one replica at a time). Without it a Broker serves all the same; it then notices
+// changes by others late and refreshes only what is asked for. It returns nil.
+func (b *Broker) Run(ctx context.Context) error {
+	var owned sync.WaitGroup
+	if b.feedOn {
+		owned.Go(func() { b.followFeed(ctx) })
+	}
+	owned.Go(func() { b.every(ctx, refreshEvery, b.refreshUsed) })
+	owned.Go(func() { b.every(ctx, sweepEvery, b.sweep) })
+	owned.Wait()
+	return nil
+}
+
+// every runs work about once per interval until ctx ends.
+func (b *Broker) every(ctx context.Context, interval time.Duration, work func(context.Context)) {
+	for sleep(ctx, interval*9/10+rand.N(interval/5)) {
+		_ = b.guarded(ctx, func() error { work(ctx); return nil }) // guarded logs what it caught
+	}
+}
+
+// refreshUsed refreshes what was used since it was had and whose advisory window has
+// begun: its next caller, who may come after its end, need not wait.
+func (b *Broker) refreshUsed(context.Context) {
+	now := time.Now()
+	for key, held := range b.tokens.All() {
+		if !held.used.Load() || !now.After(held.RefreshAfter) || held.limited || !held.aliveAt(now) {
+			continue
+		}
+		loaded, ok := b.clients.GetIfPresent(held.clientID)
+		if !ok || loaded.client.usable() != nil || held.SecretVersion < loaded.client.MinSecretVersion {
+			continue
+		}
+		q := key.query(held.clientID)
+		if present, err := keyOf(loaded.client, q); err == nil && present == key {
+			b.refresh(loaded.client, q, key, held, now)
+		}
+	}
+}
+
+// query is one that asks for what k names.
+func (k tokenKey) query(id string) TokenQuery {
+	return TokenQuery{ClientID: id, Scopes: strings.Fields(k.scopes), Audience: k.audience, Resources: strings.Fields(k.resources)}
+}
+
+// sweepRecord is written by the replica that is about to sweep.
+type sweepRecord struct {
+	header
+	Replica string `json:"replica"`
+}
+
+// sweep wipes secrets kept too long and, if no other replica has swept since this one
+// last looked, removes the token records that nobody uses any more.
+func (b *Broker) sweep(ctx context.Context) {
+	b.secrets.sweep()
+	record, err := b.read(ctx, sweepKey)
+	version := record.Version
+	if absent, ok := absence(err); ok {
+		version = absent.Version
+	} else if err != nil {
+		return
+	}
+	last := b.lastSweep
+	b.lastSweep = &seenVersion{version: version}
+	if last == nil || last.version != version {
+		return
+	}
+	meta, err := b.meta(ctx)
+	if err != nil {
+		return
+	}
+	mine := &sweepRecord{header: header{UID: meta.UID}, Replica: b.replica}
+	if b.lastSweep.version, err = b.write(ctx, sweepKey, version, &mine.header, mine); err != nil {
+		return
+	}
+	removed, err := b.sweepTokens(ctx)
+	b.log.InfoContext(ctx, "token records swept", "removed", removed, "reason", ReasonOf(err))
+}
+
+func (b *Broker) sweepTokens(ctx context.Context) (removed int, err error) {
+	uids, err := b.store.List(ctx, "tokens/")
+	if err != nil {
+		return 0, err
+	}
+	for _, uid := range uids {
+		names, err := b.store.List(ctx, "tokens/"+uid)
+		if err != nil || !sleep(ctx, sweepPause) {
+			return removed, err
+		}
+		for _, name := range names {
+			if b.sweepToken(ctx, strings.TrimSuffix(uid, "/"), "tokens/"+uid+name) {
+				removed++
+			}
+			if !sleep(ctx, sweepPause) {
+				return removed, nil
+			}
+		}
+	}
+	return removed, nil
+}
+
+// sweepToken removes one record if its token has long expired. What cannot be read,
+// and what somebody is at work on, stays.
+func (b *Broker) sweepToken(ctx context.Context, uid, path string) bool {
+	record, err := b.read(ctx, path)
+	if err != nil {
+		return false
+	}
+	var r tokenRecord
+	if decode(path, record, &r) != nil || r.Lease != nil || r.Token == nil && r.Failure == nil || r.UID != uid {
+		return false
+	}
+	var last time.Time
+	if r.Token != nil {
+		last = r.Token.ExpireTime
+	}
+	if r.Failure != nil && r.Failure.Time.After(last) {
+		last = r.Failure.Time
+	}
+	if time.Since(last) < sweepAfter {
+		return false
+	}
+	// Destroying is not check-and-set: this write makes sure that nobody came between.
+	empty := &tokenRecord{header: header{UID: uid}, Fence: r.Fence}
+	if _, err := b.write(ctx, path, record.Version, &empty.header, empty); err != nil {
+		return false
+	}
+	return b.store.Destroy(ctx, path) == nil
+}
