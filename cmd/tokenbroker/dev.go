@@ -287,6 +287,13 @@ Everything is in %s. Paste (grpcurl: go install github.com/fullstorydev/grpcurl/
 # why a lookup fails
 %s
 
+# as a caller: who the broker sees, and what that one may do; each new token as it comes (end it with Ctrl-C)
+%s
+%s
+
+# who got which token, and that nobody has changed the record
+tokenbroker audit verify --key %s/audit.key --running 1 %s/audit.log
+
 Stop with Ctrl-C.
 `, d.listener.Addr(), strings.TrimSuffix(d.upstream.Server.TokenEndpoint(), authserver.TokenPath), dir,
 		line("caller", client, "TokenService/GetToken", ""),
@@ -294,6 +301,8 @@ Stop with Ctrl-C.
 		line("operator", "@", "RotationService/StageSecret", " < "+dir+"/stage.json"),
 		line("operator", client, "RotationService/VerifySecret", ""),
 		line("operator", client, "RotationService/PromoteSecret", ""),
-		line("operator", client, "DiagnosticsService/CheckLookup", ""))
+		line("operator", client, "DiagnosticsService/CheckLookup", ""),
+		line("caller", "'{}'", "AccessService/WhoAmI", ""),
+		line("caller", client, "TokenService/WatchToken", ""), dir, dir)
 	return err
 }
