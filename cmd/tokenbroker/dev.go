@@ -287,8 +287,7 @@ Everything is in %s. Paste (grpcurl: go install github.com/fullstorydev/grpcurl/
 # why a lookup fails
 %s
 
-# as a caller: who the broker sees, and what that one may do; each new token as it comes (end it with Ctrl-C)
-%s
+# as a caller: who the broker sees, and what that one may do
 %s
 
 # who got which token, and that nobody has changed the record
@@ -303,6 +302,6 @@ Stop with Ctrl-C.
 		line("operator", client, "RotationService/PromoteSecret", ""),
 		line("operator", client, "DiagnosticsService/CheckLookup", ""),
 		line("caller", "'{}'", "AccessService/WhoAmI", ""),
-		line("caller", client, "TokenService/WatchToken", ""), dir, dir)
+		dir, dir)
 	return err
 }

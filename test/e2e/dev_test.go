@@ -82,11 +82,12 @@ func TestDevBanner(t *testing.T) {
 		}
 		pasted := strings.Join(regexp.MustCompile(`(?m)^(#|grpcurl) .*$`).FindAllString(banner, -1), "\n")
 		answers := shell(t, dir, path, pasted)
-		if got := len(answers); got != 6 {
-			t.Fatalf("the %s banner yields %d answers, want 6:\n%s", round, got, banner)
+		if got := len(answers); got != 7 {
+			t.Fatalf("the %s banner yields %d answers, want 7:\n%s", round, got, banner)
 		}
 		if answers[0]["accessToken"] == nil || answers[1]["client"] == nil || answers[2]["secretVersion"] == nil ||
-			answers[3]["secretVersion"] == nil || answers[4]["current"] == nil || answers[5]["stages"] == nil || answers[5]["rootCause"] != nil {
+			answers[3]["secretVersion"] == nil || answers[4]["current"] == nil || answers[5]["stages"] == nil || answers[5]["rootCause"] != nil ||
+			answers[6]["caller"] == nil {
 			t.Errorf("the %s banner's answers: %v", round, answers)
 		}
 		for _, name := range folderOf(t, filepath.Join(dir, ".tokenbroker-dev")) {
@@ -94,7 +95,7 @@ func TestDevBanner(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			secretive := strings.HasSuffix(name, "-key.pem") || slices.Contains([]string{"store.db", "store.key", "stage.json"}, name)
+			secretive := strings.HasSuffix(name, "-key.pem") || slices.Contains([]string{"store.db", "store.key", "stage.json", "audit.key", "audit.log"}, name)
 			if secretive && info.Mode().Perm() != 0o600 {
 				t.Errorf("%s has mode %v, want 0600", name, info.Mode().Perm())
 			}
