@@ -14,6 +14,8 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -96,11 +98,10 @@ func (c *Client) Close() error {
 	return c.closeConn()
 }
 
-// String returns the type's name.
-func (c *Client) String() string { return "client.Client" }
-
-// GoString returns the type's name.
-func (c *Client) GoString() string { return c.String() }
+// Format writes the type's name, whatever the verb.
+func (c *Client) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "client.Client")
+}
 
 // Request says whose token is wanted and for what.
 type Request struct {

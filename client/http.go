@@ -125,13 +125,10 @@ func (rt *RoundTripper) CloseIdleConnections() {
 	}
 }
 
-// String returns the type's name and the client's.
-func (rt *RoundTripper) String() string {
-	return "client.RoundTripper(" + rt.source.request.Client + ")"
+// Format writes the type's name and the client's, whatever the verb.
+func (rt *RoundTripper) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "client.RoundTripper("+rt.source.request.Client+")")
 }
-
-// GoString returns the type's name and the client's.
-func (rt *RoundTripper) GoString() string { return rt.String() }
 
 // originOf is comparable: in lower case, with the port.
 func originOf(u *url.URL) string {

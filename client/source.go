@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -333,8 +335,7 @@ func (f *flight) wait(ctx context.Context) (*held, error) {
 	}
 }
 
-// String returns the type's name and the client's.
-func (s *Source) String() string { return "client.Source(" + s.request.Client + ")" }
-
-// GoString returns the type's name and the client's.
-func (s *Source) GoString() string { return s.String() }
+// Format writes the type's name and the client's, whatever the verb.
+func (s *Source) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "client.Source("+s.request.Client+")")
+}
