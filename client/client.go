@@ -150,7 +150,7 @@ func (c *Client) ask(ctx context.Context, r Request, rejectedID string) (answer,
 	if r.MinValidity != 0 {
 		request.MinValidity = durationpb.New(r.MinValidity)
 	}
-	cancel := context.CancelFunc(func() {})
+	var cancel context.CancelFunc
 	if _, bounded := ctx.Deadline(); bounded {
 		ctx, cancel = context.WithCancel(ctx)
 	} else {

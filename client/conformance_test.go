@@ -147,7 +147,7 @@ func herd(t *testing.T, s *stage) {
 func refresh(t *testing.T, s *stage) {
 	source := s.client.Source(acme)
 	first := must[*client.Token](t)(source.Get(t.Context()))
-	time.Sleep(first.RefreshAfter.Sub(time.Now()) - time.Second)
+	time.Sleep(time.Until(first.RefreshAfter) - time.Second)
 	if everybody(t, source); s.calls.Load() != 1 {
 		t.Fatalf("%d calls before refresh_after, want 1", s.calls.Load())
 	}
@@ -170,7 +170,7 @@ func away(t *testing.T, s *stage) {
 	for time.Now().Before(first.ExpireTime.Add(-time.Minute)) {
 		time.Sleep(30 * time.Second)
 		if token, err := source.Get(t.Context()); err != nil || token.ID != first.ID {
-			t.Fatalf("at %v before expiry: %v", first.ExpireTime.Sub(time.Now()), err)
+			t.Fatalf("at %v before expiry: %v", time.Until(first.ExpireTime), err)
 		}
 	}
 	time.Sleep(time.Minute)
@@ -185,7 +185,7 @@ func watched(t *testing.T, s *stage) {
 	source := s.client.Source(client.Request{Client: "clients/acme", Watch: true})
 	for range 300 {
 		token := must[*client.Token](t)(source.Get(t.Context()))
-		if left := token.ExpireTime.Sub(time.Now()); left <= 0 {
+		if left := time.Until(token.ExpireTime); left <= 0 {
 			t.Fatalf("a token that expired %v ago was served", -left)
 		}
 		time.Sleep(time.Minute)

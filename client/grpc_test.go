@@ -97,7 +97,7 @@ func TestRenewedFiles(t *testing.T) {
 	c := must[*client.Client](t)(client.New("passthrough:///broker", client.WithTLS(f.TLSFiles),
 		client.WithUserAgent("crm/1.7"), client.WithDialOptions(grpc.WithContextDialer(dial))))
 	defer func() { _ = c.Close() }()
-	for _, step := range []struct {
+	for i, step := range []struct {
 		prepare func()
 		want    string
 	}{
@@ -107,11 +107,13 @@ func TestRenewedFiles(t *testing.T) {
 		{func() { f.issue(t, "spiffe://example.org/three") }, "spiffe://example.org/three"},
 	} {
 		step.prepare()
+		if i > 0 { // only now: the next connection is made at once
+			_ = (<-conns).Close()
+		}
 		must[*client.Token](t)(c.Token(t.Context(), acme))
 		if got := <-identities; got != step.want {
 			t.Errorf("seen as %s, want %s", got, step.want)
 		}
-		_ = (<-conns).Close()
 	}
 	if agent := strings.Join(broker.headers[0].Get("user-agent"), ""); !strings.HasPrefix(agent, "crm/1.7 tokenbroker-client ") {
 		t.Errorf("user agent %q", agent)
