@@ -20,14 +20,14 @@ func TestClocksDiffer(t *testing.T) {
 	}{
 		{"agree", 0, time.Hour, 0, 15},
 		{"agree, cached", 0, time.Hour, 30 * time.Minute, 15},
-		{"ours 10 min slow", 10 * time.Minute, time.Hour, 0, 40},
-		{"ours 10 min slow, cached", 10 * time.Minute, time.Hour, 30 * time.Minute, 40},
+		{"ours 10 min slow", 10 * time.Minute, time.Hour, 0, 60},
+		{"ours 10 min slow, cached", 10 * time.Minute, time.Hour, 30 * time.Minute, 60},
 		{"ours 10 min fast", -10 * time.Minute, time.Hour, 0, 200},
 		{"ours 10 min fast, cached", -10 * time.Minute, time.Hour, 30 * time.Minute, 200},
-		{"ours 10 min slow, short tokens", 10 * time.Minute, 5 * time.Minute, 0, 40},
-		{"ours 10 min slow, short tokens, cached", 10 * time.Minute, 5 * time.Minute, 3 * time.Minute, 40},
+		{"ours 10 min slow, short tokens", 10 * time.Minute, 5 * time.Minute, 0, 60},
+		{"ours 10 min slow, short tokens, cached", 10 * time.Minute, 5 * time.Minute, 3 * time.Minute, 60},
 		{"ours 10 min fast, short tokens, cached", -10 * time.Minute, 5 * time.Minute, 3 * time.Minute, 300},
-		{"ours a day slow", 24 * time.Hour, time.Hour, 20 * time.Minute, 40},
+		{"ours a day slow", 24 * time.Hour, time.Hour, 20 * time.Minute, 60},
 		{"ours a day fast", -24 * time.Hour, time.Hour, 20 * time.Minute, 2200},
 	} {
 		t.Run(c.name, func(t *testing.T) {

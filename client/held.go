@@ -43,7 +43,7 @@ type held struct {
 // keeps to that; and it dies its lifetime after the answer at the latest, because it
 // was issued before. The local clock is believed between these two. Outside it is
 // wrong for certain: then the nearer bound is taken, and the broker is asked often
-// enough to be asked twice within the window in which it refreshes. A clock that is
+// enough to be asked twice in time within the window in which it refreshes. A clock that is
 // wrong by less than can be noticed asks late by as much as it is slow, which the
 // window, a fifth of the lifetime, has room for; one that is fast only asks early.
 //
@@ -62,7 +62,7 @@ func hold(a answer, minValidity, guarantee time.Duration, same *held) *held {
 	expire := earlier(later(believed, h.earliest), h.latest)
 	h.soft = earlier(expire.Add(-h.window), expire.Add(-minValidity))
 	if believed.Before(h.earliest.Add(-clockTolerance)) || believed.After(h.latest.Add(clockTolerance)) {
-		h.soft = earlier(h.soft, a.received.Add(h.window/2))
+		h.soft = earlier(h.soft, a.received.Add(h.window/3))
 	}
 	h.hard = expire.Add(-min(mostMargin, t.lifetime()/marginShare))
 	header := "Bearer " + t.Access.Reveal()

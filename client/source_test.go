@@ -191,13 +191,12 @@ func TestWatchEnds(t *testing.T) {
 func TestSourceClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
-		f.set(func() { f.delay = time.Second })
+		f.set(func() { f.delay, f.watchEnd = time.Second, fault(codes.Unimplemented, "", "", 0) })
 		c := f.connect(t)
 		source, other := c.Source(client.Request{Client: "clients/acme", Watch: true}), c.Source(acme)
 		ended := make(chan error)
 		go func() { _, err := source.Get(t.Context()); ended <- err }()
 		go func() { _, err := other.Get(t.Context()); ended <- err }()
-		f.set(func() { f.watchEnd = fault(codes.Unimplemented, "", "", 0) })
 		time.Sleep(time.Millisecond)
 		source.Close()
 		source.Close()
