@@ -104,7 +104,7 @@ func TestImportsRunOneWay(t *testing.T) {
 		{"embedded", append(ours("oauth", "vault", "server", "client", "cmd", "proto"), grpc, vaultAPI, "net/http"), "adapters do not know each other", true},
 		{"server", append(ours("oauth", "vault", "embedded", "client", "cmd"), vaultAPI), "adapters do not know each other", true},
 		{"proto", ours("broker", "oauth", "vault", "embedded", "server", "client", "cmd", "internal"), "the contract depends on nothing of ours", true},
-		{"client", append(ours("broker", "oauth", "vault", "embedded", "server", "cmd", "internal"), vaultAPI), "callers import the contract and no more", false},
+		{"client", append(ours("broker", "oauth", "vault", "embedded", "server", "cmd", "internal"), vaultAPI), "callers import the contract and no more", true},
 		{"cmd/tokenctl", append(ours("broker", "oauth", "vault", "embedded", "server"), vaultAPI), "the operator's tool speaks to the API", false},
 		{"internal", append(ours("oauth", "vault", "embedded", "server", "client", "cmd"), grpc, vaultAPI), "what all may use depends on nobody", true},
 	}
