@@ -20,7 +20,7 @@ import (
 // quickPlan measures nothing that is worth reading, and runs everything.
 func quickPlan(t *testing.T) plan {
 	return plan{
-		rounds: 1, costRounds: 1, warmup: 20 * time.Millisecond, closed: 50 * time.Millisecond, open: 50 * time.Millisecond, single: 20 * time.Millisecond,
+		rounds: 1, costRounds: 1, sdkCalls: 1000, warmup: 20 * time.Millisecond, closed: 50 * time.Millisecond, open: 50 * time.Millisecond, single: 20 * time.Millisecond,
 		callers: 8, connections: 2, coldTokens: 3, herd: 50, herdPause: 200 * time.Millisecond,
 		profiles: t.TempDir(), progress: t.Output(),
 	}

@@ -43,6 +43,9 @@ var table = []figure{
 	{"noisy_caller_p99_vs_alone", informal, 0, "The same for the 99th percentile."},
 	{"cold_overhead_ms_p50", atMost, 3, "Milliseconds that GetToken of a cold token takes beyond the authorization server's own time."},
 	{"herd_upstream_requests", exactly, 1, "Requests to the authorization server when 1,000 callers want one cold token at once."},
+	{"sdk_token_ns", informal, 0, "Nanoseconds of Token() of the Go client's source while it has a token."},
+	{"sdk_token_vs_oauth2", atMost, 0.5, "The same against x/oauth2's ReuseTokenSource."},
+	{"sdk_token_allocs", exactly, 0, "Heap objects of such a call."},
 }
 
 // String returns the bound as the document writes it.

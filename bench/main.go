@@ -2,7 +2,7 @@
 // bytes in the same run, and fails when a figure misses its bound.
 //
 //	go run ./bench                     all of it, about four minutes
-//	go run ./bench -only warm          one scenario: cold, cost, herd, noisy or warm
+//	go run ./bench -only warm          one scenario: cold, cost, herd, noisy, sdk or warm
 //	go run ./bench -profile DIR        also CPU and allocation profiles of both servers
 //
 // Progress goes to standard error; standard output has a line "figure NAME VALUE"
@@ -55,6 +55,7 @@ var scenarios = []struct {
 	{"warm", measureWarm},
 	{"cost", measureCost},
 	{"noisy", measureNoisy},
+	{"sdk", measureSDK},
 }
 
 // run measures and reports.
@@ -62,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := fullPlan()
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	only := flags.String("only", "", "run this `scenario` alone: cold, cost, herd, noisy or warm")
+	only := flags.String("only", "", "run this `scenario` alone: cold, cost, herd, noisy, sdk or warm")
 	flags.StringVar(&p.profiles, "profile", "", "write profiles of both servers into `DIR`")
 	flags.IntVar(&p.rounds, "rounds", p.rounds, "rounds of each comparison; the figure is their median")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {

@@ -12,6 +12,8 @@ type plan struct {
 	rounds int
 	// costRounds are those of the comparison with servers that lack a feature.
 	costRounds int
+	// sdkCalls is how many calls of the Go client are timed in a round.
+	sdkCalls int
 	// warmup, closed, open and single are how long each half of a round lasts: before
 	// anything counts, with callers that wait for their answers, at a fixed rate, and
 	// with one caller.
@@ -32,7 +34,7 @@ type plan struct {
 // does then disturbs some rounds and not the median.
 func fullPlan() plan {
 	return plan{
-		rounds: 31, costRounds: 15, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
+		rounds: 31, costRounds: 15, sdkCalls: 2_000_000, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
 		callers: 64, connections: 4, coldTokens: 400, herd: 1000, herdPause: time.Second,
 	}
 }
