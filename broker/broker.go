@@ -58,6 +58,9 @@ type Config struct {
 	// Unshared makes this Broker get its own tokens and leave those of other replicas
 	// alone, except for clients whose tokens are limited.
 	Unshared bool
+	// Prewarm are ids of clients whose tokens are got, with default scopes and targets,
+	// when [Broker.Run] begins, so that their first caller need not wait.
+	Prewarm []string
 	// Feed makes this Broker tell other replicas of its changes, and follow theirs
 	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
 	// notice each other's changes when a record is used that was read 5 s ago.
@@ -81,6 +84,7 @@ type Broker struct {
 	leases    *ownLeases
 	secrets   *keptSecrets
 	notShared bool
+	prewarmed []string
 	feedOn    bool
 	made      time.Time
 	follower  follower
@@ -117,7 +121,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, carryTrace: cfg.CarryTrace, log: cfg.Logger,
-		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, feedOn: cfg.Feed, made: time.Now(),
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}

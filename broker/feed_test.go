@@ -17,6 +17,13 @@ import (
 func running(t *testing.T, memory *brokertest.Memory, upstream *brokertest.Upstream) *fixture {
 	t.Helper()
 	f := open(t, memory, brokertest.NewFaulty(memory), upstream, func(cfg *broker.Config) { cfg.Feed = true })
+	f.run(t)
+	return f
+}
+
+// run runs f until the test ends.
+func (f *fixture) run(t *testing.T) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- f.Run(ctx) }()
@@ -25,7 +32,6 @@ func running(t *testing.T, memory *brokertest.Memory, upstream *brokertest.Upstr
 		wantReason(t, "Run", <-done, "")
 	})
 	t.Cleanup(f.stopRun)
-	return f
 }
 
 // runningFleet returns n replicas that follow the feed.

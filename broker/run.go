@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -28,10 +30,48 @@ func (b *Broker) Run(ctx context.Context) error {
 	if b.feedOn {
 		owned.Go(func() { b.followFeed(ctx) })
 	}
+	if len(b.prewarmed) > 0 {
+		owned.Go(func() { b.prewarm(ctx) })
+	}
 	owned.Go(func() { b.every(ctx, refreshEvery, b.refreshUsed) })
 	owned.Go(func() { b.every(ctx, sweepEvery, b.sweep) })
 	owned.Wait()
 	return nil
+}
+
+const (
+	prewarmAtOnce = 16
+	// prewarmTries and the pause between them get over a store that comes up at the
+	// same time as its brokers.
+	prewarmTries = 10
+	prewarmPause = 3 * time.Second
+)
+
+// prewarm gets the tokens of the chosen clients. What fails is logged, once.
+func (b *Broker) prewarm(ctx context.Context) {
+	var group errgroup.Group
+	group.SetLimit(prewarmAtOnce)
+	for _, id := range b.prewarmed {
+		group.Go(func() error {
+			return b.guarded(ctx, func() error {
+				err := b.prewarmOne(ctx, id)
+				if err != nil && ctx.Err() == nil {
+					b.log.WarnContext(ctx, "token not got beforehand", "client", id, "reason", ReasonOf(err), "cause", err)
+				}
+				return nil
+			})
+		})
+	}
+	_ = group.Wait() // each has logged its own
+}
+
+func (b *Broker) prewarmOne(ctx context.Context, id string) error {
+	for try := 1; ; try++ {
+		_, _, err := b.GetToken(ctx, TokenQuery{ClientID: id})
+		if err == nil || try == prewarmTries || !outage(err) && ReasonOf(err) != ReasonStoreSealed || !sleep(ctx, prewarmPause) {
+			return err
+		}
+	}
 }
 
 // every runs work about once per interval until ctx ends.

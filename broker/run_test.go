@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +81,33 @@ func TestTheSweeper(t *testing.T) {
 		f.replica(t).token(t, "acme")
 		if got, want := f.upstream.Count(), before+1; got != want {
 			t.Errorf("%d requests, want %d", got, want)
+		}
+	})
+}
+
+// TestPrewarm gets the tokens of the chosen clients at the start, also where the store
+// comes up later, and says of which it could not.
+func TestPrewarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := newFixture(t)
+		before.create(t, "acme")
+		before.create(t, "other")
+		store := brokertest.NewFaulty(before.memory)
+		store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any)
+		f := open(t, before.memory, store, before.upstream, func(cfg *broker.Config) { cfg.Prewarm = []string{"acme", "nobody"} })
+		f.run(t)
+		time.Sleep(10 * time.Second)
+		store.Heal()
+		time.Sleep(10 * time.Second)
+		if got := f.upstream.Count(); got != 1 {
+			t.Fatalf("%d tokens were got beforehand, want that of acme", got)
+		}
+		f.token(t, "acme")
+		if got := f.upstream.Count(); got != 1 {
+			t.Error("the first caller had to wait")
+		}
+		if text := f.log.String(); !strings.Contains(text, "token not got beforehand") || !strings.Contains(text, "nobody") {
+			t.Errorf("the log says nothing of the client that is not there: %s", text)
 		}
 	})
 }

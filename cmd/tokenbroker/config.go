@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/strictyaml"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
@@ -71,6 +72,8 @@ type tokensConfig struct {
 	// MaxRequestsPerEndpoint those to one token endpoint; 256 and 32 by default.
 	MaxRequests            int `yaml:"max_requests"`
 	MaxRequestsPerEndpoint int `yaml:"max_requests_per_endpoint"`
+	// Prewarm are ids of clients whose tokens are got at the start.
+	Prewarm []string `yaml:"prewarm"`
 }
 
 const (
@@ -81,6 +84,11 @@ const (
 func (c *tokensConfig) validate(add func(key, format string, args ...any)) {
 	if c.KeepSecret < 0 || c.KeepSecret > mostKeepSecret {
 		add("tokens.keep_secret", "is %v; it must lie between 0 and %v", c.KeepSecret, mostKeepSecret)
+	}
+	for i, id := range c.Prewarm {
+		if err := broker.CheckID("client", id); err != nil {
+			add(fmt.Sprintf("tokens.prewarm[%d]", i), "is %.140q; it must be the id of a client, such as acme-crm", id)
+		}
 	}
 	for key, value := range map[string]int{"tokens.max_requests": c.MaxRequests, "tokens.max_requests_per_endpoint": c.MaxRequestsPerEndpoint} {
 		if value < 0 {

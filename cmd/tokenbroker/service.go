@@ -77,7 +77,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
 		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
 		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
-		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
+		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
+		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 	})
 	if err != nil {
 		return nil, err
