@@ -33,9 +33,9 @@ func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err == nil {
 		defer context.AfterFunc(b.stopping, func() { cancel(&broker.Error{Reason: broker.ReasonShuttingDown}) })()
 		err = handler(srv, s)
-		if s.entered {
-			c.leave()
-		}
+	}
+	if s.entered {
+		c.leave()
 	}
 	switch cause := context.Cause(ctx); {
 	case ctx.Err() == nil:

@@ -138,6 +138,28 @@ func TestNoTokenIsPushedWithoutAnEntry(t *testing.T) {
 	})
 }
 
+// TestAStreamWithoutAnEntryIsCountedOut lets the audit log refuse reflection again and
+// again: none of the refused calls may go on using up the limit.
+func TestAStreamWithoutAnEntryIsCountedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, setup{limits: server.Limits{MaxConcurrentRequests: 2, MaxConcurrentRequestsPerCaller: 2}})
+		w.register(t, w.peer, "acme")
+		var reflection method
+		for _, m := range registered(t, w.server) {
+			if strings.HasSuffix(m.full, "v1.ServerReflection/ServerReflectionInfo") {
+				reflection = m
+			}
+		}
+		w.audit.failAfter(0)
+		for range 5 {
+			_, err := w.invoke(t.Context(), reflection, sample(t, reflection))
+			requireProblem(t, err, codes.Unavailable, broker.ReasonAuditUnavailable)
+		}
+		w.audit.failAfter(-1) // never
+		must(t, lookup(t, w.peer))
+	})
+}
+
 // TestWatchesAreCountedByThemselves: they neither use up what calls need, nor more than
 // their own share.
 func TestWatchesAreCountedByThemselves(t *testing.T) {
