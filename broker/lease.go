@@ -216,19 +216,22 @@ func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (
 	if r.Token, err = token.seal(m.keys[len(m.keys)-1], m.path, m.aheadOf(m.c.Upstream.TokenEndpoint)); err == nil {
 		_, err = m.write(ctx, m.path, version, &r.header, r)
 	}
-	if ReasonOf(err) == ReasonStoreConflict { // too late: another replica has taken over
+	reason := ReasonOf(err)
+	if reason == ReasonStoreConflict || reason == ReasonStoreAnswerLost { // too late, or so late that it was not found out: another replica has taken over
 		token = m.insteadOf(ctx, token)
-	} else if err != nil {
-		m.log.WarnContext(ctx, "token not shared", "client", m.c.ID, "reason", ReasonOf(err), "cause", err)
+	}
+	if err != nil && reason != ReasonStoreConflict {
+		m.log.WarnContext(ctx, "token not shared", "client", m.c.ID, "reason", reason, "cause", err)
 	}
 	m.succeeded(ctx, m.c, m.key, token)
 	return token, nil
 }
 
 // insteadOf returns the token that the fleet has in place of one that came too late,
-// or that one if there is none that is as good.
+// or that one if there is none that is as good. A process that was stopped for long
+// has no time left in ctx.
 func (m *sharedMint) insteadOf(ctx context.Context, late *Token) *Token {
-	r, _, err := m.readToken(ctx, m.c, m.path)
+	r, _, err := m.readToken(context.WithoutCancel(ctx), m.c, m.path)
 	if err != nil {
 		return late
 	}
