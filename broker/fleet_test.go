@@ -134,27 +134,39 @@ func TestAHolderThatDies(t *testing.T) {
 }
 
 // TestALateHolder: a write that comes after the lease is over changes nothing, and
-// its replica serves what the fleet has, also if it never hears what became of it.
+// its replica serves what the fleet has, also if it never hears what became of it or
+// has no token of its own.
 func TestALateHolder(t *testing.T) {
 	refused, unheard := brokertest.Delay(12*time.Second), brokertest.Delay(12*time.Second)
 	unheard.After = brokertest.Hang().After
-	for name, fault := range map[string]brokertest.Fault{"refused": refused, "never heard of": unheard} {
-		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { lateHolder(t, fault) }) })
+	tests := []struct {
+		name  string
+		fault brokertest.Fault
+		hangs int // of its three requests
+	}{
+		{"its token is refused", refused, 2},
+		{"it never hears of its token", unheard, 2},
+		{"its failure is refused", refused, 3},
+		{"it never hears of its failure", unheard, 3},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { lateHolder(t, test.fault, test.hangs) })
+		})
 	}
 }
 
-func lateHolder(t *testing.T, onItsToken brokertest.Fault) {
+func lateHolder(t *testing.T, onLastWrite brokertest.Fault, hangs int) {
 	replicas := fleet(t, 2)
 	late, other := replicas[0], replicas[1]
 	late.create(t, "acme")
-	hangs := brokertest.Step{Delay: time.Hour}
-	late.upstream.Script(hangs, hangs) // its token comes after 16 to 19 s, and the write takes long
+	late.upstream.Script(slices.Repeat([]brokertest.Step{{Delay: time.Hour}}, hangs)...) // a token comes after 16 to 19 s
 	writes := 0
-	late.store.Once(onItsToken, func(c brokertest.Call) bool {
+	late.store.Once(onLastWrite, func(c brokertest.Call) bool {
 		if brokertest.On(brokertest.OpWrite, "tokens/")(c) {
 			writes++
 		}
-		return writes == 2 // with its token
+		return writes == 2
 	})
 	done := make(chan *broker.Token)
 	go func() { done <- late.token(t, "acme") }()
