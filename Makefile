@@ -73,8 +73,9 @@ fuzz: ## Run every fuzz target for a short while (FUZZTIME=10s)
 	tools/fuzz $(FUZZTIME)
 
 .PHONY: fault
-fault: ## Run the tests that fail every outside call in turn
+fault: ## Fail every outside call in turn; kill, freeze and cut off servers of a fleet, and count what they survive
 	TOKENBROKER_TEST_SERVERS=none $(GO) test -race -count=1 -timeout=$(TIMEOUT) -run 'Fault' ./...
+	TOKENBROKER_TEST_FAULTS=all $(GO) test -race -count=1 -timeout=$(TIMEOUT) -v -run '^TestFleet' ./test/e2e
 
 .PHONY: bench
 bench: ## Measure what a request costs

@@ -134,39 +134,57 @@ func TestAHolderThatDies(t *testing.T) {
 }
 
 // TestALateHolder: a write that comes after the lease is over changes nothing, and
-// its replica serves what the fleet has.
+// its replica serves what the fleet has, also if it never hears what became of it or
+// has no token of its own.
 func TestALateHolder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		replicas := fleet(t, 2)
-		late, other := replicas[0], replicas[1]
-		late.create(t, "acme")
-		hangs := brokertest.Step{Delay: time.Hour}
-		late.upstream.Script(hangs, hangs) // its token comes after 16 to 19 s, and the write takes long
-		writes := 0
-		late.store.Once(brokertest.Delay(12*time.Second), func(c brokertest.Call) bool {
-			if brokertest.On(brokertest.OpWrite, "tokens/")(c) {
-				writes++
-			}
-			return writes == 2 // with its token
+	refused, unheard := brokertest.Delay(12*time.Second), brokertest.Delay(12*time.Second)
+	unheard.After = brokertest.Hang().After
+	tests := []struct {
+		name  string
+		fault brokertest.Fault
+		hangs int // of its three requests
+	}{
+		{"its token is refused", refused, 2},
+		{"it never hears of its token", unheard, 2},
+		{"its failure is refused", refused, 3},
+		{"it never hears of its failure", unheard, 3},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { lateHolder(t, test.fault, test.hangs) })
 		})
-		done := make(chan *broker.Token)
-		go func() { done <- late.token(t, "acme") }()
-		time.Sleep(time.Second)
-		start := time.Now()
-		theirs := other.token(t, "acme")
-		if took := time.Since(start); took < 23*time.Second || took > 26*time.Second {
-			t.Errorf("the other replica took over after %v, want 25s", took)
+	}
+}
+
+func lateHolder(t *testing.T, onLastWrite brokertest.Fault, hangs int) {
+	replicas := fleet(t, 2)
+	late, other := replicas[0], replicas[1]
+	late.create(t, "acme")
+	late.upstream.Script(slices.Repeat([]brokertest.Step{{Delay: time.Hour}}, hangs)...) // a token comes after 16 to 19 s
+	writes := 0
+	late.store.Once(onLastWrite, func(c brokertest.Call) bool {
+		if brokertest.On(brokertest.OpWrite, "tokens/")(c) {
+			writes++
 		}
-		if ours := <-done; ours.ID != theirs.ID || late.token(t, "acme").ID != theirs.ID {
-			t.Errorf("the late replica serves %s, want the fleet's %s", ours.ID, theirs.ID)
-		}
-		if got := other.replica(t).token(t, "acme"); got.ID != theirs.ID {
-			t.Errorf("the store has %s, want %s", got.ID, theirs.ID)
-		}
-		if got, want := late.upstream.Count(), 4; got != want {
-			t.Errorf("%d requests, want %d", got, want)
-		}
+		return writes == 2
 	})
+	done := make(chan *broker.Token)
+	go func() { done <- late.token(t, "acme") }()
+	time.Sleep(time.Second)
+	start := time.Now()
+	theirs := other.token(t, "acme")
+	if took := time.Since(start); took < 23*time.Second || took > 26*time.Second {
+		t.Errorf("the other replica took over after %v, want 25s", took)
+	}
+	if ours := <-done; ours.ID != theirs.ID || late.token(t, "acme").ID != theirs.ID {
+		t.Errorf("the late replica serves %s, want the fleet's %s", ours.ID, theirs.ID)
+	}
+	if got := other.replica(t).token(t, "acme"); got.ID != theirs.ID {
+		t.Errorf("the store has %s, want %s", got.ID, theirs.ID)
+	}
+	if got, want := late.upstream.Count(), 4; got != want {
+		t.Errorf("%d requests, want %d", got, want)
+	}
 }
 
 // TestAHangingServerAndALease: the holder gives up before its lease is over, and

@@ -207,8 +207,13 @@ func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (
 		if f, ok := m.failures.GetIfPresent(m.key); ok && fromUpstream(ReasonOf(err)) {
 			r.Failure = f.shared()
 		}
-		if _, writeErr := m.write(ctx, m.path, version, &r.header, r); writeErr != nil {
+		_, writeErr := m.write(ctx, m.path, version, &r.header, r)
+		if writeErr != nil {
 			m.log.WarnContext(ctx, "lease not released; it ends by itself", "client", m.c.ID, "reason", ReasonOf(writeErr))
+		}
+		if token := m.insteadOf(ctx, nil, writeErr); token != nil {
+			m.succeeded(ctx, m.c, m.key, token)
+			return token, nil
 		}
 		return nil, err
 	}
@@ -216,26 +221,31 @@ func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (
 	if r.Token, err = token.seal(m.keys[len(m.keys)-1], m.path, m.aheadOf(m.c.Upstream.TokenEndpoint)); err == nil {
 		_, err = m.write(ctx, m.path, version, &r.header, r)
 	}
-	if ReasonOf(err) == ReasonStoreConflict { // too late: another replica has taken over
-		token = m.insteadOf(ctx, token)
-	} else if err != nil {
+	if err != nil && ReasonOf(err) != ReasonStoreConflict {
 		m.log.WarnContext(ctx, "token not shared", "client", m.c.ID, "reason", ReasonOf(err), "cause", err)
 	}
+	token = m.insteadOf(ctx, token, err)
 	m.succeeded(ctx, m.c, m.key, token)
 	return token, nil
 }
 
-// insteadOf returns the token that the fleet has in place of one that came too late,
-// or that one if there is none that is as good.
-func (m *sharedMint) insteadOf(ctx context.Context, late *Token) *Token {
+// insteadOf returns the token that the fleet has in place of one that came too late, or
+// never, as the error of the last write tells; own if there is none that is as good.
+func (m *sharedMint) insteadOf(ctx context.Context, own *Token, written error) *Token {
+	switch ReasonOf(written) {
+	case ReasonStoreConflict, ReasonStoreAnswerLost: // another replica has taken over, or may have
+	default:
+		return own
+	}
+	ctx = context.WithoutCancel(ctx) // a process that was stopped for long has no time left
 	r, _, err := m.readToken(ctx, m.c, m.path)
 	if err != nil {
-		return late
+		return own
 	}
 	if token := m.adoptable(r); token != nil {
 		return token
 	}
-	return late
+	return own
 }
 
 // publish makes a token that was had beside the lease the fleet's, as well as it can:

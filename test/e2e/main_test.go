@@ -39,6 +39,9 @@ func TestMain(m *testing.M) {
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
+	if !faults.tell(os.Stdout) && code == 0 {
+		code = 1
+	}
 	os.Exit(code)
 }
 

@@ -20,8 +20,10 @@ type tap struct {
 	vault  string
 	client *http.Client
 
-	mu     sync.Mutex // guards faults and what they point to
+	mu     sync.Mutex // guards the rest, and what it points to
 	faults map[string]*fault
+	apart  partition
+	healed chan struct{} // closed when a silent partition ends
 }
 
 // fault is what happens at the n-th write about one client.
@@ -32,8 +34,9 @@ type fault struct {
 
 	writes int           // seen so far
 	struck bool          // the n-th write was seen
+	status int           // what Vault answered to a held n-th write; 0 before that
 	next   chan struct{} // closed by the write after the n-th
-	landed chan struct{} // closed when a late n-th write has reached Vault
+	landed chan struct{} // closed when a late or held n-th write has reached Vault
 }
 
 type faultKind string
@@ -47,16 +50,28 @@ const (
 	blind faultKind = "after Vault has it, and no way to find out"
 	// late: the write reaches Vault when its sender has given up and tries again.
 	late faultKind = "after the sender gave up"
+	// held: the write reaches Vault when hit returns, and its answer does not come back.
+	held faultKind = "held on its way"
+)
+
+// partition is what becomes of all requests.
+type partition int32
+
+const (
+	whole   partition = iota // they reach Vault
+	refused                  // their connections break at once
+	silent                   // nothing comes back until the partition ends
 )
 
 // newTap proxies to a Vault that speaks plain HTTP.
 func newTap(t testing.TB, vault string) *tap {
 	t.Helper()
-	p := &tap{vault: vault, client: &http.Client{Timeout: 30 * time.Second}, faults: map[string]*fault{}}
+	p := &tap{vault: vault, client: &http.Client{Timeout: 30 * time.Second}, faults: map[string]*fault{}, healed: make(chan struct{})}
 	p.Server = httptest.NewUnstartedServer(p)
 	p.Server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	p.Server.Start()
 	t.Cleanup(func() {
+		p.part(whole)
 		p.CloseClientConnections()
 		p.Close()
 		p.client.CloseIdleConnections()
@@ -82,6 +97,28 @@ func (p *tap) disarm(id string) (writes int, struck bool) {
 	return f.writes, f.struck
 }
 
+// part begins a partition, or ends it.
+func (p *tap) part(kind partition) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.healed)
+	p.apart, p.healed = kind, make(chan struct{})
+}
+
+// stuck breaks or keeps a request during a partition, and reports whether there is one.
+func (p *tap) stuck(w http.ResponseWriter) bool {
+	p.mu.Lock()
+	apart, healed := p.apart, p.healed
+	p.mu.Unlock()
+	if apart == silent {
+		<-healed
+	}
+	if apart != whole {
+		cut(w)
+	}
+	return apart != whole
+}
+
 // ServeHTTP implements http.Handler.
 func (p *tap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
@@ -89,8 +126,21 @@ func (p *tap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		cut(w)
 		return
 	}
+	if p.stuck(w) {
+		return
+	}
 	kind, f := p.count(r)
 	switch kind {
+	case held:
+		f.run()
+		if answer, err := p.forward(r, body); err == nil {
+			p.mu.Lock()
+			f.status = answer.StatusCode
+			p.mu.Unlock()
+		}
+		close(f.landed)
+		cut(w)
+		return
 	case before:
 		f.run()
 		cut(w)

@@ -1,0 +1,172 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestFleetHolderKilled kills the replica that gets a cold token for the fleet, as
+// `kill -9` does, at every write and while it asks. Callers of the others wait and
+// get a token, when the lease is over at the latest; the server is asked no more
+// often than that takes.
+func TestFleetHolderKilled(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, sharedStore(t))
+	kills := []struct {
+		name     string
+		write    int // of the token's record: 1 is the lease, 2 the token; 0 is in between
+		kind     faultKind
+		waits    bool // for the lease of the dead
+		requests int64
+	}{
+		{"lease-lost", 1, before, false, 1},
+		{"lease-written", 1, after, true, 1},
+		{"asking", 0, "", true, 2},
+		{"token-lost", 2, before, true, 2},
+		{"token-written", 2, after, false, 1},
+	}
+	var running sync.WaitGroup
+	for _, k := range kills {
+		victim := f.a.node
+		client := f.register(f.b, k.name, func(nth int64) {
+			if k.write == 0 && nth == 1 {
+				victim.Kill()
+			}
+		})
+		tried := inject(t, "kill -9 of the holder, %s %s", k.name, k.kind)
+		f.a.tap.arm(client.uid, &fault{nth: k.write, kind: k.kind, hit: victim.Kill})
+		_, err := victim.token(t.Context(), client.name)
+		died := time.Now()
+		if _, struck := f.a.tap.disarm(client.uid); err == nil || !struck && k.write > 0 {
+			victim.Kill()
+			tried.survived(fmt.Errorf("it was not hit: %w", orNothing(err)))
+			return
+		}
+		<-victim.Done()
+		answers := askAll(t.Context(), client.name, f.b, f.c)
+		f.restart(f.a)
+		running.Go(func() {
+			id, err := sameToken(<-answers)
+			took := time.Since(died)
+			switch {
+			case err != nil:
+			case k.waits && (took < leaseEnds-2*time.Second || took > leaseEnds+slack):
+				err = fmt.Errorf("the others had a token after %v, want when the lease was over, after %v", took, leaseEnds)
+			case !k.waits && took > leaseEnds/2:
+				err = fmt.Errorf("the others had a token after %v, and nobody held the lease", took)
+			}
+			tried.survived(errors.Join(err, f.servesOnly(client.name, id, f.b, f.c), client.wasAsked(k.requests), f.leaseIsFree(client)))
+		})
+	}
+	running.Wait()
+	for _, k := range kills { // the replica that came back has no token of its own
+		if err := f.servesOnly("clients/"+k.name, "", f.replicas()...); err != nil {
+			t.Errorf("%s, at the end: %v", k.name, err)
+		}
+	}
+	f.stop()
+}
+
+// TestFleetHolderFrozen stops a holder, as SIGSTOP does, past its lease: once while it
+// asks, once with its token on the way to Vault. Another replica takes over; what
+// the late one writes is refused, and it serves what the fleet has.
+func TestFleetHolderFrozen(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, sharedStore(t))
+	late := f.a
+	frozen, release := make(chan struct{}), make(chan struct{})
+	asks, writes := make(chan struct{}), make(chan struct{})
+	asking := f.register(f.b, "frozen-asking", func(nth int64) {
+		if nth == 1 {
+			close(asks)
+			<-frozen
+		}
+	})
+	writing := f.register(f.b, "frozen-writing", nil)
+	write := &fault{nth: 2, kind: held, hit: func() { close(writes); <-release }}
+	late.tap.arm(writing.uid, write)
+	lateAnswers := map[*registered]<-chan []answer{}
+	for _, client := range []*registered{asking, writing} {
+		lateAnswers[client] = askAll(t.Context(), client.name, late)
+	}
+	for _, reached := range []<-chan struct{}{asks, writes} {
+		select {
+		case <-reached:
+		case <-time.After(leaseEnds / 2):
+			t.Fatal("the holder did not get to where it is to be frozen")
+		}
+	}
+	hit := map[*registered]*injected{
+		asking:  inject(t, "SIGSTOP of the holder past its lease, while it asks"),
+		writing: inject(t, "SIGSTOP of the holder past its lease, its token on the way to Vault"),
+	}
+	if err := late.command.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	close(frozen) // the authorization server answers one who does not hear it
+	others := map[*registered]<-chan []answer{}
+	for client := range hit {
+		others[client] = askAll(t.Context(), client.name, f.b, f.c)
+	}
+	newer, problems := map[*registered]string{}, map[*registered]error{}
+	for client, answers := range others {
+		newer[client], problems[client] = sameToken(<-answers)
+	}
+	close(release) // the late write arrives
+	<-write.landed
+	if _, struck := late.tap.disarm(writing.uid); !struck || write.status != http.StatusBadRequest {
+		problems[writing] = errors.Join(problems[writing], fmt.Errorf("the late write: seen %v, status %d; want it refused by check-and-set, %d", struck, write.status, http.StatusBadRequest))
+	}
+	if err := late.command.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	for client, tried := range hit {
+		err := problems[client]
+		for _, a := range <-lateAnswers[client] {
+			if a.err != nil || a.token.GetTokenId() != newer[client] {
+				err = errors.Join(err, fmt.Errorf("the late replica gave out token %q, %w; the fleet has %s", a.token.GetTokenId(), orNothing(a.err), newer[client]))
+			}
+		}
+		tried.survived(errors.Join(err, f.servesOnly(client.name, newer[client], f.replicas()...), client.wasAsked(2), f.leaseIsFree(client)))
+	}
+	f.restart(late)
+	for client := range hit {
+		if err := errors.Join(f.servesOnly(client.name, newer[client], late), client.wasAsked(2)); err != nil {
+			t.Errorf("%s, after a restart of the late replica: %v", client.id, err)
+		}
+	}
+	f.stop()
+}
+
+// TestFleetLosesAnswers breaks the connection to Vault at each write of a cold mint,
+// in each way in which an answer can be lost; nobody is killed. All replicas get one
+// token with one request.
+func TestFleetLosesAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, sharedStore(t))
+	var running sync.WaitGroup
+	for write, name := range map[int]string{1: "lease", 2: "token"} {
+		for i, kind := range []faultKind{before, after, late} {
+			client := f.register(f.b, fmt.Sprintf("%s-answer-%d", name, i), nil)
+			tried := inject(t, "the answer to the write of the %s lost %s", name, kind)
+			running.Go(func() {
+				f.a.tap.arm(client.uid, &fault{nth: write, kind: kind})
+				ctx, cancel := context.WithTimeout(t.Context(), leaseEnds+slack)
+				defer cancel()
+				_, err := f.a.token(ctx, client.name)
+				if _, struck := f.a.tap.disarm(client.uid); !struck {
+					err = errors.Join(err, errors.New("no answer was lost"))
+				}
+				tried.survived(errors.Join(err, f.servesOnly(client.name, "", f.replicas()...), client.wasAsked(1), f.leaseIsFree(client)))
+			})
+		}
+	}
+	running.Wait()
+	f.stop()
+}
