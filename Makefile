@@ -81,6 +81,10 @@ fault: ## Fail every outside call in turn; kill, freeze and cut off servers of a
 bench: ## Measure what a request costs
 	$(GO) run ./bench
 
+.PHONY: bench-long
+bench-long: ## Measure large stores, many watches and a long load (half an hour; LONG='-clients 100000 -minutes 1')
+	$(GO) run ./bench -long $(LONG)
+
 .PHONY: demo
 demo: ## Run the server with everything it needs, to try it out (ONCE=1: show and stop)
 	$(GO) run ./cmd/tokenbroker dev --demo $(if $(ONCE),--once)

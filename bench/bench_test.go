@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
+	"github.com/tokenbroker/tokenbroker/test/realvault"
 )
 
 // quickPlan measures nothing that is worth reading, and runs everything.
@@ -22,23 +25,24 @@ func quickPlan(t *testing.T) plan {
 	return plan{
 		rounds: 1, costRounds: 1, sdkCalls: 1000, warmup: 20 * time.Millisecond, closed: 50 * time.Millisecond, open: 50 * time.Millisecond, single: 20 * time.Millisecond,
 		callers: 8, connections: 2, coldTokens: 3, herd: 50, herdPause: 200 * time.Millisecond,
+		vaultTokens: 3, vault: []realvault.Option{realvault.InMemory()}, keys: 300, stormClients: 20, stormRate: 100, stormLifetime: 2 * time.Second,
+		long:     longPlan{clients: 300, warm: 100, watches: 20, watchConnections: 2, mixed: 800 * time.Millisecond, sample: 50 * time.Millisecond},
 		profiles: t.TempDir(), progress: t.Output(),
 	}
 }
 
 func TestEveryFigureIsMeasured(t *testing.T) {
 	p := quickPlan(t)
-	var names []string
-	for _, s := range scenarios {
-		names = append(names, s.name)
-	}
-	measured, err := measure(t.Context(), p, names)
+	measured, err := measure(t.Context(), p, names(ordinary, long))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var printed strings.Builder
 	_ = measured.report(&printed) // whether bounds hold in so short a time says nothing
 	for _, f := range table {
+		if slices.Contains(vaultFigures, f.name) {
+			continue
+		}
 		match := regexp.MustCompile(`(?m)^figure ` + f.name + ` (\S+)$`).FindStringSubmatch(printed.String())
 		if match == nil {
 			t.Errorf("%s was not printed", f.name)
@@ -48,13 +52,39 @@ func TestEveryFigureIsMeasured(t *testing.T) {
 			t.Errorf("%s is %q", f.name, match[1])
 		}
 	}
-	if got := measured["herd_upstream_requests"]; got != 1 {
-		t.Errorf("the herd made %v upstream requests; want 1", got)
+	for name, want := range map[string]float64{
+		"herd_upstream_requests": 1, "cold_store_reads": 3, "cold_store_writes": 2, "refresh_storm_failed_calls": 0, "mixed_failed_calls": 0,
+	} {
+		if got := measured[name]; got != want {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
 	}
 	for _, name := range []string{"broker.cpu.pprof", "broker.allocs.pprof", "echo.cpu.pprof", "echo.allocs.pprof"} {
 		if info, err := os.Stat(filepath.Join(p.profiles, name)); err != nil || info.Size() == 0 {
 			t.Errorf("profile %s: %v", name, err)
 		}
+	}
+}
+
+// vaultFigures are measured on a real Vault.
+var vaultFigures = []string{"cold_vault_vs_bare_calls", "herd_3_replicas_upstream_requests"}
+
+func TestFiguresOfVault(t *testing.T) {
+	harness.SkipIfOff(t)
+	measured, err := measure(t.Context(), quickPlan(t), names(withVault))
+	if errors.Is(err, realvault.ErrMissing) {
+		harness.Missing(t, err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range vaultFigures {
+		if got, ok := measured[name]; !ok || math.IsNaN(got) || math.IsInf(got, 0) {
+			t.Errorf("%s: got %v, want a number", name, got)
+		}
+	}
+	if got := measured["herd_3_replicas_upstream_requests"]; got != 1 {
+		t.Errorf("the herd on replicas made %v upstream requests, want 1", got)
 	}
 }
 
@@ -111,6 +141,8 @@ func TestCommandLine(t *testing.T) {
 		{"unknown flag", []string{"-fast"}},
 		{"argument", []string{"warm"}},
 		{"no rounds", []string{"-rounds", "0"}},
+		{"no clients", []string{"-long", "-clients", "0"}},
+		{"no minutes", []string{"-long", "-minutes", "0"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var usage usageError

@@ -29,6 +29,16 @@ type childConfig struct {
 	StoreFile string
 	// Without is a feature that this server does not have, one of [features]; "" has all.
 	Without string
+	// Vault, if it has an address, is the broker's store instead; StoreFile then only
+	// names what lies beside it.
+	Vault vaultPlace
+	// LocalTokens makes the broker get its tokens, which it does not share, within its
+	// process: for figures that need more of them than there is time to request.
+	LocalTokens bool
+	// Alone means that no other replica needs to be told of changes, or is listened to.
+	Alone bool
+	// Cached is how many clients and tokens the broker keeps in memory; 0 takes its default.
+	Cached int
 	// EchoBytes is the size of the echo's encoded answer.
 	EchoBytes int
 }
@@ -39,6 +49,18 @@ type usage struct {
 	CPU int64
 	// Mallocs counts heap objects.
 	Mallocs uint64
+	// Reads and Writes are the broker's calls of its store, without those of the feed.
+	Reads, Writes int64
+}
+
+// memory is what a server holds. It collects garbage first.
+type memory struct {
+	// Resident is the process's memory in bytes, Mapped what of it is pages of files,
+	// which the kernel takes back when it needs them; both 0 where the kernel does not say.
+	Resident, Mapped int64
+	// Heap is what is reachable, in bytes.
+	Heap       uint64
+	Goroutines int
 }
 
 // What the parent may write to a server's standard input, a line each; each is
@@ -46,15 +68,17 @@ type usage struct {
 // outlives its parent.
 const (
 	commandUsage   = "usage"
+	commandMemory  = "memory"
 	commandProfile = "profile" // followed by a space and the path to write to
 	commandStop    = "stop"    // ends the profile
 )
 
 // answer is a line that a server writes: the first has the address, an answer to
-// commandUsage the usage.
+// commandUsage the usage, one to commandMemory the memory.
 type answer struct {
 	Address string `json:",omitempty"`
 	Usage   usage
+	Memory  memory
 	Error   string `json:",omitempty"`
 }
 
@@ -79,19 +103,20 @@ func serveChild(cfg childConfig, stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	serve := serveBroker
+	calls := &storeCalls{}
+	serve := func(ctx context.Context) error { return serveBroker(ctx, cfg, listener, calls) }
 	if cfg.StoreFile == "" {
-		serve = serveEcho
+		serve = func(ctx context.Context) error { return serveEcho(ctx, cfg, listener) }
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	served := make(chan error, 1)
 	go func() {
-		served <- serve(ctx, cfg, listener)
+		served <- serve(ctx)
 		cancel()
 	}()
 	controlled := make(chan error, 1)
-	go func() { controlled <- control(listener.Addr().String(), stdin, stdout) }()
+	go func() { controlled <- control(listener.Addr().String(), calls, stdin, stdout) }()
 	// A server that failed does not wait for its input's end: the process ends, and
 	// the goroutine that reads with it.
 	select {
@@ -104,7 +129,7 @@ func serveChild(cfg childConfig, stdin io.Reader, stdout io.Writer) error {
 }
 
 // control answers the parent's commands until they end.
-func control(address string, stdin io.Reader, stdout io.Writer) error {
+func control(address string, calls *storeCalls, stdin io.Reader, stdout io.Writer) error {
 	encoder := json.NewEncoder(stdout)
 	if err := encoder.Encode(answer{Address: address}); err != nil {
 		return err
@@ -117,7 +142,9 @@ func control(address string, stdin io.Reader, stdout io.Writer) error {
 		var err error
 		switch command {
 		case commandUsage:
-			a.Usage, err = currentUsage()
+			a.Usage, err = currentUsage(calls)
+		case commandMemory:
+			a.Memory, err = currentMemory()
 		case commandProfile:
 			profile, err = startProfile(path)
 		case commandStop:
@@ -135,14 +162,14 @@ func control(address string, stdin io.Reader, stdout io.Writer) error {
 	return lines.Err()
 }
 
-func currentUsage() (usage, error) {
+func currentUsage(calls *storeCalls) (usage, error) {
 	cpu, err := processCPU()
 	if err != nil {
 		return usage{}, err
 	}
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
-	return usage{CPU: cpu.Nanoseconds(), Mallocs: memory.Mallocs}, nil
+	return usage{CPU: cpu.Nanoseconds(), Mallocs: memory.Mallocs, Reads: calls.reads.Load(), Writes: calls.writes.Load()}, nil
 }
 
 // startProfile begins a CPU profile at path; the allocations' goes beside it.

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
-
-	"google.golang.org/grpc"
 )
 
 // measureCost measures what each feature costs: the CPU time of a server with all of
@@ -88,11 +85,9 @@ func (w *world) without(ctx context.Context, feature string, full *target) (_ *t
 		return nil, joinClose(err, t.close, process.stop)
 	}
 	// The first call requests the token, whose length varies by a byte or two.
-	var size int
-	if err := t.conns[0].Invoke(ctx, t.method, t.request, &size, grpc.ForceCodecV2(encoded{})); err != nil {
-		return nil, joinClose(fmt.Errorf("get token: %w", err), t.close, process.stop)
+	if t.answerBytes, err = t.answerSize(ctx); err != nil {
+		return nil, joinClose(err, t.close, process.stop)
 	}
-	t.answerBytes = size
 	return t, nil
 }
 

@@ -21,6 +21,11 @@ type target struct {
 	// clients of both servers do equal work, and no server gets away with less.
 	request     mem.BufferSlice
 	answerBytes int
+	// requests, if there are any, are made in turn instead of request.
+	requests []mem.BufferSlice
+	// slack is how much answers may differ from answerBytes, in bytes: times and
+	// numbers in them are longer or shorter.
+	slack int
 }
 
 // close closes the connections.
@@ -34,11 +39,15 @@ func (t *target) close() error {
 
 // call makes the nth call.
 func (t *target) call(ctx context.Context, n int) error {
+	request := t.request
+	if len(t.requests) > 0 {
+		request = t.requests[n%len(t.requests)]
+	}
 	var got int
-	if err := t.conns[n%len(t.conns)].Invoke(ctx, t.method, t.request, &got, grpc.ForceCodecV2(encoded{})); err != nil {
+	if err := t.conns[n%len(t.conns)].Invoke(ctx, t.method, request, &got, grpc.ForceCodecV2(encoded{})); err != nil {
 		return err
 	}
-	if got != t.answerBytes {
+	if off := got - t.answerBytes; max(off, -off) > t.slack {
 		return fmt.Errorf("%s answered %d bytes instead of %d", t.method, got, t.answerBytes)
 	}
 	return nil
@@ -73,7 +82,7 @@ func (t *target) closedLoop(ctx context.Context, callers int, duration time.Dura
 	for i := range callers {
 		running.Go(func() {
 			for !over.Load() && errs[i] == nil {
-				errs[i] = t.call(ctx, i)
+				errs[i] = t.call(ctx, i+callers*counts[i])
 				counts[i]++
 			}
 		})
@@ -95,6 +104,12 @@ func (t *target) openLoop(ctx context.Context, rate float64, duration time.Durat
 
 // attempt is openLoop with the error of each call.
 func (t *target) attempt(ctx context.Context, rate float64, duration time.Duration) ([]time.Duration, []error) {
+	return paced(rate, duration, func(n int) error { return t.call(ctx, n) })
+}
+
+// paced makes calls at a rate and returns how long each took from when it was due, and
+// its error.
+func paced(rate float64, duration time.Duration, call func(n int) error) ([]time.Duration, []error) {
 	calls := int(rate * duration.Seconds())
 	latencies, errs := make([]time.Duration, calls), make([]error, calls)
 	var running sync.WaitGroup
@@ -105,12 +120,27 @@ func (t *target) attempt(ctx context.Context, rate float64, duration time.Durati
 			time.Sleep(wait)
 		}
 		running.Go(func() {
-			errs[i] = t.call(ctx, i)
+			errs[i] = call(i)
 			latencies[i] = time.Since(due)
 		})
 	}
 	running.Wait()
 	return latencies, errs
+}
+
+// eachOnce has callers make n calls, each one once.
+func eachOnce(n, callers int, call func(n int) error) error {
+	errs := make([]error, callers)
+	var running sync.WaitGroup
+	for i := range callers {
+		running.Go(func() {
+			for k := i; k < n && errs[i] == nil; k += callers {
+				errs[i] = call(k)
+			}
+		})
+	}
+	running.Wait()
+	return first(errs)
 }
 
 // first returns the first error of many that most likely say the same.

@@ -1,8 +1,9 @@
 // Command bench measures what a request costs, beside a bare gRPC echo of equal
 // bytes in the same run, and fails when a figure misses its bound.
 //
-//	go run ./bench                     all of it, about four minutes
-//	go run ./bench -only warm          one scenario: cold, cost, herd, noisy, sdk or warm
+//	go run ./bench                     all of it but what takes long, about seven minutes
+//	go run ./bench -long               what takes long: million, watches and mixed
+//	go run ./bench -only warm          one scenario
 //	go run ./bench -profile DIR        also CPU and allocation profiles of both servers
 //
 // Progress goes to standard error; standard output has a line "figure NAME VALUE"
@@ -22,6 +23,9 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 func main() {
@@ -48,14 +52,40 @@ type usageError struct{ error }
 // scenarios are the parts of the benchmark, in the order that they run in.
 var scenarios = []struct {
 	name    string
+	kind    kind
 	measure func(context.Context, *world, plan, figures) error
 }{
-	{"cold", measureCold},
-	{"herd", measureHerd},
-	{"warm", measureWarm},
-	{"cost", measureCost},
-	{"noisy", measureNoisy},
-	{"sdk", measureSDK},
+	{"cold", ordinary, measureCold},
+	{"herd", ordinary, measureHerd},
+	{"warm", ordinary, measureWarm},
+	{"cost", ordinary, measureCost},
+	{"noisy", ordinary, measureNoisy},
+	{"sdk", ordinary, measureSDK},
+	{"keys", ordinary, measureKeys},
+	{"storm", ordinary, measureStorm},
+	{"vault", withVault, measureVault},
+	{"million", long, measureMillion},
+	{"watches", long, measureWatches},
+	{"mixed", long, measureMixed},
+}
+
+// kind says when a scenario is run.
+type kind int
+
+const (
+	ordinary  kind = iota
+	withVault      // unless real servers are turned off
+	long           // on demand
+)
+
+// names returns the scenarios of those kinds.
+func names(kinds ...kind) (list []string) {
+	for _, s := range scenarios {
+		if slices.Contains(kinds, s.kind) {
+			list = append(list, s.name)
+		}
+	}
+	return list
 }
 
 // run measures and reports.
@@ -63,7 +93,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := fullPlan()
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	only := flags.String("only", "", "run this `scenario` alone: cold, cost, herd, noisy, sdk or warm")
+	all := names(ordinary, withVault, long)
+	only := flags.String("only", "", "run this `scenario` alone: "+strings.Join(all, ", "))
+	longOnes := flags.Bool("long", false, "run the scenarios that take long")
+	flags.IntVar(&p.long.clients, "clients", p.long.clients, "clients of the scenario million")
+	flags.IntVar(&p.long.watches, "watches", p.long.watches, "streams of the scenario watches")
+	minutes := flags.Float64("minutes", p.long.mixed.Minutes(), "how long the scenario mixed lasts")
 	flags.StringVar(&p.profiles, "profile", "", "write profiles of both servers into `DIR`")
 	flags.IntVar(&p.rounds, "rounds", p.rounds, "rounds of each comparison; the figure is their median")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -71,19 +106,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else if err != nil {
 		return usageError{err}
 	}
-	var names []string
-	for _, s := range scenarios {
-		names = append(names, s.name)
-	}
-	if flags.NArg() > 0 || p.rounds < 1 || *only != "" && !slices.Contains(names, *only) {
+	p.long.mixed = time.Duration(*minutes * float64(time.Minute))
+	if flags.NArg() > 0 || p.rounds < 1 || p.long.clients < 1 || p.long.watches < 1 || p.long.mixed < 1 || *only != "" && !slices.Contains(all, *only) {
 		flags.Usage()
-		return usageError{fmt.Errorf("want no arguments, and -only one of %s", strings.Join(names, ", "))}
-	}
-	if *only != "" {
-		names = []string{*only}
+		return usageError{fmt.Errorf("want no arguments, positive numbers, and -only one of %s", strings.Join(all, ", "))}
 	}
 	p.progress = stderr
-	measured, err := measure(ctx, p, names)
+	chosen := names(ordinary, withVault)
+	switch {
+	case *only != "":
+		chosen = []string{*only}
+	case *longOnes:
+		chosen = names(long)
+	case harness.Off():
+		chosen = names(ordinary)
+		p.printf("%s=none: without the figures that need a Vault", harness.ServersVariable)
+	}
+	measured, err := measure(ctx, p, chosen)
 	if err != nil {
 		return err
 	}

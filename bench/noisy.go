@@ -24,7 +24,7 @@ func measureNoisy(ctx context.Context, w *world, p plan, measured figures) (err 
 		return err
 	}
 	quiet := &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: answerBytes}
-	conns, err := w.connectAs("noisy", w.broker.address)
+	conns, err := w.connectAs("noisy", w.broker.address, p.connections)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/test/realvault"
 )
 
 // plan says how long and how much is measured.
@@ -24,6 +26,19 @@ type plan struct {
 	// and get their answer after herdPause: long enough for all of them to arrive.
 	coldTokens, herd int
 	herdPause        time.Duration
+	// vaultTokens are asked for of a broker on a real Vault, which is started with the
+	// options of vault.
+	vaultTokens int
+	vault       []realvault.Option
+	// keys are as many warm tokens, of a client each, as are asked for in turn.
+	keys int
+	// stormClients have tokens that live for stormLifetime and are called stormRate
+	// times a second in all.
+	stormClients  int
+	stormRate     float64
+	stormLifetime time.Duration
+	// long is how much the long scenarios do.
+	long longPlan
 	// profiles is the folder for profiles; "" writes none.
 	profiles string
 	// progress gets a line for each thing done.
@@ -36,6 +51,8 @@ func fullPlan() plan {
 	return plan{
 		rounds: 31, costRounds: 15, sdkCalls: 2_000_000, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
 		callers: 64, connections: 4, coldTokens: 400, herd: 1000, herdPause: time.Second,
+		vaultTokens: 150, keys: 100_000, stormClients: 2000, stormRate: 1500, stormLifetime: 30 * time.Second,
+		long: longPlan{clients: 1_000_000, warm: 100_000, watches: 10_000, watchConnections: 100, mixed: 10 * time.Minute, sample: 5 * time.Second},
 	}
 }
 

@@ -90,7 +90,16 @@ func (p *process) during(work func() error) (usage, error) {
 		return usage{}, err
 	}
 	after, err := p.ask(commandUsage)
-	return usage{CPU: after.Usage.CPU - before.Usage.CPU, Mallocs: after.Usage.Mallocs - before.Usage.Mallocs}, err
+	return usage{
+		CPU: after.Usage.CPU - before.Usage.CPU, Mallocs: after.Usage.Mallocs - before.Usage.Mallocs,
+		Reads: after.Usage.Reads - before.Usage.Reads, Writes: after.Usage.Writes - before.Usage.Writes,
+	}, err
+}
+
+// memory returns what the server holds.
+func (p *process) memory() (memory, error) {
+	a, err := p.ask(commandMemory)
+	return a.Memory, err
 }
 
 // profiled writes profiles of the server into folder while work runs; "" only

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
-	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
@@ -30,14 +29,14 @@ var features = []string{"audit", "access", "metrics"}
 
 // serveBroker is the measured server: the real one, with nothing left out but a
 // log that is written somewhere, and cfg.Without.
-func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (err error) {
-	store, err := embedded.Open(embedded.Config{File: cfg.StoreFile})
+func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener, calls *storeCalls) (err error) {
+	store, closeStore, err := cfg.openStore()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	defer func() { err = joinClose(err, closeStore) }()
 	metrics := telemetry.New("bench")
-	upstream, b, err := newBroker(store, metrics)
+	upstream, b, err := newBroker(counted{store, calls}, metrics, cfg)
 	if err != nil {
 		return err
 	}
@@ -47,7 +46,7 @@ func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener) (e
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(running) }()
 	defer func() { stop(); err = errors.Join(err, <-ended) }()
-	settings := server.Config{Broker: b, TLS: &cfg.TLS}
+	settings := server.Config{Broker: b, TLS: &cfg.TLS, Limits: server.Limits{MaxConcurrentRequestsPerCaller: 8192, MaxWatchesPerCaller: 16384}}
 	if cfg.Without != "metrics" {
 		settings.Metrics = metrics
 	}
@@ -79,7 +78,7 @@ func manyRows(cfg childConfig) (*access.Reloader, error) {
 		fmt.Fprintf(&rules, "  - {callers: [caller-%d], permissions: [token.get], clients: [\"prefix:team%d-\", \"label:team=t%d\"], limits: {requests_per_second: 100}}\n", i, i, i)
 	}
 	text := "callers:\n" + callers.String() + "  - {name: bench, identities: [\"" + cfg.Caller + "\"]}\n  - {name: noisy, identities: [\"" + noisyIdentity + "\"]}\nrules:\n" + rules.String() +
-		"  - {callers: [bench], permissions: [token.get], clients: [\"prefix:bench-\"], scopes: {default: [contacts.read]}, limits: {requests_per_second: 1000000, burst: 1000000, concurrent: 10000}}\n" +
+		"  - {callers: [bench], permissions: [token.get, token.watch, client.read], clients: [\"prefix:bench-\"], scopes: {default: [contacts.read]}, limits: {requests_per_second: 1000000, burst: 1000000, concurrent: 20000}}\n" +
 		fmt.Sprintf("  - {callers: [noisy], permissions: [token.get], clients: [\"prefix:bench-\"], limits: {requests_per_second: %d}}\n...\n", noisyAllowed)
 	path := cfg.StoreFile + ".access.yaml"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -113,11 +112,16 @@ func auditFile(cfg childConfig) (_ *audit.Log, end func() error, err error) {
 
 // newBroker returns a broker that asks authorization servers on loopback. The
 // caller closes the broker, then the client.
-func newBroker(store broker.Store, metrics *telemetry.Metrics) (*oauth.Client, *broker.Broker, error) {
+func newBroker(store broker.Store, metrics *telemetry.Metrics, cfg childConfig) (*oauth.Client, *broker.Broker, error) {
 	upstream := oauth.New(oauth.Config{AllowHTTPLoopback: true})
+	requestToken := upstream.RequestToken
+	if cfg.LocalTokens {
+		requestToken = localToken
+	}
 	b, err := broker.New(broker.Config{
-		Store: metrics.Store(store), RequestToken: metrics.RequestToken(upstream.RequestToken),
-		CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint, Feed: true,
+		Store: metrics.Store(store), RequestToken: metrics.RequestToken(requestToken),
+		CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint, Feed: !cfg.Alone,
+		CachedClients: cfg.Cached, CachedTokens: cfg.Cached, Unshared: cfg.LocalTokens,
 	})
 	return upstream, b, err
 }

@@ -113,19 +113,22 @@ func rounds[T any](c *comparer, measure func(*target) (T, error), each func(roun
 // load is what one half of a throughput round measured.
 type load struct{ rate, cpu, mallocs float64 }
 
+// fullLoad has all callers call for a while.
+func (t *target) fullLoad(ctx context.Context, p plan) (load, error) {
+	var calls int
+	var took time.Duration
+	used, err := t.process.during(func() (err error) {
+		calls, took, err = t.closedLoop(ctx, p.callers, p.closed)
+		return err
+	})
+	n := float64(calls)
+	return load{rate: n / took.Seconds(), cpu: float64(used.CPU) / n, mallocs: float64(used.Mallocs) / n}, err
+}
+
 // throughput measures CPU time, allocations and calls a second under full load.
 func (c *comparer) throughput(ctx context.Context, measured figures) error {
 	var cpu, rate, allocs, echoRates []float64
-	err := rounds(c, func(t *target) (load, error) {
-		var calls int
-		var took time.Duration
-		used, err := t.process.during(func() (err error) {
-			calls, took, err = t.closedLoop(ctx, c.p.callers, c.p.closed)
-			return err
-		})
-		n := float64(calls)
-		return load{rate: n / took.Seconds(), cpu: float64(used.CPU) / n, mallocs: float64(used.Mallocs) / n}, err
-	}, func(round int, s sides[load]) {
+	err := rounds(c, func(t *target) (load, error) { return t.fullLoad(ctx, c.p) }, func(round int, s sides[load]) {
 		c.p.printf("warm round %d: CPU %.1f against %.1f µs a call, %.0f against %.0f calls a second, %.1f against %.1f objects a call", round,
 			s.broker.cpu/1e3, s.echo.cpu/1e3, s.broker.rate, s.echo.rate, s.broker.mallocs, s.echo.mallocs)
 		cpu = append(cpu, s.broker.cpu/s.echo.cpu)

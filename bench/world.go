@@ -28,7 +28,17 @@ const (
 	herdClient = "bench-herd"
 )
 
-func coldClient(i int) string { return fmt.Sprintf("bench-cold-%04d", i) }
+func coldClient(i int) string  { return fmt.Sprintf("bench-cold-%04d", i) }
+func stormClient(i int) string { return fmt.Sprintf("bench-storm-%04d", i) }
+
+// each returns the first n names.
+func each(n int, name func(int) string) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = name(i)
+	}
+	return names
+}
 
 // upstreamClientID is what the authorization server calls all of them. It is long
 // because it stands in the token twice, which makes that about 1 KB, as many are.
@@ -94,7 +104,7 @@ func (w *world) startUpstream() error {
 		return err
 	}
 	w.upstream, err = authserver.New(authserver.Config{
-		Issuer: "http://" + listener.Addr().String(), TokenLifetime: 24 * time.Hour,
+		Issuer: "http://" + listener.Addr().String(), TokenLifetime: ordinaryLifetime,
 		Clients: []authserver.Client{{ID: upstreamClientID, Secrets: []secret.Value{w.secret}, Scopes: []string{"contacts.read"}}},
 	})
 	if err != nil {
@@ -116,7 +126,7 @@ func (w *world) register(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = joinClose(err, store.Close) }()
-	upstream, b, err := newBroker(store, telemetry.New("bench"))
+	upstream, b, err := newBroker(store, telemetry.New("bench"), childConfig{})
 	if err != nil {
 		return err
 	}
@@ -125,41 +135,48 @@ func (w *world) register(ctx context.Context) (err error) {
 	if err := b.Ready(ctx); err != nil {
 		return err
 	}
-	names := []string{warmClient, herdClient}
-	for i := range w.p.coldTokens {
-		names = append(names, coldClient(i))
-	}
+	names := append([]string{warmClient, herdClient}, each(w.p.coldTokens, coldClient)...)
+	names = append(names, each(w.p.stormClients, stormClient)...)
+	return w.create(ctx, b, names)
+}
+
+// create registers clients of those names.
+func (w *world) create(ctx context.Context, b *broker.Broker, names []string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(64) // writes that arrive together are committed together
 	for _, name := range names {
 		group.Go(func() error {
-			_, err := b.CreateClient(ctx, broker.NewClient{
-				ID: name, Upstream: broker.Upstream{
-					TokenEndpoint: w.upstream.TokenEndpoint(), ClientID: upstreamClientID,
-					Authentication: broker.Authentication{Method: broker.ClientSecretBasic}, DefaultScopes: []string{"contacts.read"},
-				},
-				Secret: broker.SecretInput{Value: w.secret},
-			})
+			_, err := b.CreateClient(ctx, w.newClient(name))
 			return err
 		})
 	}
 	return group.Wait()
 }
 
+func (w *world) newClient(name string) broker.NewClient {
+	return broker.NewClient{
+		ID: name, Upstream: broker.Upstream{
+			TokenEndpoint: w.upstream.TokenEndpoint(), ClientID: upstreamClientID,
+			Authentication: broker.Authentication{Method: broker.ClientSecretBasic}, DefaultScopes: []string{"contacts.read"},
+		},
+		Secret: broker.SecretInput{Value: w.secret},
+	}
+}
+
 // connect makes connections, which are the caller's to close also when there is an
 // error. Each is dialled with its first call.
 func (w *world) connect(address string) ([]*grpc.ClientConn, error) {
-	return w.connectAs("caller", address)
+	return w.connectAs("caller", address, w.p.connections)
 }
 
-// connectAs is connect with the certificate of that name.
-func (w *world) connectAs(name, address string) ([]*grpc.ClientConn, error) {
+// connectAs is connect with the certificate of that name, n times.
+func (w *world) connectAs(name, address string, n int) ([]*grpc.ClientConn, error) {
 	creds, err := w.files.credentials(name)
 	if err != nil {
 		return nil, err
 	}
 	var conns []*grpc.ClientConn
-	for range w.p.connections {
+	for range n {
 		conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds))
 		if err != nil {
 			return conns, err

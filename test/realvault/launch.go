@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
-// errMissing tells that there is no Vault to start: a matter of the machine, not of the test.
-var errMissing = errors.New("no Vault: none at TOKENBROKER_TEST_VAULT_ADDR, no vault or bao on PATH, none built")
+// ErrMissing is what [Open] returns: it tells that there is no Vault to start: a matter of the machine, not of the test.
+var ErrMissing = errors.New("no Vault: none at TOKENBROKER_TEST_VAULT_ADDR, no vault or bao on PATH, none built")
 
 // launch starts the server's process, sealed, at its address, or at a free one the first time.
 func (in *instance) launch() error {
@@ -29,7 +29,7 @@ func (in *instance) launch() error {
 		return err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return errMissing
+		return ErrMissing
 	}
 	return in.launchBuilt(path)
 }

@@ -69,7 +69,7 @@ func Start(t testing.TB, opts ...Option) *Server {
 	harness.SkipIfOff(t)
 	in, err := open(t.TempDir(), opts)
 	switch {
-	case errors.Is(err, errMissing):
+	case errors.Is(err, ErrMissing):
 		harness.Missing(t, err)
 	case errors.Is(err, errUnfit):
 		t.Skip(err)
@@ -120,7 +120,7 @@ func Shared(t testing.TB) *Server {
 	if one.server == nil && one.err == nil {
 		one.server, one.err = Open()
 	}
-	if errors.Is(one.err, errMissing) {
+	if errors.Is(one.err, ErrMissing) {
 		harness.Missing(t, one.err)
 	}
 	if one.err != nil {
