@@ -181,17 +181,15 @@ func (g *gathering) Close() error {
 	g.closing = true
 	g.some.Signal()
 	g.room.Broadcast()
-	ended, since := g.ended, g.since
+	ended := g.ended
 	g.mu.Unlock()
-	late := false
-	if ended != nil {
-		late = !g.wait(ended, since)
+	if ended == nil {
+		return g.Conn.Close()
 	}
+	late := !g.wait(ended)
 	// A write under way ends with it, and tls.Conn then does not wait to say goodbye.
 	closeErr := g.Conn.Close()
-	if ended != nil {
-		<-ended
-	}
+	<-ended
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
@@ -203,20 +201,29 @@ func (g *gathering) Close() error {
 	return closeErr
 }
 
-// wait reports whether the goroutine ended within the grace, which began with the write
-// under way: of a server's many connections to peers long gone, each is cut at once.
-func (g *gathering) wait(ended <-chan struct{}, since time.Time) bool {
-	grace := Grace
-	if !since.IsZero() {
-		grace = time.Until(since.Add(Grace))
-	}
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
-	select {
-	case <-ended:
-		return true
-	case <-timer.C:
-		return false
+// wait reports whether the goroutine ended within the grace. It counts from when the
+// write under way began, so that a peer long gone is cut at once: gRPC closes the
+// connections of a server that stops one after the other.
+func (g *gathering) wait(ended <-chan struct{}) bool {
+	last := time.Now().Add(Grace)
+	for {
+		until := last
+		g.mu.Lock()
+		if began := g.since; !began.IsZero() && began.Add(Grace).Before(last) {
+			until = began.Add(Grace)
+		}
+		g.mu.Unlock()
+		left := time.Until(until)
+		if left <= 0 {
+			return false
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-ended:
+			timer.Stop()
+			return true
+		case <-timer.C: // another write may have begun meanwhile
+		}
 	}
 }
 
