@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/gather"
 )
 
 // Credentials are a gRPC server's: they find out who each connection is by its kind.
@@ -26,7 +27,16 @@ type Credentials struct {
 var _ credentials.TransportCredentials = (*Credentials)(nil)
 
 // ServerHandshake implements credentials.TransportCredentials; the AuthInfo is an [*Info].
+// The connection gathers what is written to it, see [gather.Conn].
 func (c *Credentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := c.handshake(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	return gather.Conn(conn), info, nil
+}
+
+func (c *Credentials) handshake(raw net.Conn) (net.Conn, *Info, error) {
 	if socket, ok := underlying(raw).(*net.UnixConn); ok {
 		uid, err := peerUID(socket)
 		if err != nil {
@@ -43,7 +53,7 @@ func (c *Credentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthI
 	return c.handshakeTLS(raw)
 }
 
-func (c *Credentials) handshakeTLS(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (c *Credentials) handshakeTLS(raw net.Conn) (net.Conn, *Info, error) {
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{"h2"},
