@@ -45,6 +45,13 @@ func Conn(conn net.Conn) net.Conn {
 // buffers are those that nobody writes from. An idle connection has none.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
+// giveBack wipes a buffer, which may hold tokens, for the next one.
+func giveBack(buffer *[]byte) {
+	clear(*buffer)
+	*buffer = (*buffer)[:0]
+	buffers.Put(buffer)
+}
+
 type gathering struct {
 	net.Conn
 	mu   sync.Mutex // guards the rest
@@ -123,8 +130,7 @@ func (g *gathering) send(ended chan<- struct{}) {
 		if err == nil && n < len(*batch) {
 			err = fmt.Errorf("gather: %d of %d bytes written", n, len(*batch))
 		}
-		*batch = (*batch)[:0]
-		buffers.Put(batch)
+		giveBack(batch)
 		g.mu.Lock()
 		g.since = time.Time{}
 		if err != nil {
@@ -163,8 +169,7 @@ func (g *gathering) next() *[]byte {
 func (g *gathering) fail(err error) {
 	g.err = err
 	if g.waiting != nil {
-		*g.waiting = (*g.waiting)[:0]
-		buffers.Put(g.waiting)
+		giveBack(g.waiting)
 		g.waiting = nil
 	}
 	g.room.Broadcast()
