@@ -118,22 +118,28 @@ func TestCloseWithoutAWrite(t *testing.T) {
 // TestAll at once: writes, reads and Close do not wait for each other for ever.
 func TestAll(t *testing.T) {
 	for range 200 {
-		near, far := pipe(t)
-		var all sync.WaitGroup
-		for range 4 {
-			all.Go(func() {
-				for {
-					if _, err := near.Write(make([]byte, 20_000)); err != nil {
-						return
+		synctest.Test(t, func(t *testing.T) {
+			near, far := pipe(t)
+			var all sync.WaitGroup
+			for range 4 {
+				all.Go(func() {
+					for {
+						if _, err := near.Write(make([]byte, 20_000)); err != nil {
+							return
+						}
 					}
-				}
-			})
-		}
-		all.Go(func() { _, _ = io.Copy(io.Discard, near) })
-		all.Go(func() { _, _ = io.CopyN(io.Discard, far, 300_000); _ = near.Close() })
-		all.Go(func() { _, _ = io.CopyN(far, endless{}, 100_000) })
-		all.Wait()
-		_ = far.Close()
+				})
+			}
+			all.Go(func() { _, _ = io.Copy(io.Discard, near) })
+			all.Go(func() { _, _ = io.CopyN(far, endless{}, 100_000) })
+			_, err := io.CopyN(io.Discard, far, 300_000)
+			must(t, err)
+			synctest.Wait() // the writers have filled it again
+			if err := near.Close(); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("close: got %v", err) // the peer reads no more
+			}
+			all.Wait()
+		})
 	}
 }
 

@@ -112,7 +112,7 @@ func (g *gathering) take(b []byte) int {
 
 // refusal returns why nothing may be written. Its caller holds mu.
 func (g *gathering) refusal() error {
-	if g.err == nil && g.closing {
+	if g.closing {
 		return net.ErrClosed
 	}
 	return g.err

@@ -67,8 +67,7 @@ func TestOrder(t *testing.T) {
 			for number := range uint16(each) {
 				size := random.IntN(3000)
 				if number%64 == 0 {
-					size = 2*gather.MaxWaiting - header // waits for room, in one piece
-					size &= 0xffff
+					size = gather.MaxWaiting - header // waits for room, in one piece
 				}
 				message := binary.BigEndian.AppendUint16(nil, id)
 				message = binary.BigEndian.AppendUint16(message, number)
@@ -147,7 +146,8 @@ func TestBackPressure(t *testing.T) {
 			ended <- nil
 		}()
 		synctest.Wait()
-		if n := taken.Load(); n > most || n < most-size {
+		// The write under way may have begun with less than there was room for.
+		if n := taken.Load(); n > most || n <= gather.MaxWaiting-size {
 			t.Errorf("%d bytes were taken over, want up to %d", n, most)
 		}
 		n, err := io.CopyN(io.Discard, far, 1000*size)
