@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,6 +81,9 @@ func TestFleetHolderKilled(t *testing.T) {
 // the late one writes is refused, and it serves what the fleet has.
 func TestFleetHolderFrozen(t *testing.T) {
 	t.Parallel()
+	if _, err := os.Stat("/proc/self/task"); err != nil {
+		t.Skipf("it takes /proc to see that a process stands still: %v", err)
+	}
 	f := newFleet(t, sharedStore(t))
 	late := f.a
 	frozen, release := make(chan struct{}), make(chan struct{})
@@ -106,9 +112,7 @@ func TestFleetHolderFrozen(t *testing.T) {
 		asking:  inject(t, "SIGSTOP of the holder past its lease, while it asks"),
 		writing: inject(t, "SIGSTOP of the holder past its lease, its token on the way to Vault"),
 	}
-	if err := late.command.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, late.process)
 	close(frozen) // the authorization server answers one who does not hear it
 	others := map[*registered]<-chan []answer{}
 	for client := range hit {
@@ -142,6 +146,30 @@ func TestFleetHolderFrozen(t *testing.T) {
 		}
 	}
 	f.stop()
+}
+
+// freeze stops a process and waits until each of its threads stands still.
+func freeze(t *testing.T, p *process) {
+	t.Helper()
+	if err := p.command.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, slack, "SIGSTOP", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid()))
+		if err != nil || len(threads) == 0 {
+			return fmt.Errorf("no threads in /proc: %w", orNothing(err))
+		}
+		for _, thread := range threads {
+			stat, err := os.ReadFile(thread)
+			if err != nil {
+				return err
+			}
+			if _, state, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(state, "T") {
+				return fmt.Errorf("a thread runs on: %s", stat)
+			}
+		}
+		return nil
+	})
 }
 
 // TestFleetLosesAnswers breaks the connection to Vault at each write of a cold mint,
