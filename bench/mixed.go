@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -35,12 +34,15 @@ func measureMixed(ctx context.Context, w *world, p plan, measured figures) (err 
 	}
 	m := &mixed{p: p, conns: conns}
 	var failures []error
+	loading, cancel := context.WithCancel(ctx)
+	defer cancel()
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		failures = m.load(ctx)
+		failures = m.load(loading)
 	}()
 	held, sampleErr := samples(process, p, finished)
+	cancel() // it is over, or the server is
 	<-finished
 	if sampleErr != nil {
 		return sampleErr
@@ -98,7 +100,7 @@ func (m *mixed) load(ctx context.Context) (failures []error) {
 	var running sync.WaitGroup
 	for i, part := range parts {
 		running.Go(func() {
-			_, errs[i] = paced(part.rate, m.p.long.mixed, func(n int) error { return part.call(ctx, m.conns[n%len(m.conns)], n) })
+			_, errs[i] = paced(ctx, part.rate, m.p.long.mixed, func(n int) error { return part.call(ctx, m.conns[n%len(m.conns)], n) })
 		})
 	}
 	running.Wait()
@@ -120,20 +122,17 @@ func (m *mixed) token(ctx context.Context, conn *grpc.ClientConn, client int) er
 
 // watch holds a stream open for a moment.
 func (m *mixed) watch(ctx context.Context, conn *grpc.ClientConn, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if _, err := watch(ctx, conn, keyClient(n%m.p.stormClients)); err != nil {
 		return err
 	}
-	hold := time.NewTimer(m.p.long.mixed / 20)
+	hold := time.NewTimer(min(m.p.long.mixed/20, 5*time.Second))
 	defer hold.Stop()
 	select {
 	case <-hold.C:
 		return nil
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil
-		}
 		return ctx.Err()
 	}
 }

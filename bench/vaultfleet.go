@@ -18,6 +18,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 	"github.com/tokenbroker/tokenbroker/test/realvault"
 )
 
@@ -29,6 +30,9 @@ func vaultClient(i int) string { return fmt.Sprintf("bench-vault-%04d", i) }
 // a cold token costs there.
 func measureVault(ctx context.Context, w *world, p plan, measured figures) (err error) {
 	server, err := realvault.Open(p.vault...)
+	if errors.Is(err, realvault.ErrMissing) {
+		return fmt.Errorf("%w; run `%s`, or leave these figures out with %s=none", err, harness.Remedy, harness.ServersVariable)
+	}
 	if err != nil {
 		return err
 	}
