@@ -79,19 +79,20 @@ type mixed struct {
 func (m *mixed) load(ctx context.Context) (failures []error) {
 	rate := m.p.stormRate
 	parts := []struct {
+		name string
 		rate float64
 		call func(ctx context.Context, conn *grpc.ClientConn, n int) error
 	}{
 		// Half of the clients are called all the time: their tokens are warm, and renewed.
-		{rate, func(ctx context.Context, conn *grpc.ClientConn, n int) error {
+		{"warm tokens", rate, func(ctx context.Context, conn *grpc.ClientConn, n int) error {
 			return m.token(ctx, conn, n%m.p.stormClients)
 		}},
 		// The others are called so seldom that theirs have ended.
-		{rate / 50, func(ctx context.Context, conn *grpc.ClientConn, n int) error {
+		{"cold tokens", rate / 50, func(ctx context.Context, conn *grpc.ClientConn, n int) error {
 			return m.token(ctx, conn, m.p.stormClients+n%m.p.stormClients)
 		}},
-		{rate / 50, m.watch},
-		{rate / 100, func(ctx context.Context, conn *grpc.ClientConn, _ int) error {
+		{"watches", rate / 50, m.watch},
+		{"lists", rate / 100, func(ctx context.Context, conn *grpc.ClientConn, _ int) error {
 			_, err := pb.NewClientServiceClient(conn).ListClients(ctx, &pb.ListClientsRequest{PageSize: 100})
 			return err
 		}},
@@ -104,13 +105,14 @@ func (m *mixed) load(ctx context.Context) (failures []error) {
 		})
 	}
 	running.Wait()
-	for _, list := range errs {
-		m.p.printf("mixed: %d calls of one kind made", len(list))
+	for i, list := range errs {
+		before := len(failures)
 		for _, err := range list {
 			if err != nil {
 				failures = append(failures, err)
 			}
 		}
+		m.p.printf("mixed: %d %s, of which %d failed (%v)", len(list), parts[i].name, len(failures)-before, first(list))
 	}
 	return failures
 }
@@ -146,7 +148,7 @@ func (m *mixed) report(held []memory, failures []error, measured figures) {
 		return medianOf(part, func(h memory) float64 { return float64(h.Goroutines) })
 	}
 	begin, end := held[len(held)/4:len(held)/2], held[len(held)*3/4:]
-	m.p.printf("mixed: %d failed (%v); heap %.1f MiB, then %.1f; goroutines %.0f, then %.0f", len(failures), first(failures),
+	m.p.printf("mixed: heap %.1f MiB, then %.1f; goroutines %.0f, then %.0f",
 		heaps(begin)/(1<<20), heaps(end)/(1<<20), goroutines(begin), goroutines(end))
 	measured["mixed_failed_calls"] = float64(len(failures))
 	measured["mixed_heap_end_vs_begin"] = heaps(end) / heaps(begin)
