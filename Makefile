@@ -82,7 +82,7 @@ bench: ## Measure what a request costs
 	$(GO) run ./bench
 
 .PHONY: bench-long
-bench-long: ## Measure large stores, many watches and a long load (half an hour; LONG='-clients 100000 -minutes 1')
+bench-long: ## Measure large stores, many watches and a long load (15 min; LONG='-clients 100000 -minutes 1')
 	$(GO) run ./bench -long $(LONG)
 
 .PHONY: demo

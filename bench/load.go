@@ -104,17 +104,21 @@ func (t *target) openLoop(ctx context.Context, rate float64, duration time.Durat
 
 // attempt is openLoop with the error of each call.
 func (t *target) attempt(ctx context.Context, rate float64, duration time.Duration) ([]time.Duration, []error) {
-	return paced(rate, duration, func(n int) error { return t.call(ctx, n) })
+	return paced(ctx, rate, duration, func(n int) error { return t.call(ctx, n) })
 }
 
 // paced makes calls at a rate and returns how long each took from when it was due, and
-// its error.
-func paced(rate float64, duration time.Duration, call func(n int) error) ([]time.Duration, []error) {
+// its error. When ctx ends it makes no more of them, and its error is the last one.
+func paced(ctx context.Context, rate float64, duration time.Duration, call func(n int) error) ([]time.Duration, []error) {
 	calls := int(rate * duration.Seconds())
 	latencies, errs := make([]time.Duration, calls), make([]error, calls)
 	var running sync.WaitGroup
 	began := time.Now()
 	for i := range calls {
+		if err := ctx.Err(); err != nil {
+			running.Wait()
+			return latencies[:i], append(errs[:i], err)
+		}
 		due := began.Add(time.Duration(float64(i) / rate * float64(time.Second)))
 		if wait := time.Until(due); wait > 0 {
 			time.Sleep(wait)

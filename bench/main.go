@@ -55,6 +55,7 @@ var scenarios = []struct {
 	kind    kind
 	measure func(context.Context, *world, plan, figures) error
 }{
+	{"vault", withVault, measureVault}, // first: if there is none, that is told at once
 	{"cold", ordinary, measureCold},
 	{"herd", ordinary, measureHerd},
 	{"warm", ordinary, measureWarm},
@@ -63,7 +64,6 @@ var scenarios = []struct {
 	{"sdk", ordinary, measureSDK},
 	{"keys", ordinary, measureKeys},
 	{"storm", ordinary, measureStorm},
-	{"vault", withVault, measureVault},
 	{"million", long, measureMillion},
 	{"watches", long, measureWatches},
 	{"mixed", long, measureMixed},

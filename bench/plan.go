@@ -51,7 +51,7 @@ func fullPlan() plan {
 	return plan{
 		rounds: 31, costRounds: 15, sdkCalls: 2_000_000, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
 		callers: 64, connections: 4, coldTokens: 400, herd: 1000, herdPause: time.Second,
-		vaultTokens: 150, keys: 100_000, stormClients: 2000, stormRate: 1500, stormLifetime: 30 * time.Second,
+		vaultTokens: 400, keys: 100_000, stormClients: 2000, stormRate: 1500, stormLifetime: 30 * time.Second,
 		long: longPlan{clients: 1_000_000, warm: 100_000, watches: 10_000, watchConnections: 100, mixed: 10 * time.Minute, sample: 5 * time.Second},
 	}
 }

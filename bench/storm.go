@@ -34,11 +34,11 @@ func measureStorm(ctx context.Context, w *world, p plan, measured figures) error
 	warm := time.Since(began)
 	// A token is replaced when four fifths of its life are over, give or take a little:
 	// at half of it none is yet, and some time after its end all are, once.
-	calm, errs := paced(p.stormRate, max(p.stormLifetime/2-warm, p.stormLifetime/10), call)
+	calm, errs := paced(ctx, p.stormRate, max(p.stormLifetime/2-warm, p.stormLifetime/10), call)
 	if err := first(errs); err != nil {
 		return err
 	}
-	stormy, errs := paced(p.stormRate, max(p.stormLifetime*5/4-time.Since(began), p.stormLifetime/2), call)
+	stormy, errs := paced(ctx, p.stormRate, max(p.stormLifetime*5/4-time.Since(began), p.stormLifetime/2), call)
 	failed := 0
 	for _, err := range errs {
 		if err != nil {
