@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/heap"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
@@ -45,6 +46,9 @@ func serveBroker(ctx context.Context, cfg childConfig, listener net.Listener, ca
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(running) }()
+	pace := make(chan error, 1)
+	go func() { pace <- heap.Run(running) }() // as cmd/tokenbroker does
+	defer func() { stop(); <-pace }()
 	defer func() { stop(); err = errors.Join(err, <-ended) }()
 	settings := server.Config{Broker: b, TLS: &cfg.TLS, Limits: server.Limits{MaxConcurrentRequestsPerCaller: 8192, MaxWatchesPerCaller: 16384}}
 	if cfg.Without != "metrics" {

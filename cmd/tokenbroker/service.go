@@ -15,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/embedded"
+	"github.com/tokenbroker/tokenbroker/internal/heap"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
@@ -234,6 +235,7 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	owned.Go(func() { s.reloadOnHangup(looking) })
 	owned.Go(func() { _ = s.broker.Run(looking) }) // ends with looking, in no other way
+	owned.Go(func() { _ = heap.Run(looking) })     // the same
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
