@@ -116,3 +116,16 @@ func TestStrangersDoNotFillTheDisk(t *testing.T) {
 		}
 	})
 }
+
+// TestStrangersDoNotFillTheLog where there is no audit log that would count them.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, setup{access: tableOf(t, callersTable), unaudited: true})
+		for range 1500 {
+			requireProblem(t, lookup(t, w.peer), codes.Unauthenticated, broker.ReasonCallerUnauthenticated)
+		}
+		if got := len(w.logs.lines(t, "rpc")); got != 1000 {
+			t.Errorf("1500 refusals at once left %d log lines, want 1000", got)
+		}
+	})
+}

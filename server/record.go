@@ -29,7 +29,7 @@ func (b *border) announce(c *call) error {
 // record writes what was decided about a call into the audit log, once.
 // AUDIT_UNAVAILABLE, after which the call must neither do nor reveal anything more.
 func (b *border) record(c *call, outcome audit.Outcome, reason broker.Reason) error {
-	if b.audit == nil || c.recorded || c.need.kind == forNobody {
+	if c.recorded || c.need.kind == forNobody {
 		return nil
 	}
 	c.recorded = true
@@ -37,6 +37,9 @@ func (b *border) record(c *call, outcome audit.Outcome, reason broker.Reason) er
 	if outcome != audit.Allowed && v.caller.Table() == nil && !b.strangers.Allow() {
 		b.unrecorded.Add(1)
 		c.silent = true
+		return nil
+	}
+	if b.audit == nil {
 		return nil
 	}
 	entry := audit.Entry{
@@ -51,6 +54,7 @@ func (b *border) record(c *call, outcome audit.Outcome, reason broker.Reason) er
 		entry.Scopes = token.Scopes
 	}
 	if err := b.audit.Append(&entry); err != nil {
+		b.unrecorded.Add(entry.LeftOut) // the next one says so
 		return &broker.Error{Reason: broker.ReasonAuditUnavailable, Op: "write the audit entry", Err: err}
 	}
 	b.metrics.AuditEntry(outcome)

@@ -39,6 +39,8 @@ type setup struct {
 	limits  server.Limits
 	// access is the table to take instead of a role.
 	access *access.Reloader
+	// unaudited has no audit log.
+	unaudited bool
 	// bearer verifies the tokens of callers.
 	bearer *bearer.Verifier
 	// socket listens on loopback instead of in memory.
@@ -117,6 +119,9 @@ func (w *world) start(t *testing.T, s setup) {
 		cfg.Access, cfg.Callers = s.access, nil
 	}
 	cfg.Bearer = s.bearer
+	if s.unaudited {
+		cfg.Audit = nil
+	}
 	if w.server, err = server.New(cfg); err != nil {
 		t.Fatalf("make server: %v", err)
 	}
