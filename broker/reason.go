@@ -90,6 +90,22 @@ const (
 	ReasonTooManySecretVersions Reason = "TOO_MANY_SECRET_VERSIONS"
 	ReasonDestinationNotBound   Reason = "DESTINATION_NOT_BOUND"
 
+	ReasonWrappingTokenInvalid   Reason = "WRAPPING_TOKEN_INVALID"
+	ReasonWrappingPathRefused    Reason = "WRAPPING_PATH_REFUSED"
+	ReasonWrappingContentInvalid Reason = "WRAPPING_CONTENT_INVALID"
+	ReasonReferenceNotAllowed    Reason = "REFERENCE_NOT_ALLOWED"
+	ReasonReferenceUnreadable    Reason = "REFERENCE_UNREADABLE"
+
+	ReasonRotationNotFound       Reason = "ROTATION_NOT_FOUND"
+	ReasonRotationUnderWay       Reason = "ROTATION_UNDER_WAY"
+	ReasonRotationWrongState     Reason = "ROTATION_WRONG_STATE"
+	ReasonRotationGapNotAccepted Reason = "ROTATION_GAP_NOT_ACCEPTED"
+	ReasonRotatorNotSet          Reason = "ROTATOR_NOT_SET"
+	ReasonRotatorUnauthorized    Reason = "ROTATOR_UNAUTHORIZED"
+	ReasonRotatorRefused         Reason = "ROTATOR_REFUSED"
+	ReasonRotatorOutcomeUnknown  Reason = "ROTATOR_OUTCOME_UNKNOWN"
+	ReasonUpstreamSecretLost     Reason = "UPSTREAM_SECRET_LOST"
+
 	ReasonUpstreamAddressRefused Reason = "UPSTREAM_ADDRESS_REFUSED"
 	ReasonUpstreamDNS            Reason = "UPSTREAM_DNS"
 	ReasonUpstreamConnect        Reason = "UPSTREAM_CONNECT"
@@ -119,6 +135,7 @@ const (
 	ReasonRefreshFailing        Reason = "REFRESH_FAILING"
 	ReasonExpiryAssumed         Reason = "EXPIRY_ASSUMED"
 	ReasonTokenRejected         Reason = "TOKEN_REJECTED"
+	ReasonUsingPreviousSecret   Reason = "USING_PREVIOUS_SECRET"
 )
 
 // ReasonInfo documents one [Reason].

@@ -63,6 +63,21 @@ var reasonTable = []ReasonInfo{
 	{ReasonSecretNotVerified, RecoveryFixCaller, "The pending secret was not verified, so promoting it might leave the client without a working secret.", "Call VerifySecret first, or set allow_unverified if the authorization server cannot be asked yet."},
 	{ReasonTooManySecretVersions, RecoveryFixCaller, "The client has as many secret versions as it may.", "Retire versions that are no longer used with RetireSecret; the detail names them."},
 	{ReasonDestinationNotBound, RecoveryRotateSecret, "The secret is not bound to the origin that it would be sent to.", "Give a new secret value in the same request as the new endpoint."},
+	// How secrets come and change.
+	{ReasonWrappingTokenInvalid, RecoveryRotateSecret, "The wrapping token is used, expired or invented: Vault answers all three alike.", "If nobody of yours has used it, somebody may have intercepted it: have the secret changed. Then wrap it again and send the new token at once."},
+	{ReasonWrappingPathRefused, RecoveryFixCaller, "The wrapping token was made by a request that the configuration does not list; it was not unwrapped.", "Wrap with one of the requests in secrets.wrapping.creation_paths; sys/wrapping/wrap may mean that somebody intercepted a token and wrapped it again."},
+	{ReasonWrappingContentInvalid, RecoveryFixCaller, "What the wrapping token wrapped is not one secret; the token is used up.", "Wrap an object with one string field, value, client_secret or private_key."},
+	{ReasonReferenceNotAllowed, RecoveryFixCaller, "The configuration does not let clients refer to that place in Vault.", "Use a place below a prefix of secrets.references, or have the operator add one; never the broker's own mount."},
+	{ReasonReferenceUnreadable, RecoveryFixStore, "The place that the client refers to holds no secret that the broker can read.", "Check mount, path and field, and that the policy of the broker lets it read there."},
+	{ReasonRotationNotFound, RecoveryFixCaller, "The client's secret was never rotated, or not by that rotation.", "GetRotation shows the last one of a client."},
+	{ReasonRotationUnderWay, RecoveryWait, "A rotation of the client is under way.", "WatchRotation shows how it goes on; AbortRotation ends it."},
+	{ReasonRotationWrongState, RecoveryFixCaller, "The rotation is not in a state in which this can be done.", "The detail names the state that is needed; GetRotation shows the one it is in."},
+	{ReasonRotationGapNotAccepted, RecoveryFixCaller, "Callers would be without a token for a moment, and the call did not accept that.", "Repeat it with accept_gap at a quiet time; the provider ends tokens with their secret."},
+	{ReasonRotatorNotSet, RecoveryFixClient, "The client has no rotator that could have a new secret made, or not all that the rotator needs.", "Set the client's rotation settings, or give the new secret in the request."},
+	{ReasonRotatorUnauthorized, RecoveryFixClient, "The provider's management API does not accept the broker's credentials.", "Check the management client's scopes and permissions at the provider; with rfc7592, the registration access token."},
+	{ReasonRotatorRefused, RecoveryFixClient, "The provider's management API refuses to change the secret.", "Check the rotation settings, such as application_id, and the provider's limits; the detail names what it answered."},
+	{ReasonRotatorOutcomeUnknown, RecoveryContactProvider, "The provider was asked for a new secret, its answer was lost, and it cannot tell what became of it.", "Look at the provider's console: remove what the broker does not know, then repeat the rotation with its request_id, or abort it."},
+	{ReasonUpstreamSecretLost, RecoveryRotateSecret, "The provider has replaced the secret and its answer was lost, so nobody knows the new one.", "Have another secret made at the provider by hand, and stage, verify and promote it; tokens that are there are served until they expire."},
 	// The authorization server.
 	{ReasonUpstreamAddressRefused, RecoveryFixClient, "The token endpoint's address is one that the broker does not connect to.", "Use a public https endpoint, or have the operator allow the address range in the configuration."},
 	{ReasonUpstreamDNS, RecoveryRetry, "The token endpoint's host name does not resolve.", "Check the host name in the client's token_endpoint, then the broker's resolver."},
@@ -91,5 +106,6 @@ var reasonTable = []ReasonInfo{
 	{ReasonScopesNarrowed, RecoveryFixClient, "The authorization server granted fewer scopes than asked for.", "Have the scopes granted at the provider."},
 	{ReasonRefreshFailing, RecoveryWait, "The token is still valid but could not be refreshed.", "CheckLookup and the broker's log say why."},
 	{ReasonExpiryAssumed, RecoveryFixClient, "Neither the answer nor the token says when it expires; a lifetime was assumed.", "Set token_policy.assumed_lifetime to what the provider documents."},
+	{ReasonUsingPreviousSecret, RecoveryRotateSecret, "The authorization server refuses the client's current secret; the token was got with the previous one.", "Find out why the new secret is refused, then roll back, or stage and promote another one, before the previous one ends."},
 	{ReasonTokenRejected, RecoveryWait, "The token that was reported as rejected is served once more: there is no other one yet.", "Report it again after some seconds if it is still rejected; if that lasts, the cause is at the API or the authorization server."},
 }

@@ -8,7 +8,7 @@ import (
 )
 
 type rotationService struct {
-	pb.UnsafeRotationServiceServer
+	pb.UnimplementedRotationServiceServer
 	broker *broker.Broker
 }
 

@@ -85,6 +85,22 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonTooManySecretVersions: codes.FailedPrecondition,
 	broker.ReasonDestinationNotBound:   codes.FailedPrecondition,
 
+	broker.ReasonWrappingTokenInvalid:   codes.FailedPrecondition,
+	broker.ReasonWrappingPathRefused:    codes.PermissionDenied,
+	broker.ReasonWrappingContentInvalid: codes.InvalidArgument,
+	broker.ReasonReferenceNotAllowed:    codes.PermissionDenied,
+	broker.ReasonReferenceUnreadable:    codes.FailedPrecondition,
+
+	broker.ReasonRotationNotFound:       codes.NotFound,
+	broker.ReasonRotationUnderWay:       codes.FailedPrecondition,
+	broker.ReasonRotationWrongState:     codes.FailedPrecondition,
+	broker.ReasonRotationGapNotAccepted: codes.FailedPrecondition,
+	broker.ReasonRotatorNotSet:          codes.FailedPrecondition,
+	broker.ReasonRotatorUnauthorized:    codes.FailedPrecondition,
+	broker.ReasonRotatorRefused:         codes.FailedPrecondition,
+	broker.ReasonRotatorOutcomeUnknown:  codes.FailedPrecondition,
+	broker.ReasonUpstreamSecretLost:     codes.FailedPrecondition,
+
 	broker.ReasonUpstreamAddressRefused: codes.FailedPrecondition,
 	broker.ReasonUpstreamDNS:            codes.Unavailable,
 	broker.ReasonUpstreamConnect:        codes.Unavailable,

@@ -211,6 +211,13 @@ type Client struct {
 	// Optional. Whether a new token ends the one before it. Callers then share one
 	// token, as with `max_live_tokens`.
 	SingleActiveToken bool `protobuf:"varint,26,opt,name=single_active_token,json=singleActiveToken,proto3" json:"single_active_token,omitempty"`
+	// Optional. How its secret is changed.
+	Rotation *RotationSettings `protobuf:"bytes,27,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Optional. Origins, such as "https://graph.microsoft.com", that the broker may
+	// send the client's tokens to by itself, as the management client of others'
+	// rotations; at most 5. Bound to the secret when it comes, as the token endpoint
+	// is.
+	TokenDestinations []string `protobuf:"bytes,28,rep,name=token_destinations,json=tokenDestinations,proto3" json:"token_destinations,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -427,6 +434,258 @@ func (x *Client) GetSingleActiveToken() bool {
 	return false
 }
 
+func (x *Client) GetRotation() *RotationSettings {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *Client) GetTokenDestinations() []string {
+	if x != nil {
+		return x.TokenDestinations
+	}
+	return nil
+}
+
+// RotationSettings say how a client's secret is changed.
+type RotationSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. What changes it at the provider: "rfc7592", "keycloak", "entra",
+	// "okta", "auth0", "key_pair", or the name of a rotator of the configuration; ""
+	// if a person does.
+	Rotator string `protobuf:"bytes,1,opt,name=rotator,proto3" json:"rotator,omitempty"`
+	// Optional. What the rotator needs to know, such as "application_id"; at most 20.
+	// docs/rotation.md says what each takes.
+	Parameters map[string]string `protobuf:"bytes,2,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Optional. Management API of the provider: an absolute https URL.
+	Endpoint string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Optional. "clients/{client}" whose tokens open the management API. Its
+	// token_destinations must name the endpoint's origin.
+	ManagementClient string `protobuf:"bytes,4,opt,name=management_client,json=managementClient,proto3" json:"management_client,omitempty"`
+	// Optional. Rotations of clients with the same provider account run one at a
+	// time; "" is an account of its own.
+	Account string `protobuf:"bytes,5,opt,name=account,proto3" json:"account,omitempty"`
+	// Optional. The provider takes two secrets at a time; for clients without rotator.
+	OverlappingSecrets bool `protobuf:"varint,6,opt,name=overlapping_secrets,json=overlappingSecrets,proto3" json:"overlapping_secrets,omitempty"`
+	// Optional. The provider ends tokens with the secret that they were got with.
+	TokensEndWithSecret bool `protobuf:"varint,7,opt,name=tokens_end_with_secret,json=tokensEndWithSecret,proto3" json:"tokens_end_with_secret,omitempty"`
+	// Optional. Tokens that must be got in a row with a new secret: 1 to 20; by
+	// default 3, and 1 where tokens are limited.
+	VerifyTokens int32 `protobuf:"varint,8,opt,name=verify_tokens,json=verifyTokens,proto3" json:"verify_tokens,omitempty"`
+	// Optional. Pause between them: up to 1 min; by default 1 s.
+	VerifySpacing *durationpb.Duration `protobuf:"bytes,9,opt,name=verify_spacing,json=verifySpacing,proto3" json:"verify_spacing,omitempty"`
+	// Optional. How long the provider takes to make a new secret known everywhere:
+	// up to 24 h; by default what the rotator knows.
+	Propagation *durationpb.Duration `protobuf:"bytes,10,opt,name=propagation,proto3" json:"propagation,omitempty"`
+	// Optional. How long a replaced secret is kept at least: up to 90 days; by
+	// default 1 h, and no shorter than the longest life of a token.
+	Overlap *durationpb.Duration `protobuf:"bytes,11,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	// Optional. Rotate by itself this long after the last rotation: 1 h to 2 years;
+	// absent for never. Needs a rotator.
+	Every *durationpb.Duration `protobuf:"bytes,12,opt,name=every,proto3" json:"every,omitempty"`
+	// Optional. Rotate by itself this long before the secret expires: 1 h to 1 year;
+	// by default 14 days, if there is a rotator and the expiry is known.
+	BeforeExpiry *durationpb.Duration `protobuf:"bytes,13,opt,name=before_expiry,json=beforeExpiry,proto3" json:"before_expiry,omitempty"`
+	// Optional. When rotations may begin by themselves, in UTC; at any time by
+	// default.
+	Windows       []*RotationWindow `protobuf:"bytes,14,rep,name=windows,proto3" json:"windows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationSettings) Reset() {
+	*x = RotationSettings{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationSettings) ProtoMessage() {}
+
+func (x *RotationSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationSettings.ProtoReflect.Descriptor instead.
+func (*RotationSettings) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RotationSettings) GetRotator() string {
+	if x != nil {
+		return x.Rotator
+	}
+	return ""
+}
+
+func (x *RotationSettings) GetParameters() map[string]string {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *RotationSettings) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *RotationSettings) GetManagementClient() string {
+	if x != nil {
+		return x.ManagementClient
+	}
+	return ""
+}
+
+func (x *RotationSettings) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *RotationSettings) GetOverlappingSecrets() bool {
+	if x != nil {
+		return x.OverlappingSecrets
+	}
+	return false
+}
+
+func (x *RotationSettings) GetTokensEndWithSecret() bool {
+	if x != nil {
+		return x.TokensEndWithSecret
+	}
+	return false
+}
+
+func (x *RotationSettings) GetVerifyTokens() int32 {
+	if x != nil {
+		return x.VerifyTokens
+	}
+	return 0
+}
+
+func (x *RotationSettings) GetVerifySpacing() *durationpb.Duration {
+	if x != nil {
+		return x.VerifySpacing
+	}
+	return nil
+}
+
+func (x *RotationSettings) GetPropagation() *durationpb.Duration {
+	if x != nil {
+		return x.Propagation
+	}
+	return nil
+}
+
+func (x *RotationSettings) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+func (x *RotationSettings) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *RotationSettings) GetBeforeExpiry() *durationpb.Duration {
+	if x != nil {
+		return x.BeforeExpiry
+	}
+	return nil
+}
+
+func (x *RotationSettings) GetWindows() []*RotationWindow {
+	if x != nil {
+		return x.Windows
+	}
+	return nil
+}
+
+// RotationWindow is a part of a week, in UTC.
+type RotationWindow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. "mon" to "sun"; every day by default.
+	Days []string `protobuf:"bytes,1,rep,name=days,proto3" json:"days,omitempty"`
+	// Required. "HH:MM".
+	Begin string `protobuf:"bytes,2,opt,name=begin,proto3" json:"begin,omitempty"`
+	// Required. "HH:MM"; before begin means the next day.
+	End           string `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationWindow) Reset() {
+	*x = RotationWindow{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationWindow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationWindow) ProtoMessage() {}
+
+func (x *RotationWindow) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationWindow.ProtoReflect.Descriptor instead.
+func (*RotationWindow) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RotationWindow) GetDays() []string {
+	if x != nil {
+		return x.Days
+	}
+	return nil
+}
+
+func (x *RotationWindow) GetBegin() string {
+	if x != nil {
+		return x.Begin
+	}
+	return ""
+}
+
+func (x *RotationWindow) GetEnd() string {
+	if x != nil {
+		return x.End
+	}
+	return ""
+}
+
 // IssueBudget bounds how many tokens are issued.
 type IssueBudget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -440,7 +699,7 @@ type IssueBudget struct {
 
 func (x *IssueBudget) Reset() {
 	*x = IssueBudget{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +711,7 @@ func (x *IssueBudget) String() string {
 func (*IssueBudget) ProtoMessage() {}
 
 func (x *IssueBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +724,7 @@ func (x *IssueBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueBudget.ProtoReflect.Descriptor instead.
 func (*IssueBudget) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{1}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IssueBudget) GetTokens() int32 {
@@ -498,7 +757,7 @@ type AssertionSettings struct {
 
 func (x *AssertionSettings) Reset() {
 	*x = AssertionSettings{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +769,7 @@ func (x *AssertionSettings) String() string {
 func (*AssertionSettings) ProtoMessage() {}
 
 func (x *AssertionSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +782,7 @@ func (x *AssertionSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssertionSettings.ProtoReflect.Descriptor instead.
 func (*AssertionSettings) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{2}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AssertionSettings) GetSigningAlgorithm() string {
@@ -567,7 +826,7 @@ type TokenPolicy struct {
 
 func (x *TokenPolicy) Reset() {
 	*x = TokenPolicy{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +838,7 @@ func (x *TokenPolicy) String() string {
 func (*TokenPolicy) ProtoMessage() {}
 
 func (x *TokenPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +851,7 @@ func (x *TokenPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenPolicy.ProtoReflect.Descriptor instead.
 func (*TokenPolicy) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{3}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TokenPolicy) GetMinValidity() *durationpb.Duration {
@@ -640,7 +899,7 @@ type CreateClientRequest struct {
 
 func (x *CreateClientRequest) Reset() {
 	*x = CreateClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +911,7 @@ func (x *CreateClientRequest) String() string {
 func (*CreateClientRequest) ProtoMessage() {}
 
 func (x *CreateClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +924,7 @@ func (x *CreateClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClientRequest.ProtoReflect.Descriptor instead.
 func (*CreateClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{4}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateClientRequest) GetClient() *Client {
@@ -700,7 +959,7 @@ type CreateClientResponse struct {
 
 func (x *CreateClientResponse) Reset() {
 	*x = CreateClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +971,7 @@ func (x *CreateClientResponse) String() string {
 func (*CreateClientResponse) ProtoMessage() {}
 
 func (x *CreateClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +984,7 @@ func (x *CreateClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClientResponse.ProtoReflect.Descriptor instead.
 func (*CreateClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{5}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateClientResponse) GetClient() *Client {
@@ -746,7 +1005,7 @@ type GetClientRequest struct {
 
 func (x *GetClientRequest) Reset() {
 	*x = GetClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1017,7 @@ func (x *GetClientRequest) String() string {
 func (*GetClientRequest) ProtoMessage() {}
 
 func (x *GetClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1030,7 @@ func (x *GetClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientRequest.ProtoReflect.Descriptor instead.
 func (*GetClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{6}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetClientRequest) GetName() string {
@@ -792,7 +1051,7 @@ type GetClientResponse struct {
 
 func (x *GetClientResponse) Reset() {
 	*x = GetClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1063,7 @@ func (x *GetClientResponse) String() string {
 func (*GetClientResponse) ProtoMessage() {}
 
 func (x *GetClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1076,7 @@ func (x *GetClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientResponse.ProtoReflect.Descriptor instead.
 func (*GetClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{7}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetClientResponse) GetClient() *Client {
@@ -844,7 +1103,7 @@ type ListClientsRequest struct {
 
 func (x *ListClientsRequest) Reset() {
 	*x = ListClientsRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1115,7 @@ func (x *ListClientsRequest) String() string {
 func (*ListClientsRequest) ProtoMessage() {}
 
 func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1128,7 @@ func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClientsRequest.ProtoReflect.Descriptor instead.
 func (*ListClientsRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{8}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListClientsRequest) GetPageSize() int32 {
@@ -909,7 +1168,7 @@ type ListClientsResponse struct {
 
 func (x *ListClientsResponse) Reset() {
 	*x = ListClientsResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1180,7 @@ func (x *ListClientsResponse) String() string {
 func (*ListClientsResponse) ProtoMessage() {}
 
 func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1193,7 @@ func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClientsResponse.ProtoReflect.Descriptor instead.
 func (*ListClientsResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{9}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListClientsResponse) GetClients() []*Client {
@@ -971,7 +1230,7 @@ type UnreadableClient struct {
 
 func (x *UnreadableClient) Reset() {
 	*x = UnreadableClient{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1242,7 @@ func (x *UnreadableClient) String() string {
 func (*UnreadableClient) ProtoMessage() {}
 
 func (x *UnreadableClient) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1255,7 @@ func (x *UnreadableClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnreadableClient.ProtoReflect.Descriptor instead.
 func (*UnreadableClient) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{10}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UnreadableClient) GetName() string {
@@ -1032,7 +1291,7 @@ type UpdateClientRequest struct {
 
 func (x *UpdateClientRequest) Reset() {
 	*x = UpdateClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1303,7 @@ func (x *UpdateClientRequest) String() string {
 func (*UpdateClientRequest) ProtoMessage() {}
 
 func (x *UpdateClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1316,7 @@ func (x *UpdateClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClientRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{11}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateClientRequest) GetClient() *Client {
@@ -1092,7 +1351,7 @@ type UpdateClientResponse struct {
 
 func (x *UpdateClientResponse) Reset() {
 	*x = UpdateClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1363,7 @@ func (x *UpdateClientResponse) String() string {
 func (*UpdateClientResponse) ProtoMessage() {}
 
 func (x *UpdateClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[12]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1376,7 @@ func (x *UpdateClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClientResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{12}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateClientResponse) GetClient() *Client {
@@ -1140,7 +1399,7 @@ type DeleteClientRequest struct {
 
 func (x *DeleteClientRequest) Reset() {
 	*x = DeleteClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1411,7 @@ func (x *DeleteClientRequest) String() string {
 func (*DeleteClientRequest) ProtoMessage() {}
 
 func (x *DeleteClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[13]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1424,7 @@ func (x *DeleteClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClientRequest.ProtoReflect.Descriptor instead.
 func (*DeleteClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{13}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteClientRequest) GetName() string {
@@ -1193,7 +1452,7 @@ type DeleteClientResponse struct {
 
 func (x *DeleteClientResponse) Reset() {
 	*x = DeleteClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1464,7 @@ func (x *DeleteClientResponse) String() string {
 func (*DeleteClientResponse) ProtoMessage() {}
 
 func (x *DeleteClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[14]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1477,7 @@ func (x *DeleteClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClientResponse.ProtoReflect.Descriptor instead.
 func (*DeleteClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{14}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteClientResponse) GetClient() *Client {
@@ -1239,7 +1498,7 @@ type UndeleteClientRequest struct {
 
 func (x *UndeleteClientRequest) Reset() {
 	*x = UndeleteClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1510,7 @@ func (x *UndeleteClientRequest) String() string {
 func (*UndeleteClientRequest) ProtoMessage() {}
 
 func (x *UndeleteClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[15]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1523,7 @@ func (x *UndeleteClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteClientRequest.ProtoReflect.Descriptor instead.
 func (*UndeleteClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{15}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UndeleteClientRequest) GetName() string {
@@ -1285,7 +1544,7 @@ type UndeleteClientResponse struct {
 
 func (x *UndeleteClientResponse) Reset() {
 	*x = UndeleteClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1556,7 @@ func (x *UndeleteClientResponse) String() string {
 func (*UndeleteClientResponse) ProtoMessage() {}
 
 func (x *UndeleteClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[16]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1569,7 @@ func (x *UndeleteClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteClientResponse.ProtoReflect.Descriptor instead.
 func (*UndeleteClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{16}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UndeleteClientResponse) GetClient() *Client {
@@ -1331,7 +1590,7 @@ type DisableClientRequest struct {
 
 func (x *DisableClientRequest) Reset() {
 	*x = DisableClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1602,7 @@ func (x *DisableClientRequest) String() string {
 func (*DisableClientRequest) ProtoMessage() {}
 
 func (x *DisableClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[17]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1615,7 @@ func (x *DisableClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableClientRequest.ProtoReflect.Descriptor instead.
 func (*DisableClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{17}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DisableClientRequest) GetName() string {
@@ -1377,7 +1636,7 @@ type DisableClientResponse struct {
 
 func (x *DisableClientResponse) Reset() {
 	*x = DisableClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1648,7 @@ func (x *DisableClientResponse) String() string {
 func (*DisableClientResponse) ProtoMessage() {}
 
 func (x *DisableClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1661,7 @@ func (x *DisableClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableClientResponse.ProtoReflect.Descriptor instead.
 func (*DisableClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{18}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DisableClientResponse) GetClient() *Client {
@@ -1423,7 +1682,7 @@ type EnableClientRequest struct {
 
 func (x *EnableClientRequest) Reset() {
 	*x = EnableClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1694,7 @@ func (x *EnableClientRequest) String() string {
 func (*EnableClientRequest) ProtoMessage() {}
 
 func (x *EnableClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1707,7 @@ func (x *EnableClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableClientRequest.ProtoReflect.Descriptor instead.
 func (*EnableClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{19}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EnableClientRequest) GetName() string {
@@ -1469,7 +1728,7 @@ type EnableClientResponse struct {
 
 func (x *EnableClientResponse) Reset() {
 	*x = EnableClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1740,7 @@ func (x *EnableClientResponse) String() string {
 func (*EnableClientResponse) ProtoMessage() {}
 
 func (x *EnableClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1753,7 @@ func (x *EnableClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableClientResponse.ProtoReflect.Descriptor instead.
 func (*EnableClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{20}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EnableClientResponse) GetClient() *Client {
@@ -1515,7 +1774,7 @@ type ResetUpstreamRequest struct {
 
 func (x *ResetUpstreamRequest) Reset() {
 	*x = ResetUpstreamRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1786,7 @@ func (x *ResetUpstreamRequest) String() string {
 func (*ResetUpstreamRequest) ProtoMessage() {}
 
 func (x *ResetUpstreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1799,7 @@ func (x *ResetUpstreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetUpstreamRequest.ProtoReflect.Descriptor instead.
 func (*ResetUpstreamRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{21}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResetUpstreamRequest) GetName() string {
@@ -1559,7 +1818,7 @@ type ResetUpstreamResponse struct {
 
 func (x *ResetUpstreamResponse) Reset() {
 	*x = ResetUpstreamResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1830,7 @@ func (x *ResetUpstreamResponse) String() string {
 func (*ResetUpstreamResponse) ProtoMessage() {}
 
 func (x *ResetUpstreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,15 +1843,14 @@ func (x *ResetUpstreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetUpstreamResponse.ProtoReflect.Descriptor instead.
 func (*ResetUpstreamResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{22}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{24}
 }
 
 var File_tokenbroker_v1_client_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\n" +
-	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xeb\n" +
-	"\n" +
+	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xd8\v\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12:\n" +
@@ -1625,13 +1883,40 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x13revocation_endpoint\x18\x17 \x01(\tR\x12revocationEndpoint\x12>\n" +
 	"\fissue_budget\x18\x18 \x01(\v2\x1b.tokenbroker.v1.IssueBudgetR\vissueBudget\x12&\n" +
 	"\x0fmax_live_tokens\x18\x19 \x01(\x05R\rmaxLiveTokens\x12.\n" +
-	"\x13single_active_token\x18\x1a \x01(\bR\x11singleActiveToken\x1a9\n" +
+	"\x13single_active_token\x18\x1a \x01(\bR\x11singleActiveToken\x12<\n" +
+	"\brotation\x18\x1b \x01(\v2 .tokenbroker.v1.RotationSettingsR\brotation\x12-\n" +
+	"\x12token_destinations\x18\x1c \x03(\tR\x11tokenDestinations\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"X\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\x06\n" +
+	"\x10RotationSettings\x12\x18\n" +
+	"\arotator\x18\x01 \x01(\tR\arotator\x12P\n" +
+	"\n" +
+	"parameters\x18\x02 \x03(\v20.tokenbroker.v1.RotationSettings.ParametersEntryR\n" +
+	"parameters\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12+\n" +
+	"\x11management_client\x18\x04 \x01(\tR\x10managementClient\x12\x18\n" +
+	"\aaccount\x18\x05 \x01(\tR\aaccount\x12/\n" +
+	"\x13overlapping_secrets\x18\x06 \x01(\bR\x12overlappingSecrets\x123\n" +
+	"\x16tokens_end_with_secret\x18\a \x01(\bR\x13tokensEndWithSecret\x12#\n" +
+	"\rverify_tokens\x18\b \x01(\x05R\fverifyTokens\x12@\n" +
+	"\x0everify_spacing\x18\t \x01(\v2\x19.google.protobuf.DurationR\rverifySpacing\x12;\n" +
+	"\vpropagation\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\vpropagation\x123\n" +
+	"\aoverlap\x18\v \x01(\v2\x19.google.protobuf.DurationR\aoverlap\x12/\n" +
+	"\x05every\x18\f \x01(\v2\x19.google.protobuf.DurationR\x05every\x12>\n" +
+	"\rbefore_expiry\x18\r \x01(\v2\x19.google.protobuf.DurationR\fbeforeExpiry\x128\n" +
+	"\awindows\x18\x0e \x03(\v2\x1e.tokenbroker.v1.RotationWindowR\awindows\x1a=\n" +
+	"\x0fParametersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
+	"\x0eRotationWindow\x12\x12\n" +
+	"\x04days\x18\x01 \x03(\tR\x04days\x12\x14\n" +
+	"\x05begin\x18\x02 \x01(\tR\x05begin\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\tR\x03end\"X\n" +
 	"\vIssueBudget\x12\x16\n" +
 	"\x06tokens\x18\x01 \x01(\x05R\x06tokens\x121\n" +
 	"\x06period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06period\"s\n" +
@@ -1731,93 +2016,104 @@ func file_tokenbroker_v1_client_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenbroker_v1_client_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_tokenbroker_v1_client_service_proto_goTypes = []any{
 	(AuthenticationMethod)(0),      // 0: tokenbroker.v1.AuthenticationMethod
 	(ClientState)(0),               // 1: tokenbroker.v1.ClientState
 	(*Client)(nil),                 // 2: tokenbroker.v1.Client
-	(*IssueBudget)(nil),            // 3: tokenbroker.v1.IssueBudget
-	(*AssertionSettings)(nil),      // 4: tokenbroker.v1.AssertionSettings
-	(*TokenPolicy)(nil),            // 5: tokenbroker.v1.TokenPolicy
-	(*CreateClientRequest)(nil),    // 6: tokenbroker.v1.CreateClientRequest
-	(*CreateClientResponse)(nil),   // 7: tokenbroker.v1.CreateClientResponse
-	(*GetClientRequest)(nil),       // 8: tokenbroker.v1.GetClientRequest
-	(*GetClientResponse)(nil),      // 9: tokenbroker.v1.GetClientResponse
-	(*ListClientsRequest)(nil),     // 10: tokenbroker.v1.ListClientsRequest
-	(*ListClientsResponse)(nil),    // 11: tokenbroker.v1.ListClientsResponse
-	(*UnreadableClient)(nil),       // 12: tokenbroker.v1.UnreadableClient
-	(*UpdateClientRequest)(nil),    // 13: tokenbroker.v1.UpdateClientRequest
-	(*UpdateClientResponse)(nil),   // 14: tokenbroker.v1.UpdateClientResponse
-	(*DeleteClientRequest)(nil),    // 15: tokenbroker.v1.DeleteClientRequest
-	(*DeleteClientResponse)(nil),   // 16: tokenbroker.v1.DeleteClientResponse
-	(*UndeleteClientRequest)(nil),  // 17: tokenbroker.v1.UndeleteClientRequest
-	(*UndeleteClientResponse)(nil), // 18: tokenbroker.v1.UndeleteClientResponse
-	(*DisableClientRequest)(nil),   // 19: tokenbroker.v1.DisableClientRequest
-	(*DisableClientResponse)(nil),  // 20: tokenbroker.v1.DisableClientResponse
-	(*EnableClientRequest)(nil),    // 21: tokenbroker.v1.EnableClientRequest
-	(*EnableClientResponse)(nil),   // 22: tokenbroker.v1.EnableClientResponse
-	(*ResetUpstreamRequest)(nil),   // 23: tokenbroker.v1.ResetUpstreamRequest
-	(*ResetUpstreamResponse)(nil),  // 24: tokenbroker.v1.ResetUpstreamResponse
-	nil,                            // 25: tokenbroker.v1.Client.LabelsEntry
-	nil,                            // 26: tokenbroker.v1.Client.ParametersEntry
-	(*SecretVersion)(nil),          // 27: tokenbroker.v1.SecretVersion
-	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 29: google.protobuf.Duration
-	(*SecretInput)(nil),            // 30: tokenbroker.v1.SecretInput
-	(*fieldmaskpb.FieldMask)(nil),  // 31: google.protobuf.FieldMask
+	(*RotationSettings)(nil),       // 3: tokenbroker.v1.RotationSettings
+	(*RotationWindow)(nil),         // 4: tokenbroker.v1.RotationWindow
+	(*IssueBudget)(nil),            // 5: tokenbroker.v1.IssueBudget
+	(*AssertionSettings)(nil),      // 6: tokenbroker.v1.AssertionSettings
+	(*TokenPolicy)(nil),            // 7: tokenbroker.v1.TokenPolicy
+	(*CreateClientRequest)(nil),    // 8: tokenbroker.v1.CreateClientRequest
+	(*CreateClientResponse)(nil),   // 9: tokenbroker.v1.CreateClientResponse
+	(*GetClientRequest)(nil),       // 10: tokenbroker.v1.GetClientRequest
+	(*GetClientResponse)(nil),      // 11: tokenbroker.v1.GetClientResponse
+	(*ListClientsRequest)(nil),     // 12: tokenbroker.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),    // 13: tokenbroker.v1.ListClientsResponse
+	(*UnreadableClient)(nil),       // 14: tokenbroker.v1.UnreadableClient
+	(*UpdateClientRequest)(nil),    // 15: tokenbroker.v1.UpdateClientRequest
+	(*UpdateClientResponse)(nil),   // 16: tokenbroker.v1.UpdateClientResponse
+	(*DeleteClientRequest)(nil),    // 17: tokenbroker.v1.DeleteClientRequest
+	(*DeleteClientResponse)(nil),   // 18: tokenbroker.v1.DeleteClientResponse
+	(*UndeleteClientRequest)(nil),  // 19: tokenbroker.v1.UndeleteClientRequest
+	(*UndeleteClientResponse)(nil), // 20: tokenbroker.v1.UndeleteClientResponse
+	(*DisableClientRequest)(nil),   // 21: tokenbroker.v1.DisableClientRequest
+	(*DisableClientResponse)(nil),  // 22: tokenbroker.v1.DisableClientResponse
+	(*EnableClientRequest)(nil),    // 23: tokenbroker.v1.EnableClientRequest
+	(*EnableClientResponse)(nil),   // 24: tokenbroker.v1.EnableClientResponse
+	(*ResetUpstreamRequest)(nil),   // 25: tokenbroker.v1.ResetUpstreamRequest
+	(*ResetUpstreamResponse)(nil),  // 26: tokenbroker.v1.ResetUpstreamResponse
+	nil,                            // 27: tokenbroker.v1.Client.LabelsEntry
+	nil,                            // 28: tokenbroker.v1.Client.ParametersEntry
+	nil,                            // 29: tokenbroker.v1.RotationSettings.ParametersEntry
+	(*SecretVersion)(nil),          // 30: tokenbroker.v1.SecretVersion
+	(*timestamppb.Timestamp)(nil),  // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 32: google.protobuf.Duration
+	(*SecretInput)(nil),            // 33: tokenbroker.v1.SecretInput
+	(*fieldmaskpb.FieldMask)(nil),  // 34: google.protobuf.FieldMask
 }
 var file_tokenbroker_v1_client_service_proto_depIdxs = []int32{
-	25, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
+	27, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
 	0,  // 1: tokenbroker.v1.Client.authentication_method:type_name -> tokenbroker.v1.AuthenticationMethod
-	4,  // 2: tokenbroker.v1.Client.assertion:type_name -> tokenbroker.v1.AssertionSettings
-	26, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
-	5,  // 4: tokenbroker.v1.Client.token_policy:type_name -> tokenbroker.v1.TokenPolicy
-	27, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
+	6,  // 2: tokenbroker.v1.Client.assertion:type_name -> tokenbroker.v1.AssertionSettings
+	28, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
+	7,  // 4: tokenbroker.v1.Client.token_policy:type_name -> tokenbroker.v1.TokenPolicy
+	30, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
 	1,  // 6: tokenbroker.v1.Client.state:type_name -> tokenbroker.v1.ClientState
-	28, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
-	28, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
-	28, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
-	3,  // 10: tokenbroker.v1.Client.issue_budget:type_name -> tokenbroker.v1.IssueBudget
-	29, // 11: tokenbroker.v1.IssueBudget.period:type_name -> google.protobuf.Duration
-	29, // 12: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
-	29, // 13: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
-	2,  // 14: tokenbroker.v1.CreateClientRequest.client:type_name -> tokenbroker.v1.Client
-	30, // 15: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	2,  // 16: tokenbroker.v1.CreateClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 17: tokenbroker.v1.GetClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 18: tokenbroker.v1.ListClientsResponse.clients:type_name -> tokenbroker.v1.Client
-	12, // 19: tokenbroker.v1.ListClientsResponse.unreadable:type_name -> tokenbroker.v1.UnreadableClient
-	2,  // 20: tokenbroker.v1.UpdateClientRequest.client:type_name -> tokenbroker.v1.Client
-	31, // 21: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	30, // 22: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	2,  // 23: tokenbroker.v1.UpdateClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 24: tokenbroker.v1.DeleteClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 25: tokenbroker.v1.UndeleteClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 26: tokenbroker.v1.DisableClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 27: tokenbroker.v1.EnableClientResponse.client:type_name -> tokenbroker.v1.Client
-	6,  // 28: tokenbroker.v1.ClientService.CreateClient:input_type -> tokenbroker.v1.CreateClientRequest
-	8,  // 29: tokenbroker.v1.ClientService.GetClient:input_type -> tokenbroker.v1.GetClientRequest
-	10, // 30: tokenbroker.v1.ClientService.ListClients:input_type -> tokenbroker.v1.ListClientsRequest
-	13, // 31: tokenbroker.v1.ClientService.UpdateClient:input_type -> tokenbroker.v1.UpdateClientRequest
-	15, // 32: tokenbroker.v1.ClientService.DeleteClient:input_type -> tokenbroker.v1.DeleteClientRequest
-	17, // 33: tokenbroker.v1.ClientService.UndeleteClient:input_type -> tokenbroker.v1.UndeleteClientRequest
-	19, // 34: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
-	21, // 35: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
-	23, // 36: tokenbroker.v1.ClientService.ResetUpstream:input_type -> tokenbroker.v1.ResetUpstreamRequest
-	7,  // 37: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
-	9,  // 38: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
-	11, // 39: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
-	14, // 40: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
-	16, // 41: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
-	18, // 42: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
-	20, // 43: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
-	22, // 44: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
-	24, // 45: tokenbroker.v1.ClientService.ResetUpstream:output_type -> tokenbroker.v1.ResetUpstreamResponse
-	37, // [37:46] is the sub-list for method output_type
-	28, // [28:37] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	31, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
+	31, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
+	31, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
+	5,  // 10: tokenbroker.v1.Client.issue_budget:type_name -> tokenbroker.v1.IssueBudget
+	3,  // 11: tokenbroker.v1.Client.rotation:type_name -> tokenbroker.v1.RotationSettings
+	29, // 12: tokenbroker.v1.RotationSettings.parameters:type_name -> tokenbroker.v1.RotationSettings.ParametersEntry
+	32, // 13: tokenbroker.v1.RotationSettings.verify_spacing:type_name -> google.protobuf.Duration
+	32, // 14: tokenbroker.v1.RotationSettings.propagation:type_name -> google.protobuf.Duration
+	32, // 15: tokenbroker.v1.RotationSettings.overlap:type_name -> google.protobuf.Duration
+	32, // 16: tokenbroker.v1.RotationSettings.every:type_name -> google.protobuf.Duration
+	32, // 17: tokenbroker.v1.RotationSettings.before_expiry:type_name -> google.protobuf.Duration
+	4,  // 18: tokenbroker.v1.RotationSettings.windows:type_name -> tokenbroker.v1.RotationWindow
+	32, // 19: tokenbroker.v1.IssueBudget.period:type_name -> google.protobuf.Duration
+	32, // 20: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
+	32, // 21: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
+	2,  // 22: tokenbroker.v1.CreateClientRequest.client:type_name -> tokenbroker.v1.Client
+	33, // 23: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	2,  // 24: tokenbroker.v1.CreateClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 25: tokenbroker.v1.GetClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 26: tokenbroker.v1.ListClientsResponse.clients:type_name -> tokenbroker.v1.Client
+	14, // 27: tokenbroker.v1.ListClientsResponse.unreadable:type_name -> tokenbroker.v1.UnreadableClient
+	2,  // 28: tokenbroker.v1.UpdateClientRequest.client:type_name -> tokenbroker.v1.Client
+	34, // 29: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	33, // 30: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	2,  // 31: tokenbroker.v1.UpdateClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 32: tokenbroker.v1.DeleteClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 33: tokenbroker.v1.UndeleteClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 34: tokenbroker.v1.DisableClientResponse.client:type_name -> tokenbroker.v1.Client
+	2,  // 35: tokenbroker.v1.EnableClientResponse.client:type_name -> tokenbroker.v1.Client
+	8,  // 36: tokenbroker.v1.ClientService.CreateClient:input_type -> tokenbroker.v1.CreateClientRequest
+	10, // 37: tokenbroker.v1.ClientService.GetClient:input_type -> tokenbroker.v1.GetClientRequest
+	12, // 38: tokenbroker.v1.ClientService.ListClients:input_type -> tokenbroker.v1.ListClientsRequest
+	15, // 39: tokenbroker.v1.ClientService.UpdateClient:input_type -> tokenbroker.v1.UpdateClientRequest
+	17, // 40: tokenbroker.v1.ClientService.DeleteClient:input_type -> tokenbroker.v1.DeleteClientRequest
+	19, // 41: tokenbroker.v1.ClientService.UndeleteClient:input_type -> tokenbroker.v1.UndeleteClientRequest
+	21, // 42: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
+	23, // 43: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
+	25, // 44: tokenbroker.v1.ClientService.ResetUpstream:input_type -> tokenbroker.v1.ResetUpstreamRequest
+	9,  // 45: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
+	11, // 46: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
+	13, // 47: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
+	16, // 48: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
+	18, // 49: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
+	20, // 50: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
+	22, // 51: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
+	24, // 52: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
+	26, // 53: tokenbroker.v1.ClientService.ResetUpstream:output_type -> tokenbroker.v1.ResetUpstreamResponse
+	45, // [45:54] is the sub-list for method output_type
+	36, // [36:45] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_client_service_proto_init() }
@@ -1832,7 +2128,7 @@ func file_tokenbroker_v1_client_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_client_service_proto_rawDesc), len(file_tokenbroker_v1_client_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -79,6 +79,234 @@ func (SecretStage) EnumDescriptor() ([]byte, []int) {
 	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{0}
 }
 
+// RotationState says where a rotation stands; docs/rotation.md has the transitions.
+type RotationState int32
+
+const (
+	// Not a state.
+	RotationState_ROTATION_STATE_UNSPECIFIED RotationState = 0
+	// The new secret is being made at the provider.
+	RotationState_ROTATION_STATE_CREATING RotationState = 1
+	// The new secret is pending.
+	RotationState_ROTATION_STATE_STAGED RotationState = 2
+	// Tokens are being got with the pending secret.
+	RotationState_ROTATION_STATE_VERIFYING RotationState = 3
+	// The pending secret works.
+	RotationState_ROTATION_STATE_VERIFIED RotationState = 4
+	// The new secret is current and watched; the replaced one is previous.
+	RotationState_ROTATION_STATE_PROMOTED RotationState = 5
+	// The replaced secret is being revoked and destroyed.
+	RotationState_ROTATION_STATE_RETIRING RotationState = 6
+	// Over: the new secret is current and the replaced one is gone.
+	RotationState_ROTATION_STATE_COMPLETED RotationState = 7
+	// The new secret is being revoked and destroyed, because of AbortRotation or a
+	// failure.
+	RotationState_ROTATION_STATE_ABORTING RotationState = 8
+	// Over: given up before promotion; the current secret is what it was.
+	RotationState_ROTATION_STATE_ABORTED RotationState = 9
+	// Over: the replaced secret is current again.
+	RotationState_ROTATION_STATE_ROLLED_BACK RotationState = 10
+	// Over: the new secret never worked; reason says why.
+	RotationState_ROTATION_STATE_FAILED RotationState = 11
+	// Does not go on before a person has acted; reason and remedy say how.
+	RotationState_ROTATION_STATE_NEEDS_OPERATOR RotationState = 12
+)
+
+// Enum value maps for RotationState.
+var (
+	RotationState_name = map[int32]string{
+		0:  "ROTATION_STATE_UNSPECIFIED",
+		1:  "ROTATION_STATE_CREATING",
+		2:  "ROTATION_STATE_STAGED",
+		3:  "ROTATION_STATE_VERIFYING",
+		4:  "ROTATION_STATE_VERIFIED",
+		5:  "ROTATION_STATE_PROMOTED",
+		6:  "ROTATION_STATE_RETIRING",
+		7:  "ROTATION_STATE_COMPLETED",
+		8:  "ROTATION_STATE_ABORTING",
+		9:  "ROTATION_STATE_ABORTED",
+		10: "ROTATION_STATE_ROLLED_BACK",
+		11: "ROTATION_STATE_FAILED",
+		12: "ROTATION_STATE_NEEDS_OPERATOR",
+	}
+	RotationState_value = map[string]int32{
+		"ROTATION_STATE_UNSPECIFIED":    0,
+		"ROTATION_STATE_CREATING":       1,
+		"ROTATION_STATE_STAGED":         2,
+		"ROTATION_STATE_VERIFYING":      3,
+		"ROTATION_STATE_VERIFIED":       4,
+		"ROTATION_STATE_PROMOTED":       5,
+		"ROTATION_STATE_RETIRING":       6,
+		"ROTATION_STATE_COMPLETED":      7,
+		"ROTATION_STATE_ABORTING":       8,
+		"ROTATION_STATE_ABORTED":        9,
+		"ROTATION_STATE_ROLLED_BACK":    10,
+		"ROTATION_STATE_FAILED":         11,
+		"ROTATION_STATE_NEEDS_OPERATOR": 12,
+	}
+)
+
+func (x RotationState) Enum() *RotationState {
+	p := new(RotationState)
+	*p = x
+	return p
+}
+
+func (x RotationState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RotationState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_rotation_service_proto_enumTypes[1].Descriptor()
+}
+
+func (RotationState) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_rotation_service_proto_enumTypes[1]
+}
+
+func (x RotationState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RotationState.Descriptor instead.
+func (RotationState) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{1}
+}
+
+// SecretSource says where a new secret comes from.
+type SecretSource int32
+
+const (
+	// Unknown.
+	SecretSource_SECRET_SOURCE_UNSPECIFIED SecretSource = 0
+	// It was in the request.
+	SecretSource_SECRET_SOURCE_REQUEST SecretSource = 1
+	// A response-wrapping token was in the request.
+	SecretSource_SECRET_SOURCE_WRAPPED SecretSource = 2
+	// A reference to a secret owned elsewhere.
+	SecretSource_SECRET_SOURCE_REFERENCE SecretSource = 3
+	// The broker made it and told the provider.
+	SecretSource_SECRET_SOURCE_BROKER SecretSource = 4
+	// The provider made it.
+	SecretSource_SECRET_SOURCE_PROVIDER SecretSource = 5
+	// Somebody wrote it into the store by hand, and it was adopted.
+	SecretSource_SECRET_SOURCE_ADOPTED SecretSource = 6
+)
+
+// Enum value maps for SecretSource.
+var (
+	SecretSource_name = map[int32]string{
+		0: "SECRET_SOURCE_UNSPECIFIED",
+		1: "SECRET_SOURCE_REQUEST",
+		2: "SECRET_SOURCE_WRAPPED",
+		3: "SECRET_SOURCE_REFERENCE",
+		4: "SECRET_SOURCE_BROKER",
+		5: "SECRET_SOURCE_PROVIDER",
+		6: "SECRET_SOURCE_ADOPTED",
+	}
+	SecretSource_value = map[string]int32{
+		"SECRET_SOURCE_UNSPECIFIED": 0,
+		"SECRET_SOURCE_REQUEST":     1,
+		"SECRET_SOURCE_WRAPPED":     2,
+		"SECRET_SOURCE_REFERENCE":   3,
+		"SECRET_SOURCE_BROKER":      4,
+		"SECRET_SOURCE_PROVIDER":    5,
+		"SECRET_SOURCE_ADOPTED":     6,
+	}
+)
+
+func (x SecretSource) Enum() *SecretSource {
+	p := new(SecretSource)
+	*p = x
+	return p
+}
+
+func (x SecretSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SecretSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_rotation_service_proto_enumTypes[2].Descriptor()
+}
+
+func (SecretSource) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_rotation_service_proto_enumTypes[2]
+}
+
+func (x SecretSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SecretSource.Descriptor instead.
+func (SecretSource) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{2}
+}
+
+// ProviderShape says how a provider changes secrets.
+type ProviderShape int32
+
+const (
+	// Unknown.
+	ProviderShape_PROVIDER_SHAPE_UNSPECIFIED ProviderShape = 0
+	// A person changes it there; whether two work at a time is not known.
+	ProviderShape_PROVIDER_SHAPE_BY_HAND ProviderShape = 1
+	// Several secrets work at a time.
+	ProviderShape_PROVIDER_SHAPE_OVERLAPPING ProviderShape = 2
+	// A new one is made first and ends the present one when it is activated.
+	ProviderShape_PROVIDER_SHAPE_ACTIVATED ProviderShape = 3
+	// A new one ends the present one at once.
+	ProviderShape_PROVIDER_SHAPE_REPLACED ProviderShape = 4
+	// Public keys are published; several work at a time.
+	ProviderShape_PROVIDER_SHAPE_KEY_PAIR ProviderShape = 5
+)
+
+// Enum value maps for ProviderShape.
+var (
+	ProviderShape_name = map[int32]string{
+		0: "PROVIDER_SHAPE_UNSPECIFIED",
+		1: "PROVIDER_SHAPE_BY_HAND",
+		2: "PROVIDER_SHAPE_OVERLAPPING",
+		3: "PROVIDER_SHAPE_ACTIVATED",
+		4: "PROVIDER_SHAPE_REPLACED",
+		5: "PROVIDER_SHAPE_KEY_PAIR",
+	}
+	ProviderShape_value = map[string]int32{
+		"PROVIDER_SHAPE_UNSPECIFIED": 0,
+		"PROVIDER_SHAPE_BY_HAND":     1,
+		"PROVIDER_SHAPE_OVERLAPPING": 2,
+		"PROVIDER_SHAPE_ACTIVATED":   3,
+		"PROVIDER_SHAPE_REPLACED":    4,
+		"PROVIDER_SHAPE_KEY_PAIR":    5,
+	}
+)
+
+func (x ProviderShape) Enum() *ProviderShape {
+	p := new(ProviderShape)
+	*p = x
+	return p
+}
+
+func (x ProviderShape) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ProviderShape) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_rotation_service_proto_enumTypes[3].Descriptor()
+}
+
+func (ProviderShape) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_rotation_service_proto_enumTypes[3]
+}
+
+func (x ProviderShape) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ProviderShape.Descriptor instead.
+func (ProviderShape) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{3}
+}
+
 // SecretInput carries a secret into the broker. It is part of requests only.
 type SecretInput struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -88,11 +316,20 @@ type SecretInput struct {
 	//
 	//	*SecretInput_ClientSecret
 	//	*SecretInput_PrivateKey
+	//	*SecretInput_WrappingToken
+	//	*SecretInput_Reference
 	Value isSecretInput_Value `protobuf_oneof:"value"`
 	// Optional. When the authorization server will stop accepting it.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Optional. Take a client_secret that ends in white space as it is; by default it
+	// is refused, because it is mostly a newline that a shell or editor added.
+	KeepTrailingSpace bool `protobuf:"varint,6,opt,name=keep_trailing_space,json=keepTrailingSpace,proto3" json:"keep_trailing_space,omitempty"`
+	// Optional. The registration access token (RFC 7592) that came with the client,
+	// for the rotator "rfc7592". It is kept with the secret and bound to the origin of
+	// the client's rotation.endpoint.
+	RegistrationAccessToken string `protobuf:"bytes,7,opt,name=registration_access_token,json=registrationAccessToken,proto3" json:"registration_access_token,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *SecretInput) Reset() {
@@ -150,11 +387,43 @@ func (x *SecretInput) GetPrivateKey() string {
 	return ""
 }
 
+func (x *SecretInput) GetWrappingToken() string {
+	if x != nil {
+		if x, ok := x.Value.(*SecretInput_WrappingToken); ok {
+			return x.WrappingToken
+		}
+	}
+	return ""
+}
+
+func (x *SecretInput) GetReference() *SecretReference {
+	if x != nil {
+		if x, ok := x.Value.(*SecretInput_Reference); ok {
+			return x.Reference
+		}
+	}
+	return nil
+}
+
 func (x *SecretInput) GetExpireTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ExpireTime
 	}
 	return nil
+}
+
+func (x *SecretInput) GetKeepTrailingSpace() bool {
+	if x != nil {
+		return x.KeepTrailingSpace
+	}
+	return false
+}
+
+func (x *SecretInput) GetRegistrationAccessToken() string {
+	if x != nil {
+		return x.RegistrationAccessToken
+	}
+	return ""
 }
 
 type isSecretInput_Value interface {
@@ -172,9 +441,89 @@ type SecretInput_PrivateKey struct {
 	PrivateKey string `protobuf:"bytes,2,opt,name=private_key,json=privateKey,proto3,oneof"`
 }
 
+type SecretInput_WrappingToken struct {
+	// A Vault response-wrapping token; what it wraps has one string field "value",
+	// "client_secret" or "private_key". It is unwrapped once, whatever comes of it.
+	WrappingToken string `protobuf:"bytes,4,opt,name=wrapping_token,json=wrappingToken,proto3,oneof"`
+}
+
+type SecretInput_Reference struct {
+	// A secret owned by somebody else in the same Vault, which the client follows
+	// from now on. Needs secret.reference, and a prefix that the configuration names.
+	Reference *SecretReference `protobuf:"bytes,5,opt,name=reference,proto3,oneof"`
+}
+
 func (*SecretInput_ClientSecret) isSecretInput_Value() {}
 
 func (*SecretInput_PrivateKey) isSecretInput_Value() {}
+
+func (*SecretInput_WrappingToken) isSecretInput_Value() {}
+
+func (*SecretInput_Reference) isSecretInput_Value() {}
+
+// SecretReference names a secret that is owned elsewhere in the same Vault.
+type SecretReference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Mount of a KV v2 engine, without slashes at its ends.
+	Mount string `protobuf:"bytes,1,opt,name=mount,proto3" json:"mount,omitempty"`
+	// Required. Path below the mount.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Required. Field that holds the client secret or private key.
+	Field         string `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretReference) Reset() {
+	*x = SecretReference{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretReference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretReference) ProtoMessage() {}
+
+func (x *SecretReference) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretReference.ProtoReflect.Descriptor instead.
+func (*SecretReference) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SecretReference) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+func (x *SecretReference) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SecretReference) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
 
 // SecretVersion describes one secret value without showing it.
 type SecretVersion struct {
@@ -199,14 +548,19 @@ type SecretVersion struct {
 	// declared; absent if unknown.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Output only. Whether its value is being destroyed.
-	Destroying    bool `protobuf:"varint,9,opt,name=destroying,proto3" json:"destroying,omitempty"`
+	Destroying bool `protobuf:"varint,9,opt,name=destroying,proto3" json:"destroying,omitempty"`
+	// Output only. What the provider calls this secret; "" if it has no name for it.
+	ProviderHandle string `protobuf:"bytes,10,opt,name=provider_handle,json=providerHandle,proto3" json:"provider_handle,omitempty"`
+	// Output only. When a token of it was last handed out, known to 15 minutes;
+	// absent if not lately. Only ListSecretVersions tells.
+	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SecretVersion) Reset() {
 	*x = SecretVersion{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -218,7 +572,7 @@ func (x *SecretVersion) String() string {
 func (*SecretVersion) ProtoMessage() {}
 
 func (x *SecretVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -231,7 +585,7 @@ func (x *SecretVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretVersion.ProtoReflect.Descriptor instead.
 func (*SecretVersion) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{1}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SecretVersion) GetNumber() int64 {
@@ -297,6 +651,20 @@ func (x *SecretVersion) GetDestroying() bool {
 	return false
 }
 
+func (x *SecretVersion) GetProviderHandle() string {
+	if x != nil {
+		return x.ProviderHandle
+	}
+	return ""
+}
+
+func (x *SecretVersion) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
+	}
+	return nil
+}
+
 // StageSecretRequest brings a new secret.
 type StageSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -306,14 +674,16 @@ type StageSecretRequest struct {
 	Secret *SecretInput `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	// Optional. As in CreateClientRequest: a repetition with the same id returns
 	// the version that the first one staged.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Change nothing; say what would happen.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StageSecretRequest) Reset() {
 	*x = StageSecretRequest{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +695,7 @@ func (x *StageSecretRequest) String() string {
 func (*StageSecretRequest) ProtoMessage() {}
 
 func (x *StageSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +708,7 @@ func (x *StageSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageSecretRequest.ProtoReflect.Descriptor instead.
 func (*StageSecretRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{2}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StageSecretRequest) GetClient() string {
@@ -362,18 +732,29 @@ func (x *StageSecretRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *StageSecretRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 // StageSecretResponse describes the pending version.
 type StageSecretResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Output only. The pending version.
+	// Output only. The pending version; absent with validate_only.
 	SecretVersion *SecretVersion `protobuf:"bytes,1,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// Output only. The rotation that this begins; absent with validate_only.
+	Rotation *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Output only. What would happen; with validate_only only.
+	Plan          *RotationPlan `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StageSecretResponse) Reset() {
 	*x = StageSecretResponse{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +766,7 @@ func (x *StageSecretResponse) String() string {
 func (*StageSecretResponse) ProtoMessage() {}
 
 func (x *StageSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,12 +779,26 @@ func (x *StageSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageSecretResponse.ProtoReflect.Descriptor instead.
 func (*StageSecretResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{3}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StageSecretResponse) GetSecretVersion() *SecretVersion {
 	if x != nil {
 		return x.SecretVersion
+	}
+	return nil
+}
+
+func (x *StageSecretResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *StageSecretResponse) GetPlan() *RotationPlan {
+	if x != nil {
+		return x.Plan
 	}
 	return nil
 }
@@ -422,7 +817,7 @@ type VerifySecretRequest struct {
 
 func (x *VerifySecretRequest) Reset() {
 	*x = VerifySecretRequest{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +829,7 @@ func (x *VerifySecretRequest) String() string {
 func (*VerifySecretRequest) ProtoMessage() {}
 
 func (x *VerifySecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +842,7 @@ func (x *VerifySecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySecretRequest.ProtoReflect.Descriptor instead.
 func (*VerifySecretRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{4}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VerifySecretRequest) GetClient() string {
@@ -470,14 +865,16 @@ type VerifySecretResponse struct {
 	// Output only. The pending version.
 	SecretVersion *SecretVersion `protobuf:"bytes,1,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
 	// Output only. What was odd about the token, if anything.
-	Warnings      []*Warning `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []*Warning `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Output only. The rotation that it is part of.
+	Rotation      *Rotation `protobuf:"bytes,3,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifySecretResponse) Reset() {
 	*x = VerifySecretResponse{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +886,7 @@ func (x *VerifySecretResponse) String() string {
 func (*VerifySecretResponse) ProtoMessage() {}
 
 func (x *VerifySecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +899,7 @@ func (x *VerifySecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySecretResponse.ProtoReflect.Descriptor instead.
 func (*VerifySecretResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{5}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VerifySecretResponse) GetSecretVersion() *SecretVersion {
@@ -519,6 +916,13 @@ func (x *VerifySecretResponse) GetWarnings() []*Warning {
 	return nil
 }
 
+func (x *VerifySecretResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
 // PromoteSecretRequest names the client whose pending secret becomes current.
 type PromoteSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -531,14 +935,16 @@ type PromoteSecretRequest struct {
 	AllowUnverified bool `protobuf:"varint,3,opt,name=allow_unverified,json=allowUnverified,proto3" json:"allow_unverified,omitempty"`
 	// Optional. Stop serving tokens that were got with older secrets; by default
 	// they are served until they expire.
-	DropTokens    bool `protobuf:"varint,4,opt,name=drop_tokens,json=dropTokens,proto3" json:"drop_tokens,omitempty"`
+	DropTokens bool `protobuf:"varint,4,opt,name=drop_tokens,json=dropTokens,proto3" json:"drop_tokens,omitempty"`
+	// Optional. Change nothing; say what would happen.
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteSecretRequest) Reset() {
 	*x = PromoteSecretRequest{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +956,7 @@ func (x *PromoteSecretRequest) String() string {
 func (*PromoteSecretRequest) ProtoMessage() {}
 
 func (x *PromoteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +969,7 @@ func (x *PromoteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteSecretRequest.ProtoReflect.Descriptor instead.
 func (*PromoteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{6}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PromoteSecretRequest) GetClient() string {
@@ -594,20 +1000,31 @@ func (x *PromoteSecretRequest) GetDropTokens() bool {
 	return false
 }
 
+func (x *PromoteSecretRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 // PromoteSecretResponse describes the versions after the promotion.
 type PromoteSecretResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. The version that is current now.
 	Current *SecretVersion `protobuf:"bytes,1,opt,name=current,proto3" json:"current,omitempty"`
 	// Output only. The version that was current; absent on the first promotion.
-	Previous      *SecretVersion `protobuf:"bytes,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	Previous *SecretVersion `protobuf:"bytes,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	// Output only. The rotation that it is part of; absent if there is none.
+	Rotation *Rotation `protobuf:"bytes,3,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Output only. What would happen; with validate_only only.
+	Plan          *RotationPlan `protobuf:"bytes,4,opt,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteSecretResponse) Reset() {
 	*x = PromoteSecretResponse{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +1036,7 @@ func (x *PromoteSecretResponse) String() string {
 func (*PromoteSecretResponse) ProtoMessage() {}
 
 func (x *PromoteSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +1049,7 @@ func (x *PromoteSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteSecretResponse.ProtoReflect.Descriptor instead.
 func (*PromoteSecretResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{7}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PromoteSecretResponse) GetCurrent() *SecretVersion {
@@ -649,6 +1066,149 @@ func (x *PromoteSecretResponse) GetPrevious() *SecretVersion {
 	return nil
 }
 
+func (x *PromoteSecretResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *PromoteSecretResponse) GetPlan() *RotationPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+// RollbackSecretRequest names the client whose previous secret becomes current.
+type RollbackSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Optional. Number of the version that is expected to be previous; 0 takes
+	// whichever is. Give it to make a repetition harmless.
+	SecretVersion int64 `protobuf:"varint,2,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// Optional. Change nothing; say what would happen.
+	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackSecretRequest) Reset() {
+	*x = RollbackSecretRequest{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackSecretRequest) ProtoMessage() {}
+
+func (x *RollbackSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackSecretRequest.ProtoReflect.Descriptor instead.
+func (*RollbackSecretRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RollbackSecretRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *RollbackSecretRequest) GetSecretVersion() int64 {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return 0
+}
+
+func (x *RollbackSecretRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// RollbackSecretResponse describes the versions after the rollback.
+type RollbackSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The version that is current now.
+	Current *SecretVersion `protobuf:"bytes,1,opt,name=current,proto3" json:"current,omitempty"`
+	// Output only. The rotation that was rolled back; absent if there is none.
+	Rotation *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Output only. What would happen; with validate_only only.
+	Plan          *RotationPlan `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackSecretResponse) Reset() {
+	*x = RollbackSecretResponse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackSecretResponse) ProtoMessage() {}
+
+func (x *RollbackSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackSecretResponse.ProtoReflect.Descriptor instead.
+func (*RollbackSecretResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RollbackSecretResponse) GetCurrent() *SecretVersion {
+	if x != nil {
+		return x.Current
+	}
+	return nil
+}
+
+func (x *RollbackSecretResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *RollbackSecretResponse) GetPlan() *RotationPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 // RetireSecretRequest names a version to destroy.
 type RetireSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -656,13 +1216,15 @@ type RetireSecretRequest struct {
 	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
 	// Required. Number of the version.
 	SecretVersion int64 `protobuf:"varint,2,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// Optional. Change nothing; say what would happen.
+	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RetireSecretRequest) Reset() {
 	*x = RetireSecretRequest{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +1236,7 @@ func (x *RetireSecretRequest) String() string {
 func (*RetireSecretRequest) ProtoMessage() {}
 
 func (x *RetireSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +1249,7 @@ func (x *RetireSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSecretRequest.ProtoReflect.Descriptor instead.
 func (*RetireSecretRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{8}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RetireSecretRequest) GetClient() string {
@@ -704,18 +1266,27 @@ func (x *RetireSecretRequest) GetSecretVersion() int64 {
 	return 0
 }
 
+func (x *RetireSecretRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 // RetireSecretResponse says that the value is gone.
 type RetireSecretResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. Number of the destroyed version.
 	SecretVersion int64 `protobuf:"varint,1,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// Output only. What would happen; with validate_only only.
+	Plan          *RotationPlan `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RetireSecretResponse) Reset() {
 	*x = RetireSecretResponse{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +1298,7 @@ func (x *RetireSecretResponse) String() string {
 func (*RetireSecretResponse) ProtoMessage() {}
 
 func (x *RetireSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +1311,7 @@ func (x *RetireSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSecretResponse.ProtoReflect.Descriptor instead.
 func (*RetireSecretResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{9}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RetireSecretResponse) GetSecretVersion() int64 {
@@ -748,6 +1319,13 @@ func (x *RetireSecretResponse) GetSecretVersion() int64 {
 		return x.SecretVersion
 	}
 	return 0
+}
+
+func (x *RetireSecretResponse) GetPlan() *RotationPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
 }
 
 // ListSecretVersionsRequest names a client.
@@ -761,7 +1339,7 @@ type ListSecretVersionsRequest struct {
 
 func (x *ListSecretVersionsRequest) Reset() {
 	*x = ListSecretVersionsRequest{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +1351,7 @@ func (x *ListSecretVersionsRequest) String() string {
 func (*ListSecretVersionsRequest) ProtoMessage() {}
 
 func (x *ListSecretVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +1364,7 @@ func (x *ListSecretVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{10}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListSecretVersionsRequest) GetClient() string {
@@ -807,7 +1385,7 @@ type ListSecretVersionsResponse struct {
 
 func (x *ListSecretVersionsResponse) Reset() {
 	*x = ListSecretVersionsResponse{}
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1397,7 @@ func (x *ListSecretVersionsResponse) String() string {
 func (*ListSecretVersionsResponse) ProtoMessage() {}
 
 func (x *ListSecretVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1410,7 @@ func (x *ListSecretVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{11}
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListSecretVersionsResponse) GetSecretVersions() []*SecretVersion {
@@ -842,18 +1420,1175 @@ func (x *ListSecretVersionsResponse) GetSecretVersions() []*SecretVersion {
 	return nil
 }
 
+// RotateSecretRequest begins a rotation that goes on by itself.
+type RotateSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Optional. The new secret; by default the client's rotator has one made, or the
+	// broker makes a key pair, as the client's rotation settings say.
+	Secret *SecretInput `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Optional. A repetition with the same id returns the rotation that the first one
+	// began; if that one needs an operator, it goes on. At most 128 printable
+	// characters.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. The present secret is in wrong hands: its tokens are dropped and
+	// revoked, it is destroyed as soon as the new one is current, and nothing falls
+	// back to it.
+	Compromised bool `protobuf:"varint,4,opt,name=compromised,proto3" json:"compromised,omitempty"`
+	// Optional. Stop serving tokens of older secrets after promotion; by default they
+	// are served until they expire.
+	DropTokens bool `protobuf:"varint,5,opt,name=drop_tokens,json=dropTokens,proto3" json:"drop_tokens,omitempty"`
+	// Optional. Go on although callers may be without a token for a moment, because
+	// the provider ends tokens with their secret.
+	AcceptGap bool `protobuf:"varint,6,opt,name=accept_gap,json=acceptGap,proto3" json:"accept_gap,omitempty"`
+	// Optional. Change nothing; say what would happen.
+	ValidateOnly  bool `protobuf:"varint,7,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSecretRequest) Reset() {
+	*x = RotateSecretRequest{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSecretRequest) ProtoMessage() {}
+
+func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSecretRequest.ProtoReflect.Descriptor instead.
+func (*RotateSecretRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RotateSecretRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *RotateSecretRequest) GetSecret() *SecretInput {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *RotateSecretRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RotateSecretRequest) GetCompromised() bool {
+	if x != nil {
+		return x.Compromised
+	}
+	return false
+}
+
+func (x *RotateSecretRequest) GetDropTokens() bool {
+	if x != nil {
+		return x.DropTokens
+	}
+	return false
+}
+
+func (x *RotateSecretRequest) GetAcceptGap() bool {
+	if x != nil {
+		return x.AcceptGap
+	}
+	return false
+}
+
+func (x *RotateSecretRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// RotateSecretResponse describes what was begun.
+type RotateSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The rotation; absent with validate_only.
+	Rotation *Rotation `protobuf:"bytes,1,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Output only. What would happen; with validate_only only.
+	Plan          *RotationPlan `protobuf:"bytes,2,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSecretResponse) Reset() {
+	*x = RotateSecretResponse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSecretResponse) ProtoMessage() {}
+
+func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSecretResponse.ProtoReflect.Descriptor instead.
+func (*RotateSecretResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RotateSecretResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *RotateSecretResponse) GetPlan() *RotationPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+// AbortRotationRequest names the client whose rotation ends.
+type AbortRotationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Optional. Name of the rotation that is expected to be under way.
+	Rotation      string `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortRotationRequest) Reset() {
+	*x = AbortRotationRequest{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortRotationRequest) ProtoMessage() {}
+
+func (x *AbortRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortRotationRequest.ProtoReflect.Descriptor instead.
+func (*AbortRotationRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AbortRotationRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *AbortRotationRequest) GetRotation() string {
+	if x != nil {
+		return x.Rotation
+	}
+	return ""
+}
+
+// AbortRotationResponse describes what was aborted.
+type AbortRotationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The rotation.
+	Rotation      *Rotation `protobuf:"bytes,1,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortRotationResponse) Reset() {
+	*x = AbortRotationResponse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortRotationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortRotationResponse) ProtoMessage() {}
+
+func (x *AbortRotationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortRotationResponse.ProtoReflect.Descriptor instead.
+func (*AbortRotationResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AbortRotationResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// AdoptSecretRequest names the client whose secret was changed by hand.
+type AdoptSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Optional. As in StageSecretRequest.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptSecretRequest) Reset() {
+	*x = AdoptSecretRequest{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptSecretRequest) ProtoMessage() {}
+
+func (x *AdoptSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptSecretRequest.ProtoReflect.Descriptor instead.
+func (*AdoptSecretRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AdoptSecretRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *AdoptSecretRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// AdoptSecretResponse describes the pending version.
+type AdoptSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The pending version.
+	SecretVersion *SecretVersion `protobuf:"bytes,1,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// Output only. The rotation that this begins.
+	Rotation      *Rotation `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptSecretResponse) Reset() {
+	*x = AdoptSecretResponse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptSecretResponse) ProtoMessage() {}
+
+func (x *AdoptSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptSecretResponse.ProtoReflect.Descriptor instead.
+func (*AdoptSecretResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AdoptSecretResponse) GetSecretVersion() *SecretVersion {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return nil
+}
+
+func (x *AdoptSecretResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// GetRotationRequest names a client.
+type GetRotationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client        string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRotationRequest) Reset() {
+	*x = GetRotationRequest{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRotationRequest) ProtoMessage() {}
+
+func (x *GetRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRotationRequest.ProtoReflect.Descriptor instead.
+func (*GetRotationRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetRotationRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+// GetRotationResponse describes its last rotation.
+type GetRotationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The rotation.
+	Rotation      *Rotation `protobuf:"bytes,1,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRotationResponse) Reset() {
+	*x = GetRotationResponse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRotationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRotationResponse) ProtoMessage() {}
+
+func (x *GetRotationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRotationResponse.ProtoReflect.Descriptor instead.
+func (*GetRotationResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetRotationResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// ListRotationsRequest asks for one page.
+type ListRotationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. At most this many; 0 means 50, more than 500 is 500.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. The next_page_token of the page before, with the same other fields.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Optional. Only rotations in one of these states; all by default.
+	States []RotationState `protobuf:"varint,3,rep,packed,name=states,proto3,enum=tokenbroker.v1.RotationState" json:"states,omitempty"`
+	// Optional. Only rotations that do not go on although they should.
+	StuckOnly     bool `protobuf:"varint,4,opt,name=stuck_only,json=stuckOnly,proto3" json:"stuck_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRotationsRequest) Reset() {
+	*x = ListRotationsRequest{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRotationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRotationsRequest) ProtoMessage() {}
+
+func (x *ListRotationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRotationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRotationsRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListRotationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRotationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRotationsRequest) GetStates() []RotationState {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListRotationsRequest) GetStuckOnly() bool {
+	if x != nil {
+		return x.StuckOnly
+	}
+	return false
+}
+
+// ListRotationsResponse is one page.
+type ListRotationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The rotations.
+	Rotations []*Rotation `protobuf:"bytes,1,rep,name=rotations,proto3" json:"rotations,omitempty"`
+	// Output only. Asks for the next page; "" on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRotationsResponse) Reset() {
+	*x = ListRotationsResponse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRotationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRotationsResponse) ProtoMessage() {}
+
+func (x *ListRotationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRotationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRotationsResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListRotationsResponse) GetRotations() []*Rotation {
+	if x != nil {
+		return x.Rotations
+	}
+	return nil
+}
+
+func (x *ListRotationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// WatchRotationRequest names a client.
+type WatchRotationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Client        string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRotationRequest) Reset() {
+	*x = WatchRotationRequest{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRotationRequest) ProtoMessage() {}
+
+func (x *WatchRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRotationRequest.ProtoReflect.Descriptor instead.
+func (*WatchRotationRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *WatchRotationRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+// WatchRotationResponse is sent for each change.
+type WatchRotationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The rotation as it is now.
+	Rotation      *Rotation `protobuf:"bytes,1,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRotationResponse) Reset() {
+	*x = WatchRotationResponse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRotationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRotationResponse) ProtoMessage() {}
+
+func (x *WatchRotationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRotationResponse.ProtoReflect.Descriptor instead.
+func (*WatchRotationResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *WatchRotationResponse) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// Rotation is one change of a client's secret.
+type Rotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. "clients/{client}/rotations/{rotation}".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Output only. Where it stands.
+	State RotationState `protobuf:"varint,2,opt,name=state,proto3,enum=tokenbroker.v1.RotationState" json:"state,omitempty"`
+	// Output only. How the new secret comes.
+	Source SecretSource `protobuf:"varint,3,opt,name=source,proto3,enum=tokenbroker.v1.SecretSource" json:"source,omitempty"`
+	// Output only. How the provider changes secrets.
+	Shape ProviderShape `protobuf:"varint,4,opt,name=shape,proto3,enum=tokenbroker.v1.ProviderShape" json:"shape,omitempty"`
+	// Output only. Number of the new secret version; 0 until there is one.
+	SecretVersion int64 `protobuf:"varint,5,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// Output only. Number of the version that was current at the beginning; 0 if none.
+	ReplacedVersion int64 `protobuf:"varint,6,opt,name=replaced_version,json=replacedVersion,proto3" json:"replaced_version,omitempty"`
+	// Output only. Whether it goes on by itself.
+	Automatic bool `protobuf:"varint,7,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	// Output only. Whether the replaced secret is in wrong hands.
+	Compromised bool `protobuf:"varint,8,opt,name=compromised,proto3" json:"compromised,omitempty"`
+	// Output only. Whether tokens of older secrets are dropped.
+	DropTokens bool `protobuf:"varint,9,opt,name=drop_tokens,json=dropTokens,proto3" json:"drop_tokens,omitempty"`
+	// Output only. The request_id that began it.
+	RequestId string `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Output only. When it began.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Output only. When it last changed.
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Output only. When the new secret became current; absent if it did not.
+	PromoteTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=promote_time,json=promoteTime,proto3" json:"promote_time,omitempty"`
+	// Output only. When it ended; absent while it goes on.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Output only. When the broker acts next by itself; absent if it does not.
+	NextTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
+	// Output only. When the replaced secret is retired; absent until promotion.
+	RetireTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=retire_time,json=retireTime,proto3" json:"retire_time,omitempty"`
+	// Output only. Failed tries of the present step.
+	Attempts int32 `protobuf:"varint,17,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// Output only. Why it failed, waits or needs an operator; "" if nothing is wrong.
+	Reason string `protobuf:"bytes,18,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Output only. What is known beyond the reason; for those who may check lookups.
+	Detail string `protobuf:"bytes,19,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Output only. What mends it; "" if nothing is wrong.
+	Remedy string `protobuf:"bytes,20,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// Output only. Tokens got in a row with the new secret.
+	VerifiedTokens int32 `protobuf:"varint,21,opt,name=verified_tokens,json=verifiedTokens,proto3" json:"verified_tokens,omitempty"`
+	// Output only. Tokens that must be got in a row.
+	RequiredTokens int32 `protobuf:"varint,22,opt,name=required_tokens,json=requiredTokens,proto3" json:"required_tokens,omitempty"`
+	// Output only. Whether it does not go on although it should.
+	Stuck bool `protobuf:"varint,23,opt,name=stuck,proto3" json:"stuck,omitempty"`
+	// Output only. What happened, oldest first; at most the last 32.
+	Events []*RotationEvent `protobuf:"bytes,24,rep,name=events,proto3" json:"events,omitempty"`
+	// Output only. Of a compromised secret: callers that got tokens which may still
+	// be good.
+	Callers       []*CallerUse `protobuf:"bytes,25,rep,name=callers,proto3" json:"callers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rotation) Reset() {
+	*x = Rotation{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rotation) ProtoMessage() {}
+
+func (x *Rotation) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
+func (*Rotation) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Rotation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Rotation) GetState() RotationState {
+	if x != nil {
+		return x.State
+	}
+	return RotationState_ROTATION_STATE_UNSPECIFIED
+}
+
+func (x *Rotation) GetSource() SecretSource {
+	if x != nil {
+		return x.Source
+	}
+	return SecretSource_SECRET_SOURCE_UNSPECIFIED
+}
+
+func (x *Rotation) GetShape() ProviderShape {
+	if x != nil {
+		return x.Shape
+	}
+	return ProviderShape_PROVIDER_SHAPE_UNSPECIFIED
+}
+
+func (x *Rotation) GetSecretVersion() int64 {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return 0
+}
+
+func (x *Rotation) GetReplacedVersion() int64 {
+	if x != nil {
+		return x.ReplacedVersion
+	}
+	return 0
+}
+
+func (x *Rotation) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
+func (x *Rotation) GetCompromised() bool {
+	if x != nil {
+		return x.Compromised
+	}
+	return false
+}
+
+func (x *Rotation) GetDropTokens() bool {
+	if x != nil {
+		return x.DropTokens
+	}
+	return false
+}
+
+func (x *Rotation) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *Rotation) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Rotation) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+func (x *Rotation) GetPromoteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PromoteTime
+	}
+	return nil
+}
+
+func (x *Rotation) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *Rotation) GetNextTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTime
+	}
+	return nil
+}
+
+func (x *Rotation) GetRetireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetireTime
+	}
+	return nil
+}
+
+func (x *Rotation) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Rotation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rotation) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Rotation) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+func (x *Rotation) GetVerifiedTokens() int32 {
+	if x != nil {
+		return x.VerifiedTokens
+	}
+	return 0
+}
+
+func (x *Rotation) GetRequiredTokens() int32 {
+	if x != nil {
+		return x.RequiredTokens
+	}
+	return 0
+}
+
+func (x *Rotation) GetStuck() bool {
+	if x != nil {
+		return x.Stuck
+	}
+	return false
+}
+
+func (x *Rotation) GetEvents() []*RotationEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *Rotation) GetCallers() []*CallerUse {
+	if x != nil {
+		return x.Callers
+	}
+	return nil
+}
+
+// RotationEvent is one step that was made, or failed.
+type RotationEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Output only. The state after it.
+	State RotationState `protobuf:"varint,2,opt,name=state,proto3,enum=tokenbroker.v1.RotationState" json:"state,omitempty"`
+	// Output only. What was done, such as "verify" or "revoke upstream".
+	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	// Output only. Why it failed; "" if it did not.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationEvent) Reset() {
+	*x = RotationEvent{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationEvent) ProtoMessage() {}
+
+func (x *RotationEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationEvent.ProtoReflect.Descriptor instead.
+func (*RotationEvent) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RotationEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *RotationEvent) GetState() RotationState {
+	if x != nil {
+		return x.State
+	}
+	return RotationState_ROTATION_STATE_UNSPECIFIED
+}
+
+func (x *RotationEvent) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *RotationEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// CallerUse says who used a client lately.
+type CallerUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The caller's name in the access table.
+	Caller string `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Output only. Secret version of the token.
+	SecretVersion int64 `protobuf:"varint,2,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// Output only. When it was last handed a token, known to 15 minutes.
+	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallerUse) Reset() {
+	*x = CallerUse{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallerUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallerUse) ProtoMessage() {}
+
+func (x *CallerUse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallerUse.ProtoReflect.Descriptor instead.
+func (*CallerUse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CallerUse) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *CallerUse) GetSecretVersion() int64 {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return 0
+}
+
+func (x *CallerUse) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
+	}
+	return nil
+}
+
+// RotationPlan says what a call would do.
+type RotationPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The steps, in words.
+	Steps []string `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Output only. Callers that used the client lately.
+	Callers []*CallerUse `protobuf:"bytes,2,rep,name=callers,proto3" json:"callers,omitempty"`
+	// Output only. What to think about first.
+	Warnings      []*Warning `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationPlan) Reset() {
+	*x = RotationPlan{}
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationPlan) ProtoMessage() {}
+
+func (x *RotationPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_rotation_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationPlan.ProtoReflect.Descriptor instead.
+func (*RotationPlan) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_rotation_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RotationPlan) GetSteps() []string {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *RotationPlan) GetCallers() []*CallerUse {
+	if x != nil {
+		return x.Callers
+	}
+	return nil
+}
+
+func (x *RotationPlan) GetWarnings() []*Warning {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_tokenbroker_v1_rotation_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_rotation_service_proto_rawDesc = "" +
 	"\n" +
-	"%tokenbroker/v1/rotation_service.proto\x12\x0etokenbroker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btokenbroker/v1/reason.proto\"\x9d\x01\n" +
+	"%tokenbroker/v1/rotation_service.proto\x12\x0etokenbroker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btokenbroker/v1/reason.proto\"\xf3\x02\n" +
 	"\vSecretInput\x12%\n" +
 	"\rclient_secret\x18\x01 \x01(\tH\x00R\fclientSecret\x12!\n" +
 	"\vprivate_key\x18\x02 \x01(\tH\x00R\n" +
-	"privateKey\x12;\n" +
+	"privateKey\x12'\n" +
+	"\x0ewrapping_token\x18\x04 \x01(\tH\x00R\rwrappingToken\x12?\n" +
+	"\treference\x18\x05 \x01(\v2\x1f.tokenbroker.v1.SecretReferenceH\x00R\treference\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTimeB\a\n" +
-	"\x05value\"\xc1\x03\n" +
+	"expireTime\x12.\n" +
+	"\x13keep_trailing_space\x18\x06 \x01(\bR\x11keepTrailingSpace\x12:\n" +
+	"\x19registration_access_token\x18\a \x01(\tR\x17registrationAccessTokenB\a\n" +
+	"\x05value\"Q\n" +
+	"\x0fSecretReference\x12\x14\n" +
+	"\x05mount\x18\x01 \x01(\tR\x05mount\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\tR\x05field\"\xaa\x04\n" +
 	"\rSecretVersion\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x03R\x06number\x121\n" +
 	"\x05stage\x18\x02 \x01(\x0e2\x1b.tokenbroker.v1.SecretStageR\x05stage\x12 \n" +
@@ -868,48 +2603,194 @@ const file_tokenbroker_v1_rotation_service_proto_rawDesc = "" +
 	"expireTime\x12\x1e\n" +
 	"\n" +
 	"destroying\x18\t \x01(\bR\n" +
-	"destroying\"\x80\x01\n" +
+	"destroying\x12'\n" +
+	"\x0fprovider_handle\x18\n" +
+	" \x01(\tR\x0eproviderHandle\x12>\n" +
+	"\rlast_use_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\"\xa5\x01\n" +
 	"\x12StageSecretRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x123\n" +
 	"\x06secret\x18\x02 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"[\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xc3\x01\n" +
 	"\x13StageSecretResponse\x12D\n" +
-	"\x0esecret_version\x18\x01 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\rsecretVersion\"T\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\rsecretVersion\x124\n" +
+	"\brotation\x18\x02 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\x120\n" +
+	"\x04plan\x18\x03 \x01(\v2\x1c.tokenbroker.v1.RotationPlanR\x04plan\"T\n" +
 	"\x13VerifySecretRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12%\n" +
-	"\x0esecret_version\x18\x02 \x01(\x03R\rsecretVersion\"\x91\x01\n" +
+	"\x0esecret_version\x18\x02 \x01(\x03R\rsecretVersion\"\xc7\x01\n" +
 	"\x14VerifySecretResponse\x12D\n" +
 	"\x0esecret_version\x18\x01 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\rsecretVersion\x123\n" +
-	"\bwarnings\x18\x02 \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings\"\xa1\x01\n" +
+	"\bwarnings\x18\x02 \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings\x124\n" +
+	"\brotation\x18\x03 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\"\xc6\x01\n" +
 	"\x14PromoteSecretRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12%\n" +
 	"\x0esecret_version\x18\x02 \x01(\x03R\rsecretVersion\x12)\n" +
 	"\x10allow_unverified\x18\x03 \x01(\bR\x0fallowUnverified\x12\x1f\n" +
 	"\vdrop_tokens\x18\x04 \x01(\bR\n" +
-	"dropTokens\"\x8b\x01\n" +
+	"dropTokens\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xf3\x01\n" +
 	"\x15PromoteSecretResponse\x127\n" +
 	"\acurrent\x18\x01 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\acurrent\x129\n" +
-	"\bprevious\x18\x02 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\bprevious\"T\n" +
+	"\bprevious\x18\x02 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\bprevious\x124\n" +
+	"\brotation\x18\x03 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\x120\n" +
+	"\x04plan\x18\x04 \x01(\v2\x1c.tokenbroker.v1.RotationPlanR\x04plan\"{\n" +
+	"\x15RollbackSecretRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12%\n" +
+	"\x0esecret_version\x18\x02 \x01(\x03R\rsecretVersion\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\xb9\x01\n" +
+	"\x16RollbackSecretResponse\x127\n" +
+	"\acurrent\x18\x01 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\acurrent\x124\n" +
+	"\brotation\x18\x02 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\x120\n" +
+	"\x04plan\x18\x03 \x01(\v2\x1c.tokenbroker.v1.RotationPlanR\x04plan\"y\n" +
 	"\x13RetireSecretRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12%\n" +
-	"\x0esecret_version\x18\x02 \x01(\x03R\rsecretVersion\"=\n" +
+	"\x0esecret_version\x18\x02 \x01(\x03R\rsecretVersion\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"o\n" +
 	"\x14RetireSecretResponse\x12%\n" +
-	"\x0esecret_version\x18\x01 \x01(\x03R\rsecretVersion\"3\n" +
+	"\x0esecret_version\x18\x01 \x01(\x03R\rsecretVersion\x120\n" +
+	"\x04plan\x18\x02 \x01(\v2\x1c.tokenbroker.v1.RotationPlanR\x04plan\"3\n" +
 	"\x19ListSecretVersionsRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\"d\n" +
 	"\x1aListSecretVersionsResponse\x12F\n" +
-	"\x0fsecret_versions\x18\x01 \x03(\v2\x1d.tokenbroker.v1.SecretVersionR\x0esecretVersions*z\n" +
+	"\x0fsecret_versions\x18\x01 \x03(\v2\x1d.tokenbroker.v1.SecretVersionR\x0esecretVersions\"\x88\x02\n" +
+	"\x13RotateSecretRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x123\n" +
+	"\x06secret\x18\x02 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12 \n" +
+	"\vcompromised\x18\x04 \x01(\bR\vcompromised\x12\x1f\n" +
+	"\vdrop_tokens\x18\x05 \x01(\bR\n" +
+	"dropTokens\x12\x1d\n" +
+	"\n" +
+	"accept_gap\x18\x06 \x01(\bR\tacceptGap\x12#\n" +
+	"\rvalidate_only\x18\a \x01(\bR\fvalidateOnly\"~\n" +
+	"\x14RotateSecretResponse\x124\n" +
+	"\brotation\x18\x01 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\x120\n" +
+	"\x04plan\x18\x02 \x01(\v2\x1c.tokenbroker.v1.RotationPlanR\x04plan\"J\n" +
+	"\x14AbortRotationRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x1a\n" +
+	"\brotation\x18\x02 \x01(\tR\brotation\"M\n" +
+	"\x15AbortRotationResponse\x124\n" +
+	"\brotation\x18\x01 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\"K\n" +
+	"\x12AdoptSecretRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x91\x01\n" +
+	"\x13AdoptSecretResponse\x12D\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2\x1d.tokenbroker.v1.SecretVersionR\rsecretVersion\x124\n" +
+	"\brotation\x18\x02 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\",\n" +
+	"\x12GetRotationRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\"K\n" +
+	"\x13GetRotationResponse\x124\n" +
+	"\brotation\x18\x01 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\"\xa8\x01\n" +
+	"\x14ListRotationsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x125\n" +
+	"\x06states\x18\x03 \x03(\x0e2\x1d.tokenbroker.v1.RotationStateR\x06states\x12\x1d\n" +
+	"\n" +
+	"stuck_only\x18\x04 \x01(\bR\tstuckOnly\"w\n" +
+	"\x15ListRotationsResponse\x126\n" +
+	"\trotations\x18\x01 \x03(\v2\x18.tokenbroker.v1.RotationR\trotations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\".\n" +
+	"\x14WatchRotationRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\"M\n" +
+	"\x15WatchRotationResponse\x124\n" +
+	"\brotation\x18\x01 \x01(\v2\x18.tokenbroker.v1.RotationR\brotation\"\xae\b\n" +
+	"\bRotation\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1d.tokenbroker.v1.RotationStateR\x05state\x124\n" +
+	"\x06source\x18\x03 \x01(\x0e2\x1c.tokenbroker.v1.SecretSourceR\x06source\x123\n" +
+	"\x05shape\x18\x04 \x01(\x0e2\x1d.tokenbroker.v1.ProviderShapeR\x05shape\x12%\n" +
+	"\x0esecret_version\x18\x05 \x01(\x03R\rsecretVersion\x12)\n" +
+	"\x10replaced_version\x18\x06 \x01(\x03R\x0freplacedVersion\x12\x1c\n" +
+	"\tautomatic\x18\a \x01(\bR\tautomatic\x12 \n" +
+	"\vcompromised\x18\b \x01(\bR\vcompromised\x12\x1f\n" +
+	"\vdrop_tokens\x18\t \x01(\bR\n" +
+	"dropTokens\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\n" +
+	" \x01(\tR\trequestId\x12;\n" +
+	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\x12=\n" +
+	"\fpromote_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vpromoteTime\x125\n" +
+	"\bend_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x127\n" +
+	"\tnext_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\bnextTime\x12;\n" +
+	"\vretire_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"retireTime\x12\x1a\n" +
+	"\battempts\x18\x11 \x01(\x05R\battempts\x12\x16\n" +
+	"\x06reason\x18\x12 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x13 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06remedy\x18\x14 \x01(\tR\x06remedy\x12'\n" +
+	"\x0fverified_tokens\x18\x15 \x01(\x05R\x0everifiedTokens\x12'\n" +
+	"\x0frequired_tokens\x18\x16 \x01(\x05R\x0erequiredTokens\x12\x14\n" +
+	"\x05stuck\x18\x17 \x01(\bR\x05stuck\x125\n" +
+	"\x06events\x18\x18 \x03(\v2\x1d.tokenbroker.v1.RotationEventR\x06events\x123\n" +
+	"\acallers\x18\x19 \x03(\v2\x19.tokenbroker.v1.CallerUseR\acallers\"\xa0\x01\n" +
+	"\rRotationEvent\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x123\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1d.tokenbroker.v1.RotationStateR\x05state\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\tR\x04step\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x8a\x01\n" +
+	"\tCallerUse\x12\x16\n" +
+	"\x06caller\x18\x01 \x01(\tR\x06caller\x12%\n" +
+	"\x0esecret_version\x18\x02 \x01(\x03R\rsecretVersion\x12>\n" +
+	"\rlast_use_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\"\x8e\x01\n" +
+	"\fRotationPlan\x12\x14\n" +
+	"\x05steps\x18\x01 \x03(\tR\x05steps\x123\n" +
+	"\acallers\x18\x02 \x03(\v2\x19.tokenbroker.v1.CallerUseR\acallers\x123\n" +
+	"\bwarnings\x18\x03 \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings*z\n" +
 	"\vSecretStage\x12\x1c\n" +
 	"\x18SECRET_STAGE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14SECRET_STAGE_PENDING\x10\x01\x12\x18\n" +
 	"\x14SECRET_STAGE_CURRENT\x10\x02\x12\x19\n" +
-	"\x15SECRET_STAGE_PREVIOUS\x10\x032\xea\x03\n" +
+	"\x15SECRET_STAGE_PREVIOUS\x10\x03*\x91\x03\n" +
+	"\rRotationState\x12\x1e\n" +
+	"\x1aROTATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17ROTATION_STATE_CREATING\x10\x01\x12\x19\n" +
+	"\x15ROTATION_STATE_STAGED\x10\x02\x12\x1c\n" +
+	"\x18ROTATION_STATE_VERIFYING\x10\x03\x12\x1b\n" +
+	"\x17ROTATION_STATE_VERIFIED\x10\x04\x12\x1b\n" +
+	"\x17ROTATION_STATE_PROMOTED\x10\x05\x12\x1b\n" +
+	"\x17ROTATION_STATE_RETIRING\x10\x06\x12\x1c\n" +
+	"\x18ROTATION_STATE_COMPLETED\x10\a\x12\x1b\n" +
+	"\x17ROTATION_STATE_ABORTING\x10\b\x12\x1a\n" +
+	"\x16ROTATION_STATE_ABORTED\x10\t\x12\x1e\n" +
+	"\x1aROTATION_STATE_ROLLED_BACK\x10\n" +
+	"\x12\x19\n" +
+	"\x15ROTATION_STATE_FAILED\x10\v\x12!\n" +
+	"\x1dROTATION_STATE_NEEDS_OPERATOR\x10\f*\xd1\x01\n" +
+	"\fSecretSource\x12\x1d\n" +
+	"\x19SECRET_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15SECRET_SOURCE_REQUEST\x10\x01\x12\x19\n" +
+	"\x15SECRET_SOURCE_WRAPPED\x10\x02\x12\x1b\n" +
+	"\x17SECRET_SOURCE_REFERENCE\x10\x03\x12\x18\n" +
+	"\x14SECRET_SOURCE_BROKER\x10\x04\x12\x1a\n" +
+	"\x16SECRET_SOURCE_PROVIDER\x10\x05\x12\x19\n" +
+	"\x15SECRET_SOURCE_ADOPTED\x10\x06*\xc3\x01\n" +
+	"\rProviderShape\x12\x1e\n" +
+	"\x1aPROVIDER_SHAPE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16PROVIDER_SHAPE_BY_HAND\x10\x01\x12\x1e\n" +
+	"\x1aPROVIDER_SHAPE_OVERLAPPING\x10\x02\x12\x1c\n" +
+	"\x18PROVIDER_SHAPE_ACTIVATED\x10\x03\x12\x1b\n" +
+	"\x17PROVIDER_SHAPE_REPLACED\x10\x04\x12\x1b\n" +
+	"\x17PROVIDER_SHAPE_KEY_PAIR\x10\x052\xf2\b\n" +
 	"\x0fRotationService\x12V\n" +
 	"\vStageSecret\x12\".tokenbroker.v1.StageSecretRequest\x1a#.tokenbroker.v1.StageSecretResponse\x12Y\n" +
 	"\fVerifySecret\x12#.tokenbroker.v1.VerifySecretRequest\x1a$.tokenbroker.v1.VerifySecretResponse\x12\\\n" +
-	"\rPromoteSecret\x12$.tokenbroker.v1.PromoteSecretRequest\x1a%.tokenbroker.v1.PromoteSecretResponse\x12Y\n" +
-	"\fRetireSecret\x12#.tokenbroker.v1.RetireSecretRequest\x1a$.tokenbroker.v1.RetireSecretResponse\x12k\n" +
+	"\rPromoteSecret\x12$.tokenbroker.v1.PromoteSecretRequest\x1a%.tokenbroker.v1.PromoteSecretResponse\x12_\n" +
+	"\x0eRollbackSecret\x12%.tokenbroker.v1.RollbackSecretRequest\x1a&.tokenbroker.v1.RollbackSecretResponse\x12Y\n" +
+	"\fRetireSecret\x12#.tokenbroker.v1.RetireSecretRequest\x1a$.tokenbroker.v1.RetireSecretResponse\x12Y\n" +
+	"\fRotateSecret\x12#.tokenbroker.v1.RotateSecretRequest\x1a$.tokenbroker.v1.RotateSecretResponse\x12\\\n" +
+	"\rAbortRotation\x12$.tokenbroker.v1.AbortRotationRequest\x1a%.tokenbroker.v1.AbortRotationResponse\x12V\n" +
+	"\vAdoptSecret\x12\".tokenbroker.v1.AdoptSecretRequest\x1a#.tokenbroker.v1.AdoptSecretResponse\x12V\n" +
+	"\vGetRotation\x12\".tokenbroker.v1.GetRotationRequest\x1a#.tokenbroker.v1.GetRotationResponse\x12\\\n" +
+	"\rListRotations\x12$.tokenbroker.v1.ListRotationsRequest\x1a%.tokenbroker.v1.ListRotationsResponse\x12^\n" +
+	"\rWatchRotation\x12$.tokenbroker.v1.WatchRotationRequest\x1a%.tokenbroker.v1.WatchRotationResponse0\x01\x12k\n" +
 	"\x12ListSecretVersions\x12).tokenbroker.v1.ListSecretVersionsRequest\x1a*.tokenbroker.v1.ListSecretVersionsResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
 var (
@@ -924,54 +2805,127 @@ func file_tokenbroker_v1_rotation_service_proto_rawDescGZIP() []byte {
 	return file_tokenbroker_v1_rotation_service_proto_rawDescData
 }
 
-var file_tokenbroker_v1_rotation_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokenbroker_v1_rotation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tokenbroker_v1_rotation_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tokenbroker_v1_rotation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_tokenbroker_v1_rotation_service_proto_goTypes = []any{
 	(SecretStage)(0),                   // 0: tokenbroker.v1.SecretStage
-	(*SecretInput)(nil),                // 1: tokenbroker.v1.SecretInput
-	(*SecretVersion)(nil),              // 2: tokenbroker.v1.SecretVersion
-	(*StageSecretRequest)(nil),         // 3: tokenbroker.v1.StageSecretRequest
-	(*StageSecretResponse)(nil),        // 4: tokenbroker.v1.StageSecretResponse
-	(*VerifySecretRequest)(nil),        // 5: tokenbroker.v1.VerifySecretRequest
-	(*VerifySecretResponse)(nil),       // 6: tokenbroker.v1.VerifySecretResponse
-	(*PromoteSecretRequest)(nil),       // 7: tokenbroker.v1.PromoteSecretRequest
-	(*PromoteSecretResponse)(nil),      // 8: tokenbroker.v1.PromoteSecretResponse
-	(*RetireSecretRequest)(nil),        // 9: tokenbroker.v1.RetireSecretRequest
-	(*RetireSecretResponse)(nil),       // 10: tokenbroker.v1.RetireSecretResponse
-	(*ListSecretVersionsRequest)(nil),  // 11: tokenbroker.v1.ListSecretVersionsRequest
-	(*ListSecretVersionsResponse)(nil), // 12: tokenbroker.v1.ListSecretVersionsResponse
-	(*timestamppb.Timestamp)(nil),      // 13: google.protobuf.Timestamp
-	(*Warning)(nil),                    // 14: tokenbroker.v1.Warning
+	(RotationState)(0),                 // 1: tokenbroker.v1.RotationState
+	(SecretSource)(0),                  // 2: tokenbroker.v1.SecretSource
+	(ProviderShape)(0),                 // 3: tokenbroker.v1.ProviderShape
+	(*SecretInput)(nil),                // 4: tokenbroker.v1.SecretInput
+	(*SecretReference)(nil),            // 5: tokenbroker.v1.SecretReference
+	(*SecretVersion)(nil),              // 6: tokenbroker.v1.SecretVersion
+	(*StageSecretRequest)(nil),         // 7: tokenbroker.v1.StageSecretRequest
+	(*StageSecretResponse)(nil),        // 8: tokenbroker.v1.StageSecretResponse
+	(*VerifySecretRequest)(nil),        // 9: tokenbroker.v1.VerifySecretRequest
+	(*VerifySecretResponse)(nil),       // 10: tokenbroker.v1.VerifySecretResponse
+	(*PromoteSecretRequest)(nil),       // 11: tokenbroker.v1.PromoteSecretRequest
+	(*PromoteSecretResponse)(nil),      // 12: tokenbroker.v1.PromoteSecretResponse
+	(*RollbackSecretRequest)(nil),      // 13: tokenbroker.v1.RollbackSecretRequest
+	(*RollbackSecretResponse)(nil),     // 14: tokenbroker.v1.RollbackSecretResponse
+	(*RetireSecretRequest)(nil),        // 15: tokenbroker.v1.RetireSecretRequest
+	(*RetireSecretResponse)(nil),       // 16: tokenbroker.v1.RetireSecretResponse
+	(*ListSecretVersionsRequest)(nil),  // 17: tokenbroker.v1.ListSecretVersionsRequest
+	(*ListSecretVersionsResponse)(nil), // 18: tokenbroker.v1.ListSecretVersionsResponse
+	(*RotateSecretRequest)(nil),        // 19: tokenbroker.v1.RotateSecretRequest
+	(*RotateSecretResponse)(nil),       // 20: tokenbroker.v1.RotateSecretResponse
+	(*AbortRotationRequest)(nil),       // 21: tokenbroker.v1.AbortRotationRequest
+	(*AbortRotationResponse)(nil),      // 22: tokenbroker.v1.AbortRotationResponse
+	(*AdoptSecretRequest)(nil),         // 23: tokenbroker.v1.AdoptSecretRequest
+	(*AdoptSecretResponse)(nil),        // 24: tokenbroker.v1.AdoptSecretResponse
+	(*GetRotationRequest)(nil),         // 25: tokenbroker.v1.GetRotationRequest
+	(*GetRotationResponse)(nil),        // 26: tokenbroker.v1.GetRotationResponse
+	(*ListRotationsRequest)(nil),       // 27: tokenbroker.v1.ListRotationsRequest
+	(*ListRotationsResponse)(nil),      // 28: tokenbroker.v1.ListRotationsResponse
+	(*WatchRotationRequest)(nil),       // 29: tokenbroker.v1.WatchRotationRequest
+	(*WatchRotationResponse)(nil),      // 30: tokenbroker.v1.WatchRotationResponse
+	(*Rotation)(nil),                   // 31: tokenbroker.v1.Rotation
+	(*RotationEvent)(nil),              // 32: tokenbroker.v1.RotationEvent
+	(*CallerUse)(nil),                  // 33: tokenbroker.v1.CallerUse
+	(*RotationPlan)(nil),               // 34: tokenbroker.v1.RotationPlan
+	(*timestamppb.Timestamp)(nil),      // 35: google.protobuf.Timestamp
+	(*Warning)(nil),                    // 36: tokenbroker.v1.Warning
 }
 var file_tokenbroker_v1_rotation_service_proto_depIdxs = []int32{
-	13, // 0: tokenbroker.v1.SecretInput.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 1: tokenbroker.v1.SecretVersion.stage:type_name -> tokenbroker.v1.SecretStage
-	13, // 2: tokenbroker.v1.SecretVersion.create_time:type_name -> google.protobuf.Timestamp
-	13, // 3: tokenbroker.v1.SecretVersion.verify_time:type_name -> google.protobuf.Timestamp
-	13, // 4: tokenbroker.v1.SecretVersion.promote_time:type_name -> google.protobuf.Timestamp
-	13, // 5: tokenbroker.v1.SecretVersion.expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 6: tokenbroker.v1.StageSecretRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	2,  // 7: tokenbroker.v1.StageSecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
-	2,  // 8: tokenbroker.v1.VerifySecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
-	14, // 9: tokenbroker.v1.VerifySecretResponse.warnings:type_name -> tokenbroker.v1.Warning
-	2,  // 10: tokenbroker.v1.PromoteSecretResponse.current:type_name -> tokenbroker.v1.SecretVersion
-	2,  // 11: tokenbroker.v1.PromoteSecretResponse.previous:type_name -> tokenbroker.v1.SecretVersion
-	2,  // 12: tokenbroker.v1.ListSecretVersionsResponse.secret_versions:type_name -> tokenbroker.v1.SecretVersion
-	3,  // 13: tokenbroker.v1.RotationService.StageSecret:input_type -> tokenbroker.v1.StageSecretRequest
-	5,  // 14: tokenbroker.v1.RotationService.VerifySecret:input_type -> tokenbroker.v1.VerifySecretRequest
-	7,  // 15: tokenbroker.v1.RotationService.PromoteSecret:input_type -> tokenbroker.v1.PromoteSecretRequest
-	9,  // 16: tokenbroker.v1.RotationService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
-	11, // 17: tokenbroker.v1.RotationService.ListSecretVersions:input_type -> tokenbroker.v1.ListSecretVersionsRequest
-	4,  // 18: tokenbroker.v1.RotationService.StageSecret:output_type -> tokenbroker.v1.StageSecretResponse
-	6,  // 19: tokenbroker.v1.RotationService.VerifySecret:output_type -> tokenbroker.v1.VerifySecretResponse
-	8,  // 20: tokenbroker.v1.RotationService.PromoteSecret:output_type -> tokenbroker.v1.PromoteSecretResponse
-	10, // 21: tokenbroker.v1.RotationService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
-	12, // 22: tokenbroker.v1.RotationService.ListSecretVersions:output_type -> tokenbroker.v1.ListSecretVersionsResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 0: tokenbroker.v1.SecretInput.reference:type_name -> tokenbroker.v1.SecretReference
+	35, // 1: tokenbroker.v1.SecretInput.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 2: tokenbroker.v1.SecretVersion.stage:type_name -> tokenbroker.v1.SecretStage
+	35, // 3: tokenbroker.v1.SecretVersion.create_time:type_name -> google.protobuf.Timestamp
+	35, // 4: tokenbroker.v1.SecretVersion.verify_time:type_name -> google.protobuf.Timestamp
+	35, // 5: tokenbroker.v1.SecretVersion.promote_time:type_name -> google.protobuf.Timestamp
+	35, // 6: tokenbroker.v1.SecretVersion.expire_time:type_name -> google.protobuf.Timestamp
+	35, // 7: tokenbroker.v1.SecretVersion.last_use_time:type_name -> google.protobuf.Timestamp
+	4,  // 8: tokenbroker.v1.StageSecretRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	6,  // 9: tokenbroker.v1.StageSecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
+	31, // 10: tokenbroker.v1.StageSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 11: tokenbroker.v1.StageSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	6,  // 12: tokenbroker.v1.VerifySecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
+	36, // 13: tokenbroker.v1.VerifySecretResponse.warnings:type_name -> tokenbroker.v1.Warning
+	31, // 14: tokenbroker.v1.VerifySecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	6,  // 15: tokenbroker.v1.PromoteSecretResponse.current:type_name -> tokenbroker.v1.SecretVersion
+	6,  // 16: tokenbroker.v1.PromoteSecretResponse.previous:type_name -> tokenbroker.v1.SecretVersion
+	31, // 17: tokenbroker.v1.PromoteSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 18: tokenbroker.v1.PromoteSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	6,  // 19: tokenbroker.v1.RollbackSecretResponse.current:type_name -> tokenbroker.v1.SecretVersion
+	31, // 20: tokenbroker.v1.RollbackSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 21: tokenbroker.v1.RollbackSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	34, // 22: tokenbroker.v1.RetireSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	6,  // 23: tokenbroker.v1.ListSecretVersionsResponse.secret_versions:type_name -> tokenbroker.v1.SecretVersion
+	4,  // 24: tokenbroker.v1.RotateSecretRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	31, // 25: tokenbroker.v1.RotateSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 26: tokenbroker.v1.RotateSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	31, // 27: tokenbroker.v1.AbortRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	6,  // 28: tokenbroker.v1.AdoptSecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
+	31, // 29: tokenbroker.v1.AdoptSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	31, // 30: tokenbroker.v1.GetRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	1,  // 31: tokenbroker.v1.ListRotationsRequest.states:type_name -> tokenbroker.v1.RotationState
+	31, // 32: tokenbroker.v1.ListRotationsResponse.rotations:type_name -> tokenbroker.v1.Rotation
+	31, // 33: tokenbroker.v1.WatchRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	1,  // 34: tokenbroker.v1.Rotation.state:type_name -> tokenbroker.v1.RotationState
+	2,  // 35: tokenbroker.v1.Rotation.source:type_name -> tokenbroker.v1.SecretSource
+	3,  // 36: tokenbroker.v1.Rotation.shape:type_name -> tokenbroker.v1.ProviderShape
+	35, // 37: tokenbroker.v1.Rotation.create_time:type_name -> google.protobuf.Timestamp
+	35, // 38: tokenbroker.v1.Rotation.update_time:type_name -> google.protobuf.Timestamp
+	35, // 39: tokenbroker.v1.Rotation.promote_time:type_name -> google.protobuf.Timestamp
+	35, // 40: tokenbroker.v1.Rotation.end_time:type_name -> google.protobuf.Timestamp
+	35, // 41: tokenbroker.v1.Rotation.next_time:type_name -> google.protobuf.Timestamp
+	35, // 42: tokenbroker.v1.Rotation.retire_time:type_name -> google.protobuf.Timestamp
+	32, // 43: tokenbroker.v1.Rotation.events:type_name -> tokenbroker.v1.RotationEvent
+	33, // 44: tokenbroker.v1.Rotation.callers:type_name -> tokenbroker.v1.CallerUse
+	35, // 45: tokenbroker.v1.RotationEvent.time:type_name -> google.protobuf.Timestamp
+	1,  // 46: tokenbroker.v1.RotationEvent.state:type_name -> tokenbroker.v1.RotationState
+	35, // 47: tokenbroker.v1.CallerUse.last_use_time:type_name -> google.protobuf.Timestamp
+	33, // 48: tokenbroker.v1.RotationPlan.callers:type_name -> tokenbroker.v1.CallerUse
+	36, // 49: tokenbroker.v1.RotationPlan.warnings:type_name -> tokenbroker.v1.Warning
+	7,  // 50: tokenbroker.v1.RotationService.StageSecret:input_type -> tokenbroker.v1.StageSecretRequest
+	9,  // 51: tokenbroker.v1.RotationService.VerifySecret:input_type -> tokenbroker.v1.VerifySecretRequest
+	11, // 52: tokenbroker.v1.RotationService.PromoteSecret:input_type -> tokenbroker.v1.PromoteSecretRequest
+	13, // 53: tokenbroker.v1.RotationService.RollbackSecret:input_type -> tokenbroker.v1.RollbackSecretRequest
+	15, // 54: tokenbroker.v1.RotationService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
+	19, // 55: tokenbroker.v1.RotationService.RotateSecret:input_type -> tokenbroker.v1.RotateSecretRequest
+	21, // 56: tokenbroker.v1.RotationService.AbortRotation:input_type -> tokenbroker.v1.AbortRotationRequest
+	23, // 57: tokenbroker.v1.RotationService.AdoptSecret:input_type -> tokenbroker.v1.AdoptSecretRequest
+	25, // 58: tokenbroker.v1.RotationService.GetRotation:input_type -> tokenbroker.v1.GetRotationRequest
+	27, // 59: tokenbroker.v1.RotationService.ListRotations:input_type -> tokenbroker.v1.ListRotationsRequest
+	29, // 60: tokenbroker.v1.RotationService.WatchRotation:input_type -> tokenbroker.v1.WatchRotationRequest
+	17, // 61: tokenbroker.v1.RotationService.ListSecretVersions:input_type -> tokenbroker.v1.ListSecretVersionsRequest
+	8,  // 62: tokenbroker.v1.RotationService.StageSecret:output_type -> tokenbroker.v1.StageSecretResponse
+	10, // 63: tokenbroker.v1.RotationService.VerifySecret:output_type -> tokenbroker.v1.VerifySecretResponse
+	12, // 64: tokenbroker.v1.RotationService.PromoteSecret:output_type -> tokenbroker.v1.PromoteSecretResponse
+	14, // 65: tokenbroker.v1.RotationService.RollbackSecret:output_type -> tokenbroker.v1.RollbackSecretResponse
+	16, // 66: tokenbroker.v1.RotationService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
+	20, // 67: tokenbroker.v1.RotationService.RotateSecret:output_type -> tokenbroker.v1.RotateSecretResponse
+	22, // 68: tokenbroker.v1.RotationService.AbortRotation:output_type -> tokenbroker.v1.AbortRotationResponse
+	24, // 69: tokenbroker.v1.RotationService.AdoptSecret:output_type -> tokenbroker.v1.AdoptSecretResponse
+	26, // 70: tokenbroker.v1.RotationService.GetRotation:output_type -> tokenbroker.v1.GetRotationResponse
+	28, // 71: tokenbroker.v1.RotationService.ListRotations:output_type -> tokenbroker.v1.ListRotationsResponse
+	30, // 72: tokenbroker.v1.RotationService.WatchRotation:output_type -> tokenbroker.v1.WatchRotationResponse
+	18, // 73: tokenbroker.v1.RotationService.ListSecretVersions:output_type -> tokenbroker.v1.ListSecretVersionsResponse
+	62, // [62:74] is the sub-list for method output_type
+	50, // [50:62] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_rotation_service_proto_init() }
@@ -983,14 +2937,16 @@ func file_tokenbroker_v1_rotation_service_proto_init() {
 	file_tokenbroker_v1_rotation_service_proto_msgTypes[0].OneofWrappers = []any{
 		(*SecretInput_ClientSecret)(nil),
 		(*SecretInput_PrivateKey)(nil),
+		(*SecretInput_WrappingToken)(nil),
+		(*SecretInput_Reference)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_rotation_service_proto_rawDesc), len(file_tokenbroker_v1_rotation_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   12,
+			NumEnums:      4,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,7 +22,14 @@ const (
 	RotationService_StageSecret_FullMethodName        = "/tokenbroker.v1.RotationService/StageSecret"
 	RotationService_VerifySecret_FullMethodName       = "/tokenbroker.v1.RotationService/VerifySecret"
 	RotationService_PromoteSecret_FullMethodName      = "/tokenbroker.v1.RotationService/PromoteSecret"
+	RotationService_RollbackSecret_FullMethodName     = "/tokenbroker.v1.RotationService/RollbackSecret"
 	RotationService_RetireSecret_FullMethodName       = "/tokenbroker.v1.RotationService/RetireSecret"
+	RotationService_RotateSecret_FullMethodName       = "/tokenbroker.v1.RotationService/RotateSecret"
+	RotationService_AbortRotation_FullMethodName      = "/tokenbroker.v1.RotationService/AbortRotation"
+	RotationService_AdoptSecret_FullMethodName        = "/tokenbroker.v1.RotationService/AdoptSecret"
+	RotationService_GetRotation_FullMethodName        = "/tokenbroker.v1.RotationService/GetRotation"
+	RotationService_ListRotations_FullMethodName      = "/tokenbroker.v1.RotationService/ListRotations"
+	RotationService_WatchRotation_FullMethodName      = "/tokenbroker.v1.RotationService/WatchRotation"
 	RotationService_ListSecretVersions_FullMethodName = "/tokenbroker.v1.RotationService/ListSecretVersions"
 )
 
@@ -31,36 +38,83 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // RotationService changes a client's secret without a gap: stage the new one,
-// verify it, promote it, retire the old one. A crash at any point leaves exactly
-// one current version. docs/access.md says which permission each method needs.
+// verify it, promote it, watch it, retire the old one; each step by itself, or all
+// of them by RotateSecret. What has begun is in a journal: a crash at any point
+// leaves exactly one current version, and a replica goes on where it stopped.
+// docs/rotation.md has the states, docs/access.md says which permission each method
+// needs.
 type RotationServiceClient interface {
-	// StageSecret stores a new secret as the pending version. A version that was
-	// pending before loses that label. Tokens go on with the current one.
+	// StageSecret stores a new secret as the pending version and begins a rotation
+	// that goes on when the next step is called. A version that was pending before
+	// loses that label. Tokens go on with the current one.
 	//
-	// Errors: INVALID_ARGUMENT for a malformed secret; NOT_FOUND;
+	// Errors: INVALID_ARGUMENT for a malformed secret or wrapping token; NOT_FOUND;
+	// PERMISSION_DENIED for a reference to a secret that the caller may not name;
 	// FAILED_PRECONDITION if it equals the current one, does not fit the
-	// authentication method, the client is deleted, or a version would lose its
-	// label and there are 5 without one already (the detail names them); ABORTED if
-	// somebody else changed the client at the same moment.
+	// authentication method, the client is deleted, a rotation is under way that goes
+	// on by itself, or a version would lose its label and there are 5 without one
+	// already (the detail names them); ABORTED if somebody else changed the client at
+	// the same moment.
 	StageSecret(ctx context.Context, in *StageSecretRequest, opts ...grpc.CallOption) (*StageSecretResponse, error)
-	// VerifySecret gets one token with the pending secret from the authorization
-	// server and throws it away. Current stays as it is, whatever comes of it.
+	// VerifySecret gets tokens with the pending secret from the authorization server,
+	// several in a row where the client's rotation settings say so, and throws them
+	// away. Current stays as it is, whatever comes of it.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no pending version or the
-	// authorization server rejects it; UNAVAILABLE with RetryInfo when the store or
-	// the authorization server cannot be reached.
+	// authorization server rejects it, with the reason why; RESOURCE_EXHAUSTED if
+	// the client's budget of tokens is spent; UNAVAILABLE with RetryInfo when the
+	// store or the authorization server cannot be reached.
 	VerifySecret(ctx context.Context, in *VerifySecretRequest, opts ...grpc.CallOption) (*VerifySecretResponse, error)
 	// PromoteSecret moves pending to current and current to previous, in one write.
 	// Promoting what is current already succeeds.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no such pending version or
-	// it was not verified; ABORTED as in StageSecret.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no such pending version, it
+	// was not verified, or is being verified; ABORTED as in StageSecret.
 	PromoteSecret(ctx context.Context, in *PromoteSecretRequest, opts ...grpc.CallOption) (*PromoteSecretResponse, error)
+	// RollbackSecret moves previous back to current, in one write, and current to no
+	// label. Rolling back what is rolled back already succeeds.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no previous version, its
+	// value is being destroyed, or the rotation was of a compromised secret.
+	RollbackSecret(ctx context.Context, in *RollbackSecretRequest, opts ...grpc.CallOption) (*RollbackSecretResponse, error)
 	// RetireSecret destroys the value of a version for good: any but the current
 	// one. Retiring what is retired already succeeds.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION for the current version.
 	RetireSecret(ctx context.Context, in *RetireSecretRequest, opts ...grpc.CallOption) (*RetireSecretResponse, error)
+	// RotateSecret does all steps: has a new secret made, or takes the given one,
+	// stages, verifies, promotes and watches it, and retires the old one. It answers
+	// as soon as the rotation is in the journal; WatchRotation shows how it goes on.
+	// Repeated with the request_id of a rotation that needs an operator, it goes on
+	// with that one.
+	//
+	// Errors: NOT_FOUND; INVALID_ARGUMENT; FAILED_PRECONDITION if another rotation is
+	// under way, the client is disabled or deleted, or a gap is unavoidable and
+	// accept_gap is not set.
+	RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error)
+	// AbortRotation leads back to a sound state from any: the current version stays,
+	// the pending one loses its label and is revoked and destroyed. After promotion it
+	// refuses: RollbackSecret is what leads back then. Aborting what is over succeeds.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION after promotion.
+	AbortRotation(ctx context.Context, in *AbortRotationRequest, opts ...grpc.CallOption) (*AbortRotationResponse, error)
+	// AdoptSecret makes pending what somebody wrote over the current version's value
+	// in the store by hand: such a value is never used before it is adopted, verified
+	// and promoted.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION if the value is the staged one, or
+	// cannot be read.
+	AdoptSecret(ctx context.Context, in *AdoptSecretRequest, opts ...grpc.CallOption) (*AdoptSecretResponse, error)
+	// GetRotation returns the client's last rotation, under way or over. Errors:
+	// NOT_FOUND if there is no such client, or it never had one.
+	GetRotation(ctx context.Context, in *GetRotationRequest, opts ...grpc.CallOption) (*GetRotationResponse, error)
+	// ListRotations returns the last rotation of each client, page by page, as
+	// ListClients does. Errors: INVALID_ARGUMENT for a bad page token.
+	ListRotations(ctx context.Context, in *ListRotationsRequest, opts ...grpc.CallOption) (*ListRotationsResponse, error)
+	// WatchRotation sends the client's last rotation and then each change of it, until
+	// it is over. A slow reader gets the newest. Errors: as GetRotation; UNAVAILABLE
+	// when the server shuts down: watch again.
+	WatchRotation(ctx context.Context, in *WatchRotationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRotationResponse], error)
 	// ListSecretVersions returns numbers, stages, times and fingerprints, never a
 	// value, by ascending number. There are at most 8. Errors: NOT_FOUND.
 	ListSecretVersions(ctx context.Context, in *ListSecretVersionsRequest, opts ...grpc.CallOption) (*ListSecretVersionsResponse, error)
@@ -104,6 +158,16 @@ func (c *rotationServiceClient) PromoteSecret(ctx context.Context, in *PromoteSe
 	return out, nil
 }
 
+func (c *rotationServiceClient) RollbackSecret(ctx context.Context, in *RollbackSecretRequest, opts ...grpc.CallOption) (*RollbackSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollbackSecretResponse)
+	err := c.cc.Invoke(ctx, RotationService_RollbackSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *rotationServiceClient) RetireSecret(ctx context.Context, in *RetireSecretRequest, opts ...grpc.CallOption) (*RetireSecretResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RetireSecretResponse)
@@ -113,6 +177,75 @@ func (c *rotationServiceClient) RetireSecret(ctx context.Context, in *RetireSecr
 	}
 	return out, nil
 }
+
+func (c *rotationServiceClient) RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateSecretResponse)
+	err := c.cc.Invoke(ctx, RotationService_RotateSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rotationServiceClient) AbortRotation(ctx context.Context, in *AbortRotationRequest, opts ...grpc.CallOption) (*AbortRotationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbortRotationResponse)
+	err := c.cc.Invoke(ctx, RotationService_AbortRotation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rotationServiceClient) AdoptSecret(ctx context.Context, in *AdoptSecretRequest, opts ...grpc.CallOption) (*AdoptSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptSecretResponse)
+	err := c.cc.Invoke(ctx, RotationService_AdoptSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rotationServiceClient) GetRotation(ctx context.Context, in *GetRotationRequest, opts ...grpc.CallOption) (*GetRotationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRotationResponse)
+	err := c.cc.Invoke(ctx, RotationService_GetRotation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rotationServiceClient) ListRotations(ctx context.Context, in *ListRotationsRequest, opts ...grpc.CallOption) (*ListRotationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRotationsResponse)
+	err := c.cc.Invoke(ctx, RotationService_ListRotations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rotationServiceClient) WatchRotation(ctx context.Context, in *WatchRotationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRotationResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RotationService_ServiceDesc.Streams[0], RotationService_WatchRotation_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRotationRequest, WatchRotationResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RotationService_WatchRotationClient = grpc.ServerStreamingClient[WatchRotationResponse]
 
 func (c *rotationServiceClient) ListSecretVersions(ctx context.Context, in *ListSecretVersionsRequest, opts ...grpc.CallOption) (*ListSecretVersionsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -129,36 +262,83 @@ func (c *rotationServiceClient) ListSecretVersions(ctx context.Context, in *List
 // for forward compatibility.
 //
 // RotationService changes a client's secret without a gap: stage the new one,
-// verify it, promote it, retire the old one. A crash at any point leaves exactly
-// one current version. docs/access.md says which permission each method needs.
+// verify it, promote it, watch it, retire the old one; each step by itself, or all
+// of them by RotateSecret. What has begun is in a journal: a crash at any point
+// leaves exactly one current version, and a replica goes on where it stopped.
+// docs/rotation.md has the states, docs/access.md says which permission each method
+// needs.
 type RotationServiceServer interface {
-	// StageSecret stores a new secret as the pending version. A version that was
-	// pending before loses that label. Tokens go on with the current one.
+	// StageSecret stores a new secret as the pending version and begins a rotation
+	// that goes on when the next step is called. A version that was pending before
+	// loses that label. Tokens go on with the current one.
 	//
-	// Errors: INVALID_ARGUMENT for a malformed secret; NOT_FOUND;
+	// Errors: INVALID_ARGUMENT for a malformed secret or wrapping token; NOT_FOUND;
+	// PERMISSION_DENIED for a reference to a secret that the caller may not name;
 	// FAILED_PRECONDITION if it equals the current one, does not fit the
-	// authentication method, the client is deleted, or a version would lose its
-	// label and there are 5 without one already (the detail names them); ABORTED if
-	// somebody else changed the client at the same moment.
+	// authentication method, the client is deleted, a rotation is under way that goes
+	// on by itself, or a version would lose its label and there are 5 without one
+	// already (the detail names them); ABORTED if somebody else changed the client at
+	// the same moment.
 	StageSecret(context.Context, *StageSecretRequest) (*StageSecretResponse, error)
-	// VerifySecret gets one token with the pending secret from the authorization
-	// server and throws it away. Current stays as it is, whatever comes of it.
+	// VerifySecret gets tokens with the pending secret from the authorization server,
+	// several in a row where the client's rotation settings say so, and throws them
+	// away. Current stays as it is, whatever comes of it.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no pending version or the
-	// authorization server rejects it; UNAVAILABLE with RetryInfo when the store or
-	// the authorization server cannot be reached.
+	// authorization server rejects it, with the reason why; RESOURCE_EXHAUSTED if
+	// the client's budget of tokens is spent; UNAVAILABLE with RetryInfo when the
+	// store or the authorization server cannot be reached.
 	VerifySecret(context.Context, *VerifySecretRequest) (*VerifySecretResponse, error)
 	// PromoteSecret moves pending to current and current to previous, in one write.
 	// Promoting what is current already succeeds.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no such pending version or
-	// it was not verified; ABORTED as in StageSecret.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no such pending version, it
+	// was not verified, or is being verified; ABORTED as in StageSecret.
 	PromoteSecret(context.Context, *PromoteSecretRequest) (*PromoteSecretResponse, error)
+	// RollbackSecret moves previous back to current, in one write, and current to no
+	// label. Rolling back what is rolled back already succeeds.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION if there is no previous version, its
+	// value is being destroyed, or the rotation was of a compromised secret.
+	RollbackSecret(context.Context, *RollbackSecretRequest) (*RollbackSecretResponse, error)
 	// RetireSecret destroys the value of a version for good: any but the current
 	// one. Retiring what is retired already succeeds.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION for the current version.
 	RetireSecret(context.Context, *RetireSecretRequest) (*RetireSecretResponse, error)
+	// RotateSecret does all steps: has a new secret made, or takes the given one,
+	// stages, verifies, promotes and watches it, and retires the old one. It answers
+	// as soon as the rotation is in the journal; WatchRotation shows how it goes on.
+	// Repeated with the request_id of a rotation that needs an operator, it goes on
+	// with that one.
+	//
+	// Errors: NOT_FOUND; INVALID_ARGUMENT; FAILED_PRECONDITION if another rotation is
+	// under way, the client is disabled or deleted, or a gap is unavoidable and
+	// accept_gap is not set.
+	RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error)
+	// AbortRotation leads back to a sound state from any: the current version stays,
+	// the pending one loses its label and is revoked and destroyed. After promotion it
+	// refuses: RollbackSecret is what leads back then. Aborting what is over succeeds.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION after promotion.
+	AbortRotation(context.Context, *AbortRotationRequest) (*AbortRotationResponse, error)
+	// AdoptSecret makes pending what somebody wrote over the current version's value
+	// in the store by hand: such a value is never used before it is adopted, verified
+	// and promoted.
+	//
+	// Errors: NOT_FOUND; FAILED_PRECONDITION if the value is the staged one, or
+	// cannot be read.
+	AdoptSecret(context.Context, *AdoptSecretRequest) (*AdoptSecretResponse, error)
+	// GetRotation returns the client's last rotation, under way or over. Errors:
+	// NOT_FOUND if there is no such client, or it never had one.
+	GetRotation(context.Context, *GetRotationRequest) (*GetRotationResponse, error)
+	// ListRotations returns the last rotation of each client, page by page, as
+	// ListClients does. Errors: INVALID_ARGUMENT for a bad page token.
+	ListRotations(context.Context, *ListRotationsRequest) (*ListRotationsResponse, error)
+	// WatchRotation sends the client's last rotation and then each change of it, until
+	// it is over. A slow reader gets the newest. Errors: as GetRotation; UNAVAILABLE
+	// when the server shuts down: watch again.
+	WatchRotation(*WatchRotationRequest, grpc.ServerStreamingServer[WatchRotationResponse]) error
 	// ListSecretVersions returns numbers, stages, times and fingerprints, never a
 	// value, by ascending number. There are at most 8. Errors: NOT_FOUND.
 	ListSecretVersions(context.Context, *ListSecretVersionsRequest) (*ListSecretVersionsResponse, error)
@@ -181,8 +361,29 @@ func (UnimplementedRotationServiceServer) VerifySecret(context.Context, *VerifyS
 func (UnimplementedRotationServiceServer) PromoteSecret(context.Context, *PromoteSecretRequest) (*PromoteSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PromoteSecret not implemented")
 }
+func (UnimplementedRotationServiceServer) RollbackSecret(context.Context, *RollbackSecretRequest) (*RollbackSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollbackSecret not implemented")
+}
 func (UnimplementedRotationServiceServer) RetireSecret(context.Context, *RetireSecretRequest) (*RetireSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RetireSecret not implemented")
+}
+func (UnimplementedRotationServiceServer) RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateSecret not implemented")
+}
+func (UnimplementedRotationServiceServer) AbortRotation(context.Context, *AbortRotationRequest) (*AbortRotationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AbortRotation not implemented")
+}
+func (UnimplementedRotationServiceServer) AdoptSecret(context.Context, *AdoptSecretRequest) (*AdoptSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AdoptSecret not implemented")
+}
+func (UnimplementedRotationServiceServer) GetRotation(context.Context, *GetRotationRequest) (*GetRotationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRotation not implemented")
+}
+func (UnimplementedRotationServiceServer) ListRotations(context.Context, *ListRotationsRequest) (*ListRotationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRotations not implemented")
+}
+func (UnimplementedRotationServiceServer) WatchRotation(*WatchRotationRequest, grpc.ServerStreamingServer[WatchRotationResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchRotation not implemented")
 }
 func (UnimplementedRotationServiceServer) ListSecretVersions(context.Context, *ListSecretVersionsRequest) (*ListSecretVersionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSecretVersions not implemented")
@@ -262,6 +463,24 @@ func _RotationService_PromoteSecret_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RotationService_RollbackSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotationServiceServer).RollbackSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RotationService_RollbackSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotationServiceServer).RollbackSecret(ctx, req.(*RollbackSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RotationService_RetireSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RetireSecretRequest)
 	if err := dec(in); err != nil {
@@ -279,6 +498,107 @@ func _RotationService_RetireSecret_Handler(srv interface{}, ctx context.Context,
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _RotationService_RotateSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotationServiceServer).RotateSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RotationService_RotateSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotationServiceServer).RotateSecret(ctx, req.(*RotateSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RotationService_AbortRotation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbortRotationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotationServiceServer).AbortRotation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RotationService_AbortRotation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotationServiceServer).AbortRotation(ctx, req.(*AbortRotationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RotationService_AdoptSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotationServiceServer).AdoptSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RotationService_AdoptSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotationServiceServer).AdoptSecret(ctx, req.(*AdoptSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RotationService_GetRotation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRotationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotationServiceServer).GetRotation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RotationService_GetRotation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotationServiceServer).GetRotation(ctx, req.(*GetRotationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RotationService_ListRotations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRotationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RotationServiceServer).ListRotations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RotationService_ListRotations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RotationServiceServer).ListRotations(ctx, req.(*ListRotationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RotationService_WatchRotation_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRotationRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RotationServiceServer).WatchRotation(m, &grpc.GenericServerStream[WatchRotationRequest, WatchRotationResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RotationService_WatchRotationServer = grpc.ServerStreamingServer[WatchRotationResponse]
 
 func _RotationService_ListSecretVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListSecretVersionsRequest)
@@ -318,14 +638,44 @@ var RotationService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _RotationService_PromoteSecret_Handler,
 		},
 		{
+			MethodName: "RollbackSecret",
+			Handler:    _RotationService_RollbackSecret_Handler,
+		},
+		{
 			MethodName: "RetireSecret",
 			Handler:    _RotationService_RetireSecret_Handler,
+		},
+		{
+			MethodName: "RotateSecret",
+			Handler:    _RotationService_RotateSecret_Handler,
+		},
+		{
+			MethodName: "AbortRotation",
+			Handler:    _RotationService_AbortRotation_Handler,
+		},
+		{
+			MethodName: "AdoptSecret",
+			Handler:    _RotationService_AdoptSecret_Handler,
+		},
+		{
+			MethodName: "GetRotation",
+			Handler:    _RotationService_GetRotation_Handler,
+		},
+		{
+			MethodName: "ListRotations",
+			Handler:    _RotationService_ListRotations_Handler,
 		},
 		{
 			MethodName: "ListSecretVersions",
 			Handler:    _RotationService_ListSecretVersions_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchRotation",
+			Handler:       _RotationService_WatchRotation_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "tokenbroker/v1/rotation_service.proto",
 }
