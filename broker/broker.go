@@ -41,6 +41,8 @@ type Config struct {
 	// connect to at all, with an UPSTREAM_ADDRESS_REFUSED error if not; nil takes
 	// every https URL.
 	CheckEndpoint func(endpoint string) error
+	// Rotators change secrets at providers :: the name in RotationSettings.Rotator.
+	Rotators map[string]Rotator
 	// CarryTrace returns to, the context of work that belongs to no caller, with what
 	// tells that the call of from has begun it, and nothing else of from; nil carries
 	// nothing.
@@ -75,6 +77,7 @@ type Broker struct {
 	revokeToken   RevokeToken
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
+	rotators      map[string]Rotator
 	carryTrace    func(from, to context.Context) context.Context
 	log           *slog.Logger
 
@@ -89,6 +92,7 @@ type Broker struct {
 	made      time.Time
 	follower  follower
 	announcer announcer
+	rotations rotations
 	watchers  watchers
 	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
 	lastSweep *seenVersion
@@ -120,7 +124,7 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
-		checkEndpoint: cfg.CheckEndpoint, carryTrace: cfg.CarryTrace, log: cfg.Logger,
+		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, log: cfg.Logger,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},

@@ -28,6 +28,8 @@ type Client struct {
 	Upstream Upstream `json:"upstream"`
 	// TokenPolicy overrides defaults of the token life.
 	TokenPolicy TokenPolicy `json:"token_policy"`
+	// Rotation is how its secret is changed.
+	Rotation RotationSettings `json:"rotation,omitzero"`
 	// Secrets are all versions whose value may still exist, by ascending number.
 	Secrets []SecretVersion `json:"secrets,omitempty"`
 	// NextVersion is the number that the next staged secret gets.
@@ -86,6 +88,9 @@ type Upstream struct {
 	// SingleActiveToken says that a new token ends the one before it. Callers then
 	// share one token as with MaxLiveTokens.
 	SingleActiveToken bool `json:"single_active_token,omitempty"`
+	// TokenDestinations are origins that the broker may send the client's tokens to by
+	// itself, as the management client of others' rotations.
+	TokenDestinations []string `json:"token_destinations,omitempty"`
 }
 
 // AuthenticationMethod is a client authentication method in the spelling of the
@@ -179,6 +184,15 @@ type SecretVersion struct {
 	Destroying bool `json:"destroying,omitempty"`
 	// RequestID is the request_id (AIP-155) that staged it; "" if none.
 	RequestID string `json:"request_id,omitempty"`
+	// RotationID is the rotation that staged it; "" for the first secret of a client.
+	RotationID string `json:"rotation_id,omitempty"`
+	// Handle is what the provider calls this secret; "" if it has no name for it.
+	Handle string `json:"handle,omitempty"`
+	// Registered says that a registration access token (RFC 7592) is kept with it.
+	Registered bool `json:"registered,omitempty"`
+	// TokenDestinations are the origins that the broker itself may send tokens to which
+	// were got with this value, fixed when staged.
+	TokenDestinations []string `json:"token_destinations,omitempty"`
 }
 
 // State is what an operator sees of a client's life.
@@ -243,16 +257,17 @@ func (c *Client) usable() error {
 func (c *Client) clone() *Client {
 	d := *c
 	d.Labels = maps.Clone(c.Labels)
-	d.Upstream = c.Upstream.clone()
+	d.Upstream, d.Rotation = c.Upstream.clone(), c.Rotation.clone()
 	d.Secrets = slices.Clone(c.Secrets)
 	for i := range d.Secrets {
 		d.Secrets[i].Destinations = slices.Clone(d.Secrets[i].Destinations)
+		d.Secrets[i].TokenDestinations = slices.Clone(d.Secrets[i].TokenDestinations)
 	}
 	return &d
 }
 
 func (u Upstream) clone() Upstream {
-	for _, list := range []*[]string{&u.DefaultScopes, &u.AllowedScopes, &u.AllowedAudiences, &u.Resources, &u.AllowedResources} {
+	for _, list := range []*[]string{&u.DefaultScopes, &u.AllowedScopes, &u.AllowedAudiences, &u.Resources, &u.AllowedResources, &u.TokenDestinations} {
 		*list = slices.Clone(*list)
 	}
 	u.Parameters = maps.Clone(u.Parameters)

@@ -15,6 +15,9 @@ type SecretInput struct {
 	Value secret.Value
 	// ExpireTime is when the authorization server stops taking it; zero if unknown.
 	ExpireTime time.Time
+	// Registration is the registration access token (RFC 7592) that belongs to it; the
+	// zero Value if none does.
+	Registration secret.Value
 }
 
 // NewClient is what CreateClient registers.
@@ -23,6 +26,7 @@ type NewClient struct {
 	Labels      map[string]string
 	Upstream    Upstream
 	TokenPolicy TokenPolicy
+	Rotation    RotationSettings
 	// Secret becomes current; a zero Value registers without one.
 	Secret SecretInput
 	// RequestID makes a repetition return the first one's client (AIP-155).
@@ -40,7 +44,7 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	if problem := idProblem(n.ID); problem != "" {
 		v.add("client.name", "%s", problem)
 	}
-	checkSettings(&v, n.Labels, n.Upstream, n.TokenPolicy)
+	checkSettings(&v, n.Labels, n.Upstream, n.TokenPolicy, n.Rotation)
 	checkRequestID(&v, n.RequestID)
 	if !n.Secret.Value.IsZero() {
 		checkSecret(&v, "secret", n.Secret.Value)
@@ -61,7 +65,7 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	}
 	now := time.Now().UTC()
 	c := &Client{
-		ID: n.ID, UID: newID(), Labels: maps.Clone(n.Labels), Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy,
+		ID: n.ID, UID: newID(), Labels: maps.Clone(n.Labels), Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy, Rotation: n.Rotation.clone(),
 		NextVersion: 1, CreateTime: now, CreateRequestID: n.RequestID,
 	}
 	if !n.Secret.Value.IsZero() {
@@ -124,9 +128,9 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	u.Edit(edited)
 	edited = edited.clone() // what the caller put in stays the caller's
 	c := present.clone()
-	c.Labels, c.Upstream, c.TokenPolicy = edited.Labels, edited.Upstream, edited.TokenPolicy
+	c.Labels, c.Upstream, c.TokenPolicy, c.Rotation = edited.Labels, edited.Upstream, edited.TokenPolicy, edited.Rotation
 	var v violations
-	checkSettings(&v, c.Labels, c.Upstream, c.TokenPolicy)
+	checkSettings(&v, c.Labels, c.Upstream, c.TokenPolicy, c.Rotation)
 	if !u.Secret.Value.IsZero() {
 		checkSecret(&v, "secret", u.Secret.Value)
 	}
@@ -219,6 +223,17 @@ func checkBound(c *Client, version SecretVersion) error {
 	}
 	if !slices.Contains(version.Destinations, origin) {
 		return newError(ReasonDestinationNotBound, c.ID, "secret version %d is bound to %v, not to %s", version.Number, version.Destinations, origin)
+	}
+	for _, o := range c.Upstream.TokenDestinations {
+		if !slices.Contains(version.TokenDestinations, o) {
+			return newError(ReasonDestinationNotBound, c.ID, "tokens of secret version %d are bound to %v, not to %s", version.Number, version.TokenDestinations, o)
+		}
+	}
+	if !version.Registered {
+		return nil
+	}
+	if origin, err := Origin(c.Rotation.Endpoint); err != nil || !slices.Contains(version.Destinations, origin) {
+		return newError(ReasonDestinationNotBound, c.ID, "the registration access token of secret version %d is bound to %v", version.Number, version.Destinations)
 	}
 	return nil
 }

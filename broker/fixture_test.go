@@ -132,7 +132,8 @@ func newClient(id string) broker.NewClient {
 			Audience: "aud-1", AllowedAudiences: []string{"aud-2"},
 			Resources: []string{"https://api.example/a"}, AllowedResources: []string{"https://api.example/b"},
 		},
-		Secret: input(password),
+		Rotation: broker.RotationSettings{VerifySpacing: time.Millisecond},
+		Secret:   input(password),
 	}
 }
 

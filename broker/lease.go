@@ -200,7 +200,7 @@ func (m *sharedMint) take(ctx context.Context, r *tokenRecord, version uint64) (
 func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (*Token, error) {
 	limited, cancel := context.WithDeadline(ctx, m.sent.Add(min(mintTimeout, leaseDuration-leaseMargin)))
 	defer cancel()
-	token, err := m.requestWith(limited, m.c, m.current, m.key)
+	token, err := m.requestCurrent(limited, m.c, m.current, m.key)
 	r.Lease = nil
 	if err != nil {
 		err = m.noteFailure(ctx, m.c, m.current, m.key, err)
@@ -218,7 +218,7 @@ func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (
 		return nil, err
 	}
 	r.Failure = nil
-	if r.Token, err = token.seal(m.keys[len(m.keys)-1], m.path, m.aheadOf(m.c.Upstream.TokenEndpoint)); err == nil {
+	if r.Token, err = token.seal(m.keys[len(m.keys)-1], m.path, m.aheadOf(m.c.Upstream.TokenEndpoint), m.key.query(m.c.ID)); err == nil {
 		_, err = m.write(ctx, m.path, version, &r.header, r)
 	}
 	if err != nil && ReasonOf(err) != ReasonStoreConflict {
@@ -260,7 +260,7 @@ func (b *Broker) publish(ctx context.Context, c *Client, key tokenKey, token *To
 		if r, version, err = b.readToken(ctx, c, path); err != nil {
 			break
 		}
-		if r.Token, err = token.seal(keys[len(keys)-1], path, b.aheadOf(c.Upstream.TokenEndpoint)); err != nil {
+		if r.Token, err = token.seal(keys[len(keys)-1], path, b.aheadOf(c.Upstream.TokenEndpoint), key.query(c.ID)); err != nil {
 			break
 		}
 		r.Lease, r.Failure, r.Generation = nil, nil, c.TokenGeneration // whoever holds the lease has been overtaken

@@ -152,7 +152,7 @@ func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Toke
 	}
 	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
-	token, err := b.requestWith(ctx, c, current, key)
+	token, err := b.requestCurrent(ctx, c, current, key)
 	if err != nil {
 		return nil, b.noteFailure(ctx, c, current, key, err)
 	}

@@ -61,6 +61,10 @@ type secretRecord struct {
 	header
 	Number int64  `json:"number"`
 	Value  string `json:"value"`
+	// Registration is the registration access token (RFC 7592) that belongs to it.
+	Registration string `json:"registration_access_token,omitempty"`
+	// CreateTime is when it was written; zero for values of earlier releases.
+	CreateTime time.Time `json:"create_time,omitzero"`
 }
 
 // metaRecord is the store's own identity.

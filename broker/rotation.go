@@ -1,211 +1,205 @@
 package broker
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"time"
 )
 
-// StageSecret stores a secret as the pending version. Value first, record second,
-// as in CreateClient. requestID, if not empty, makes a repetition return the
-// version that the first one staged.
-//
-// INVALID_REQUEST, CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_UNCHANGED,
-// SECRET_UNUSABLE, TOO_MANY_SECRET_VERSIONS, CONCURRENT_CHANGE, or a reason of
-// the store.
-func (b *Broker) StageSecret(ctx context.Context, id string, input SecretInput, requestID string) (SecretVersion, error) {
-	var v violations
-	checkSecret(&v, "secret", input.Value)
-	checkRequestID(&v, requestID)
-	if err := v.err(); err != nil {
-		return SecretVersion{}, err
+// RotationState says where a rotation stands.
+type RotationState string
+
+// The states. docs/rotation.md draws them; rotationMoves is what holds.
+const (
+	// RotationCreating: the new secret is being made at the provider.
+	RotationCreating RotationState = "creating"
+	// RotationStaged: the new secret is pending.
+	RotationStaged RotationState = "staged"
+	// RotationVerifying: tokens are being got with the pending secret.
+	RotationVerifying RotationState = "verifying"
+	// RotationVerified: the pending secret works.
+	RotationVerified RotationState = "verified"
+	// RotationPromoted: the new secret is current and watched.
+	RotationPromoted RotationState = "promoted"
+	// RotationRetiring: the replaced secret is being revoked and destroyed.
+	RotationRetiring RotationState = "retiring"
+	// RotationCompleted: over; the replaced secret is gone, or a person retires it.
+	RotationCompleted RotationState = "completed"
+	// RotationAborting: the new secret is being revoked and destroyed.
+	RotationAborting RotationState = "aborting"
+	// RotationAborted: over; the current secret is what it was.
+	RotationAborted RotationState = "aborted"
+	// RotationRolledBack: over; the replaced secret is current again.
+	RotationRolledBack RotationState = "rolled_back"
+	// RotationFailed: over; the new secret never worked.
+	RotationFailed RotationState = "failed"
+	// RotationNeedsOperator: nothing happens before a person has acted.
+	RotationNeedsOperator RotationState = "needs_operator"
+)
+
+// RotationStates lists the states in the order in which they are documented.
+func RotationStates() []RotationState {
+	return []RotationState{
+		RotationCreating, RotationStaged, RotationVerifying, RotationVerified, RotationPromoted, RotationRetiring, RotationCompleted,
+		RotationAborting, RotationAborted, RotationRolledBack, RotationFailed, RotationNeedsOperator,
 	}
-	present, err := b.clientToChange(ctx, id, "")
-	if err != nil {
-		return SecretVersion{}, err
-	}
-	if staged, ok := present.stagedBy(requestID); ok {
-		return staged, nil
-	}
-	c := present.clone()
-	if err := c.roomFor(Pending); err != nil {
-		return SecretVersion{}, err
-	}
-	if current, ok := c.Staged(Current); ok {
-		// An unreadable current secret is a reason to stage a new one, not to refuse it.
-		value, err := b.readSecret(ctx, c, current)
-		same := err == nil && sameSecret(value, input.Value)
-		value.Wipe()
-		if same {
-			return SecretVersion{}, newError(ReasonSecretUnchanged, id, "version %d holds it", current.Number)
-		}
-	}
-	version, err := b.writeSecret(ctx, c, input)
-	if err != nil {
-		return SecretVersion{}, err
-	}
-	version.RequestID = requestID
-	c.addVersion(version)
-	c.relabel(version.Number, Pending)
-	if c, err = b.commit(ctx, c); err != nil {
-		return SecretVersion{}, err
-	}
-	staged, _ := c.Secret(version.Number)
-	return staged, nil
 }
 
-func (c *Client) stagedBy(requestID string) (SecretVersion, bool) {
-	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return requestID != "" && v.RequestID == requestID })
-	if i < 0 {
-		return SecretVersion{}, false
-	}
-	return c.Secrets[i], true
+// rotationMoves are the only transitions: state → states that may follow.
+var rotationMoves = map[RotationState][]RotationState{
+	RotationCreating: {RotationStaged, RotationAborting, RotationAborted, RotationFailed, RotationNeedsOperator},
+	RotationStaged:   {RotationVerifying, RotationPromoted, RotationAborting, RotationAborted, RotationNeedsOperator},
+	RotationVerifying: {
+		RotationStaged, RotationVerified, RotationPromoted, RotationAborting, RotationAborted, RotationNeedsOperator,
+	},
+	RotationVerified: {RotationVerifying, RotationPromoted, RotationAborting, RotationAborted, RotationNeedsOperator},
+	RotationPromoted: {RotationRetiring, RotationCompleted, RotationRolledBack, RotationNeedsOperator},
+	RotationRetiring: {RotationCompleted, RotationNeedsOperator},
+	RotationAborting: {RotationAborted, RotationFailed, RotationNeedsOperator},
+	RotationFailed:   {RotationStaged}, // the lost secret turned up after all
+	RotationNeedsOperator: {
+		RotationCreating, RotationStaged, RotationVerifying, RotationVerified, RotationPromoted, RotationRetiring, RotationCompleted, RotationAborting, RotationAborted,
+	},
 }
 
-// VerifySecret gets one token with the pending secret, asking for the client's
-// defaults, and notes the success in the record. number 0 means whichever is pending.
-//
-// CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, CONCURRENT_CHANGE, a
-// reason of the store or of the authorization server.
-func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (SecretVersion, []Warning, error) {
-	c, err := b.clientToChange(ctx, id, "")
-	if err != nil {
-		return SecretVersion{}, nil, err
+// Over reports whether nothing follows s by itself or by a step of this rotation.
+func (s RotationState) Over() bool {
+	switch s {
+	case RotationCompleted, RotationAborted, RotationRolledBack, RotationFailed:
+		return true
 	}
-	pending, err := c.pending(number)
-	if err != nil {
-		return SecretVersion{}, nil, err
-	}
-	key, err := keyOf(c, TokenQuery{})
-	if err != nil {
-		return SecretVersion{}, nil, err
-	}
-	token, err := b.requestWith(ctx, c, pending, key)
-	if err != nil {
-		return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
-	}
-	if c.Upstream.SingleActiveToken { // it has ended the one that all hold
-		b.publish(ctx, c, key, token)
-	}
-	if err := b.unpark(ctx, c); err != nil { // whoever has a good secret is at work on what was rejected
-		b.log.WarnContext(ctx, "client stays parked", "client", id, "reason", ReasonOf(err))
-	}
-	c, err = b.change(ctx, id, c.Etag(), func(c *Client) (bool, error) {
-		i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == pending.Number })
-		c.Secrets[i].VerifyTime = time.Now().UTC()
-		return true, nil
-	})
-	if ReasonOf(err) == ReasonEtagMismatch { // the caller named no etag: say what it can act on
-		err = newError(ReasonConcurrentChange, id, "while the secret was verified")
-	}
-	if err != nil {
-		return SecretVersion{}, nil, err
-	}
-	verified, _ := c.Secret(pending.Number)
-	return verified, token.warnings, nil
+	return false
 }
 
-// pending returns the pending version, which must be number unless that is 0.
-func (c *Client) pending(number int64) (SecretVersion, error) {
-	version, ok := c.Staged(Pending)
-	switch {
-	case number < 0 || number >= c.NextVersion:
-		return version, newError(ReasonSecretVersionNotFound, c.ID, "there is no version %d", number)
-	case !ok:
-		return version, newError(ReasonSecretWrongStage, c.ID, "no version is pending; stage one first")
-	case number != 0 && version.Number != number:
-		return version, newError(ReasonSecretWrongStage, c.ID, "version %d is not pending; version %d is", number, version.Number)
-	}
-	return version, nil
+// MayBecome reports whether next may follow s.
+func (s RotationState) MayBecome(next RotationState) bool {
+	return slices.Contains(rotationMoves[s], next)
 }
 
-// Promotion says how PromoteSecret promotes.
-type Promotion struct {
-	ClientID string
-	// Number of the version that must be pending; 0 means whichever is.
-	Number int64
-	// AllowUnverified promotes although VerifySecret has not succeeded.
-	AllowUnverified bool
-	// DropTokens raises the floor, so that tokens of older secrets are not served.
-	DropTokens bool
+// SecretSource says where a rotation's new secret comes from.
+type SecretSource string
+
+// The sources.
+const (
+	SourceRequest   SecretSource = "request"
+	SourceWrapped   SecretSource = "wrapped"
+	SourceReference SecretSource = "reference"
+	SourceBroker    SecretSource = "broker"
+	SourceProvider  SecretSource = "provider"
+	SourceAdopted   SecretSource = "adopted"
+)
+
+// Rotation is one change of a client's secret. One that this package hands out is the
+// caller's own.
+type Rotation struct {
+	// ID is random; it is also the token by which calls to a provider are repeated.
+	ID string `json:"id"`
+	// ClientID is the broker's name of the client.
+	ClientID string        `json:"client_id"`
+	State    RotationState `json:"state"`
+	Source   SecretSource  `json:"source"`
+	Shape    Shape         `json:"shape"`
+	// SecretVersion is the new version's number, 0 until there is one; ReplacedVersion
+	// the one that was current at the beginning, 0 if none was.
+	SecretVersion   int64 `json:"secret_version,omitempty"`
+	ReplacedVersion int64 `json:"replaced_version,omitempty"`
+	// Automatic rotations go on by themselves.
+	Automatic bool `json:"automatic,omitempty"`
+	// Scheduled ones were begun by nobody.
+	Scheduled   bool   `json:"scheduled,omitempty"`
+	Compromised bool   `json:"compromised,omitempty"`
+	DropTokens  bool   `json:"drop_tokens,omitempty"`
+	RequestID   string `json:"request_id,omitempty"`
+	// Replaced says that the provider has ended the replaced secret: only forward leads
+	// to one that works.
+	Replaced bool `json:"replaced,omitempty"`
+	// Times are UTC and zero until they are known. NextTime is when the broker acts by
+	// itself, RetireTime when it retires the replaced version.
+	CreateTime  time.Time `json:"create_time"`
+	UpdateTime  time.Time `json:"update_time"`
+	StageTime   time.Time `json:"stage_time,omitzero"`
+	PromoteTime time.Time `json:"promote_time,omitzero"`
+	EndTime     time.Time `json:"end_time,omitzero"`
+	NextTime    time.Time `json:"next_time,omitzero"`
+	RetireTime  time.Time `json:"retire_time,omitzero"`
+	// Attempts counts failures of the present step.
+	Attempts int `json:"attempts,omitempty"`
+	// Reason is why it failed, waits or needs an operator; "" if nothing is wrong.
+	Reason Reason `json:"reason,omitempty"`
+	Detail string `json:"detail,omitempty"`
+	// Verified of Required tokens were got in a row.
+	Verified int `json:"verified,omitempty"`
+	Required int `json:"required,omitempty"`
+	// TokenLifetime is the longest of the tokens that verified the new secret.
+	TokenLifetime time.Duration `json:"token_lifetime,omitempty"`
+	// Events are what happened, oldest first; at most the last 32.
+	Events []RotationEvent `json:"events,omitempty"`
 }
 
-// PromoteSecret moves pending to current and current to previous in one
-// check-and-set write. Promoting what is current already succeeds.
-//
-// CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, SECRET_VERSION_NOT_FOUND,
-// SECRET_NOT_VERIFIED, DESTINATION_NOT_BOUND, TOO_MANY_SECRET_VERSIONS,
-// CONCURRENT_CHANGE, or a reason of the store.
-func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error) {
-	present, err := b.clientToChange(ctx, p.ClientID, "")
-	if err != nil {
-		return nil, err
-	}
-	if current, ok := present.Staged(Current); ok && p.Number == current.Number {
-		if !p.DropTokens || present.MinSecretVersion >= current.Number {
-			return present, nil
-		}
-		c := present.clone()
-		c.MinSecretVersion = current.Number
-		return b.commit(ctx, c)
-	}
-	pending, err := present.pending(p.Number)
-	if err != nil {
-		return nil, err
-	}
-	if pending.VerifyTime.IsZero() && !p.AllowUnverified {
-		return nil, newError(ReasonSecretNotVerified, p.ClientID, "version %d", pending.Number)
-	}
-	if err := checkBound(present, pending); err != nil {
-		return nil, err
-	}
-	c := present.clone()
-	if err := c.roomFor(Current); err != nil {
-		return nil, err
-	}
-	c.promote(pending.Number, time.Now().UTC())
-	if p.DropTokens {
-		c.MinSecretVersion = pending.Number
-	}
-	return b.commit(ctx, c)
+// RotationEvent is one step that was made, or failed.
+type RotationEvent struct {
+	Time  time.Time     `json:"time"`
+	State RotationState `json:"state"`
+	Step  string        `json:"step"`
+	// Reason is why it failed; "" if it did not.
+	Reason Reason `json:"reason,omitempty"`
 }
 
-// RetireSecret destroys the value of any version but the current one. The record
-// says so first, the value goes second, and the version leaves the record last: a
-// crash in between leaves a version marked as destroying, and a repetition ends
-// the work.
-//
-// CLIENT_NOT_FOUND, SECRET_VERSION_NOT_FOUND, SECRET_WRONG_STAGE,
-// CONCURRENT_CHANGE, or a reason of the store.
-func (b *Broker) RetireSecret(ctx context.Context, id string, number int64) error {
-	c, err := b.change(ctx, id, "", func(c *Client) (bool, error) {
-		version, ok := c.Secret(number)
-		switch {
-		case number < 1 || number >= c.NextVersion:
-			return false, newError(ReasonSecretVersionNotFound, id, "there is no version %d", number)
-		case version.Stage == Current:
-			return false, newError(ReasonSecretWrongStage, id, "version %d is current; promote another one first", number)
-		case !ok || version.Destroying:
-			return false, nil
-		}
-		i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number })
-		c.Secrets[i].Stage, c.Secrets[i].Destroying = Unlabelled, true
-		return true, nil
-	})
-	if err != nil {
-		return err
+const maxRotationEvents = 32
+
+// stuckAfter is how long after it was due a rotation counts as one that does not go on.
+const stuckAfter = 2 * time.Minute
+
+// Stuck reports whether r does not go on although it should: it needs an operator, or
+// nobody has taken it up since it was due.
+func (r *Rotation) Stuck(now time.Time) bool {
+	return r.State == RotationNeedsOperator || !r.NextTime.IsZero() && now.Sub(r.NextTime) > stuckAfter
+}
+
+// active reports whether the broker goes on with r by itself.
+func (r *Rotation) active() bool {
+	return r.Automatic && !r.State.Over() && r.State != RotationNeedsOperator
+}
+
+// move makes next the state after step. Moving to another place than rotationMoves
+// allows is a mistake of this package.
+func (r *Rotation) move(next RotationState, step string) {
+	if next != r.State && !r.State.MayBecome(next) {
+		panic(fmt.Sprintf("broker: a rotation cannot go from %s to %s", r.State, next))
 	}
-	if _, ok := c.Secret(number); !ok {
-		return nil
+	now := time.Now().UTC()
+	if next != r.State {
+		r.Attempts, r.Reason, r.Detail, r.NextTime = 0, "", "", time.Time{}
 	}
-	if err := b.store.Destroy(ctx, secretKey(id, c.UID, number)); err != nil {
-		return &Error{Reason: ReasonOf(err), Op: "destroy secret value", Client: id, Detail: AsError(err).Detail, RetryAfter: AsError(err).RetryAfter, Err: err}
+	r.State = next
+	if next.Over() {
+		r.EndTime = now
 	}
-	_, err = b.change(ctx, id, "", func(c *Client) (bool, error) {
-		before := len(c.Secrets)
-		c.Secrets = slices.DeleteFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number && v.Destroying })
-		return len(c.Secrets) != before, nil
-	})
-	return err
+	r.note(now, step, "")
+}
+
+// fail notes that step failed; the state stays.
+func (r *Rotation) fail(step string, err error) {
+	e := AsError(err)
+	r.Attempts++
+	r.Reason, r.Detail = e.Reason, truncate(e.Detail, 300)
+	r.note(time.Now().UTC(), step, e.Reason)
+}
+
+func (r *Rotation) note(now time.Time, step string, reason Reason) {
+	last := len(r.Events) - 1
+	if last >= 0 && r.Events[last].State == r.State && r.Events[last].Step == step && r.Events[last].Reason == reason {
+		r.Events[last].Time = now
+		return
+	}
+	r.Events = append(r.Events, RotationEvent{Time: now, State: r.State, Step: step, Reason: reason})
+	if over := len(r.Events) - maxRotationEvents; over > 0 {
+		r.Events = slices.Delete(r.Events, 0, over)
+	}
+}
+
+func (r *Rotation) clone() *Rotation {
+	d := *r
+	d.Events = slices.Clone(r.Events)
+	return &d
 }

@@ -33,6 +33,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	if len(b.prewarmed) > 0 {
 		owned.Go(func() { b.prewarm(ctx) })
 	}
+	owned.Go(func() { b.rotate(ctx) })
 	owned.Go(func() { b.every(ctx, refreshEvery, b.refreshUsed) })
 	owned.Go(func() { b.every(ctx, sweepEvery, b.sweep) })
 	owned.Wait()

@@ -57,6 +57,8 @@ type sharedToken struct {
 	// Ahead is how far the authorization server's clock ran ahead of that of the
 	// replica whose times these are; nil if that was not known.
 	Ahead *time.Duration `json:"ahead,omitempty"`
+	// Query is one that the token answers; nil in those of earlier releases.
+	Query *TokenQuery `json:"query,omitempty"`
 }
 
 // sealer returns the keys of the meta record, and makes the first one in a store that
@@ -85,10 +87,10 @@ func (b *Broker) sealer(ctx context.Context) ([]sealingKey, error) {
 
 // seal encrypts t for the record at key, which is part of what is authenticated: a
 // token copied to another record does not open.
-func (t *Token) seal(k sealingKey, key string, ahead *time.Duration) (*sealedToken, error) {
+func (t *Token) seal(k sealingKey, key string, ahead *time.Duration, q TokenQuery) (*sealedToken, error) {
 	plain, err := json.Marshal(sharedToken{
 		Access: t.Access.RevealString(), Type: t.Type, IssueTime: t.IssueTime.UTC(), ExpireTime: t.ExpireTime.UTC(), ExpirySource: t.ExpirySource,
-		RefreshIn: t.refreshIn, Scopes: t.Scopes, SecretVersion: t.SecretVersion, Warnings: t.warnings, Ahead: ahead,
+		RefreshIn: t.refreshIn, Scopes: t.Scopes, SecretVersion: t.SecretVersion, Warnings: t.warnings, Ahead: ahead, Query: &q,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode token: %w", err)

@@ -26,6 +26,16 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 	if err != nil {
 		return SecretVersion{}, newError(ReasonInvalidRequest, c.ID, "token_endpoint %v", err)
 	}
+	destinations := []string{origin}
+	if !input.Registration.IsZero() {
+		registration, err := Origin(c.Rotation.Endpoint)
+		if err != nil {
+			return SecretVersion{}, Invalid("client.rotation.endpoint", "must be the registration_client_uri that the registration access token is for")
+		}
+		if registration != origin {
+			destinations = append(destinations, registration)
+		}
+	}
 	meta, err := b.meta(ctx)
 	if err != nil {
 		return SecretVersion{}, err
@@ -33,7 +43,10 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 	// Numbers from NextVersion on may hold values that a crash left unnamed.
 	const tries = 16
 	for number := c.NextVersion; number < c.NextVersion+tries; number++ {
-		record := &secretRecord{header: header{UID: c.UID}, Number: number, Value: input.Value.RevealString()}
+		now := time.Now().UTC()
+		record := &secretRecord{
+			header: header{UID: c.UID}, Number: number, Value: input.Value.RevealString(), Registration: input.Registration.RevealString(), CreateTime: now,
+		}
 		_, err := b.write(ctx, secretKey(c.ID, c.UID, number), 0, &record.header, record)
 		if ReasonOf(err) == ReasonStoreConflict {
 			continue
@@ -41,11 +54,12 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 		if err != nil {
 			return SecretVersion{}, fmt.Errorf("write secret value: %w", err)
 		}
-		destinations := []string{origin}
-		return SecretVersion{
-			Number: number, Destinations: destinations, CreateTime: time.Now().UTC(), ExpireTime: input.ExpireTime.UTC(),
-			Fingerprint: meta.activeKey().fingerprint(c.UID, number, destinations, input.Value),
-		}, nil
+		version := SecretVersion{
+			Number: number, Destinations: destinations, TokenDestinations: slices.Clone(c.Upstream.TokenDestinations),
+			CreateTime: now, ExpireTime: input.ExpireTime.UTC(), Registered: !input.Registration.IsZero(),
+		}
+		version.Fingerprint = meta.activeKey().fingerprint(c.UID, number, version.bound(), input.Value)
+		return version, nil
 	}
 	return SecretVersion{}, newError(ReasonConcurrentChange, c.ID, "numbers %d to %d are taken", c.NextVersion, c.NextVersion+tries-1)
 }
@@ -85,10 +99,37 @@ func (b *Broker) readSecret(ctx context.Context, c *Client, version SecretVersio
 		return fail(ReasonSecretChangedOutside, nil, "its fingerprint was made with a key that the store's meta record does not have")
 	}
 	if r.UID != c.UID || r.Number != version.Number ||
-		fingerprintKey.fingerprint(c.UID, version.Number, version.Destinations, value) != version.Fingerprint {
+		fingerprintKey.fingerprint(c.UID, version.Number, version.bound(), value) != version.Fingerprint {
 		return fail(ReasonSecretChangedOutside, nil, "the fingerprint differs")
 	}
 	return value, nil
+}
+
+// bound are all places that v is bound to, in the form that its fingerprint covers.
+func (v SecretVersion) bound() []string {
+	all := slices.Clone(v.Destinations)
+	for _, o := range v.TokenDestinations {
+		all = append(all, "token:"+o)
+	}
+	return all
+}
+
+// readWithRegistration is readSecret, and the registration access token that is kept
+// with the value; the zero Value if there is none.
+func (b *Broker) readWithRegistration(ctx context.Context, c *Client, version SecretVersion) (value, registration secret.Value, err error) {
+	if value, err = b.readSecret(ctx, c, version); err != nil || !version.Registered {
+		return value, secret.Value{}, err
+	}
+	key := secretKey(c.ID, c.UID, version.Number)
+	record, err := b.read(ctx, key)
+	if err != nil {
+		return secret.Value{}, secret.Value{}, fmt.Errorf("read registration access token: %w", err)
+	}
+	var r secretRecord
+	if err := decode(key, record, &r, "number", "value"); err != nil {
+		return secret.Value{}, secret.Value{}, fmt.Errorf("read registration access token: %w", err)
+	}
+	return value, secret.NewString(r.Registration), nil
 }
 
 // sameSecret reports whether two values are one secret, also where a JWK or PEM

@@ -15,6 +15,8 @@ type upstreamRecord struct {
 	Issued []issuedToken `json:"issued,omitempty"`
 	// Lifetime is how long the last token of a client with a limit was issued for.
 	Lifetime time.Duration `json:"lifetime,omitempty"`
+	// Refused says that the current secret is refused while a previous one is there.
+	Refused *refusedSecret `json:"refused,omitempty"`
 }
 
 func upstreamKey(uid string) string { return "upstream/" + uid }

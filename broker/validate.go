@@ -101,17 +101,18 @@ func Origin(rawURL string) (string, error) {
 }
 
 // checkSettings validates all that a client can be given besides its id and secret.
-func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenPolicy) {
+func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenPolicy, r RotationSettings) {
 	checkLabels(v, "client.labels", labels)
 	checkUpstream(v, "client.", u)
 	checkPolicy(v, "client.token_policy.", p)
+	checkRotationSettings(v, r, u)
 	if p.Unshared && u.limited() {
 		v.add("client.token_policy.unshared", "must be false for a client with issue_budget, max_live_tokens or single_active_token")
 	}
 	if len(*v) > 0 {
 		return
 	}
-	encoded, err := json.Marshal(Client{Labels: labels, Upstream: u, TokenPolicy: p})
+	encoded, err := json.Marshal(Client{Labels: labels, Upstream: u, TokenPolicy: p, Rotation: r})
 	if err != nil || len(encoded) > maxSettings {
 		v.add("client", "all settings together have %d bytes when stored; at most %d", len(encoded), maxSettings)
 	}

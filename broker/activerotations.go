@@ -1,0 +1,254 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	activeKey = "active-rotations"
+	// maxActiveRotations keeps the record far below MaxRecordBytes.
+	maxActiveRotations = 1000
+	activeEvery        = 2 * time.Second
+	// drivesAtOnce bounds the rotations that one replica is at work on.
+	drivesAtOnce = 16
+	activeTries  = 20
+)
+
+// activeRecord names the rotations that the broker goes on with by itself, so that a
+// replica finds those of another one that is gone without reading all journals.
+type activeRecord struct {
+	header
+	Rotations []activeRotation `json:"rotations"`
+}
+
+type activeRotation struct {
+	ID  string `json:"id"`
+	UID string `json:"uid"`
+	// Account is the provider account that has room for one rotation at a time, until
+	// Promoted.
+	Account  string `json:"account,omitempty"`
+	Promoted bool   `json:"promoted,omitempty"`
+}
+
+// rotations are those that this replica is at work on. Safe for concurrent use.
+type rotations struct {
+	mu sync.Mutex // guards what follows
+	// due :: client id → when to look at it again
+	due     map[string]time.Time
+	driving map[string]bool
+	// listing is held while the record of active rotations is changed, so that callers
+	// of one replica do not race with each other.
+	listing sync.Mutex
+}
+
+func (b *Broker) readActive(ctx context.Context) (*activeRecord, uint64, error) {
+	record, err := b.read(ctx, activeKey)
+	if absent, ok := absence(err); ok {
+		return &activeRecord{}, absent.Version, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the active rotations: %w", err)
+	}
+	r := &activeRecord{}
+	if err := decode(activeKey, record, r); err != nil {
+		return nil, 0, fmt.Errorf("read the active rotations: %w", err)
+	}
+	return r, record.Version, nil
+}
+
+// changeActive lets edit change the list, and writes it if edit says that it has.
+func (b *Broker) changeActive(ctx context.Context, edit func(*activeRecord) (bool, error)) error {
+	meta, err := b.meta(ctx)
+	if err != nil {
+		return err
+	}
+	b.rotations.listing.Lock()
+	defer b.rotations.listing.Unlock()
+	for range activeTries {
+		var r *activeRecord
+		var version uint64
+		if r, version, err = b.readActive(ctx); err != nil {
+			return err
+		}
+		changed, editErr := edit(r)
+		if editErr != nil || !changed {
+			return editErr
+		}
+		r.UID = meta.UID
+		if _, err = b.write(ctx, activeKey, version, &r.header, r); ReasonOf(err) != ReasonStoreConflict || !sleep(ctx, rand.N(2*pollBegin)) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write the active rotations: %w", err)
+	}
+	return nil
+}
+
+// enlist makes a rotation one that all replicas look after.
+func (b *Broker) enlist(ctx context.Context, c *Client) error {
+	return b.changeActive(ctx, func(r *activeRecord) (bool, error) {
+		i := slices.IndexFunc(r.Rotations, func(a activeRotation) bool { return a.UID == c.UID })
+		if i >= 0 && !r.Rotations[i].Promoted {
+			return false, nil
+		}
+		if i >= 0 {
+			r.Rotations = slices.Delete(r.Rotations, i, i+1)
+		}
+		if len(r.Rotations) >= maxActiveRotations {
+			return false, newError(ReasonTooManyRequests, c.ID, "%d rotations are under way", len(r.Rotations))
+		}
+		r.Rotations = append(r.Rotations, activeRotation{ID: c.ID, UID: c.UID, Account: c.Rotation.Account})
+		return true, nil
+	})
+}
+
+// delist forgets rotations that are over, and frees the accounts of those that are
+// promoted.
+func (b *Broker) delist(ctx context.Context, uids map[string]bool, promoted map[string]bool) error {
+	if len(uids)+len(promoted) == 0 {
+		return nil
+	}
+	return b.changeActive(ctx, func(r *activeRecord) (bool, error) {
+		before, changed := len(r.Rotations), false
+		r.Rotations = slices.DeleteFunc(r.Rotations, func(a activeRotation) bool { return uids[a.UID] })
+		for i, a := range r.Rotations {
+			if promoted[a.UID] && !a.Promoted {
+				r.Rotations[i].Promoted, changed = true, true
+			}
+		}
+		return changed || len(r.Rotations) != before, nil
+	})
+}
+
+// accountBusy returns how long a rotation waits because another one of its provider
+// account runs, which was there first; 0 if none does.
+func (run *rotationRun) accountBusy(ctx context.Context) time.Duration {
+	account := run.c.Rotation.Account
+	if account == "" {
+		return 0
+	}
+	r, _, err := run.readActive(ctx)
+	if err != nil {
+		return activeEvery
+	}
+	for _, a := range r.Rotations {
+		if a.Account == account && !a.Promoted {
+			if a.UID == run.c.UID {
+				return 0
+			}
+			return 2 * activeEvery
+		}
+	}
+	return 0
+}
+
+// rotate goes on with all active rotations, until ctx ends.
+func (b *Broker) rotate(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	slots := make(chan struct{}, drivesAtOnce)
+	for ; ctx.Err() == nil; sleep(ctx, activeEvery*9/10+rand.N(activeEvery/5)) {
+		record, _, err := b.readActive(ctx)
+		if err != nil {
+			continue
+		}
+		for _, a := range record.Rotations {
+			if !b.rotations.begin(a.ID, time.Now()) {
+				continue
+			}
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				b.rotations.end(a.ID, time.Time{})
+				return
+			}
+			work.Go(func() {
+				defer func() { <-slots }()
+				b.driveOne(ctx, a)
+			})
+		}
+	}
+}
+
+// kick goes on with a rotation at once; Run takes it up where this replica leaves it.
+func (b *Broker) kick(c *Client) {
+	if !b.rotations.begin(c.ID, time.Time{}) {
+		return
+	}
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		b.rotations.end(c.ID, time.Time{})
+		return
+	}
+	b.running.Add(1)
+	b.mu.Unlock()
+	go func() {
+		defer b.running.Done()
+		b.driveOne(b.background, activeRotation{ID: c.ID, UID: c.UID})
+	}()
+}
+
+func (b *Broker) driveOne(ctx context.Context, a activeRotation) {
+	var next time.Time
+	defer func() { b.rotations.end(a.ID, next) }()
+	_ = b.guarded(ctx, func() error {
+		limited, cancel := context.WithTimeout(ctx, driveTimeout)
+		defer cancel()
+		var err error
+		next, err = b.drive(limited, a.ID)
+		if err != nil && ctx.Err() == nil {
+			b.log.WarnContext(ctx, "rotation does not go on", "client", a.ID, "reason", ReasonOf(err), "cause", err)
+		}
+		if next.IsZero() && ctx.Err() == nil {
+			return b.delistIfOver(limited, a)
+		}
+		return nil
+	}) // guarded logs a panic; what delisting says is found again
+}
+
+// delistIfOver looks once more, since somebody may have begun the next rotation.
+func (b *Broker) delistIfOver(ctx context.Context, a activeRotation) error {
+	c, err := b.GetClient(ctx, a.ID)
+	if err != nil && ReasonOf(err) != ReasonClientNotFound {
+		return err
+	}
+	if err == nil && c.UID == a.UID {
+		if r, _, err := b.readRotation(ctx, c); err != nil || r != nil && r.goesOn() {
+			return err
+		}
+	}
+	return b.delist(ctx, map[string]bool{a.UID: true}, nil)
+}
+
+// begin reports whether the caller is the one to go on with a client's rotation at now;
+// a zero now means whenever it is due.
+func (r *rotations) begin(id string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.driving[id] || !now.IsZero() && now.Before(r.due[id]) {
+		return false
+	}
+	if r.driving == nil {
+		r.driving, r.due = map[string]bool{}, map[string]time.Time{}
+	}
+	r.driving[id] = true
+	return true
+}
+
+func (r *rotations) end(id string, next time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.driving, id)
+	if next.IsZero() {
+		delete(r.due, id)
+	} else {
+		r.due[id] = next
+	}
+}

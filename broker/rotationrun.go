@@ -1,0 +1,400 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// rotationTries is how often a step fails before a person is called.
+	rotationTries = 12
+	// rotationBackoff doubles with each failure of a step, up to maxRotationBackoff.
+	rotationBackoff    = 2 * time.Second
+	maxRotationBackoff = 10 * time.Minute
+	// driveTimeout bounds one replica's work on a rotation at a time; what is left then
+	// is taken up again.
+	driveTimeout = 10 * time.Minute
+	// soon is what a run waits for rather than give the rotation away.
+	soon = 2 * time.Second
+)
+
+// errLeaseLost is in the errors of a run whose journal somebody else has written.
+var errLeaseLost = errors.New("another replica has taken over the rotation")
+
+// rotationRun is this replica's work on one rotation, under its lease.
+type rotationRun struct {
+	*Broker
+	c       *Client
+	r       *rotationRecord
+	version uint64
+	leaseID string
+	// sent is when the write of the lease was last begun.
+	sent time.Time
+}
+
+// take gets the lease of a client's journal. ROTATION_UNDER_WAY with RetryAfter while
+// somebody else has it; nil if the client was never rotated.
+func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
+	r, version, err := b.readRotation(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		if left := b.leasedBy(r, version, ""); left > 0 {
+			e := newError(ReasonRotationUnderWay, c.ID, "a replica is at work on it")
+			e.RetryAfter = left
+			return nil, e
+		}
+	}
+	if r, _ = b.settleRotation(c, r); r == nil {
+		return nil, nil
+	}
+	if r.State == RotationVerifying && !r.Automatic { // whoever verified is gone
+		r.move(RotationStaged, "verification was left")
+	}
+	run := &rotationRun{Broker: b, c: c, r: r, version: version, leaseID: newID()}
+	b.leases.set(run.leaseID, true)
+	r.Fence++
+	if err := run.save(ctx); err != nil {
+		b.leases.set(run.leaseID, false)
+		return nil, err
+	}
+	return run, nil
+}
+
+// takeByHand is take for a step that somebody calls.
+func (b *Broker) takeByHand(ctx context.Context, c *Client) (*rotationRun, error) {
+	if err := b.noneUnderWay(ctx, c); err != nil {
+		return nil, err
+	}
+	run, err := b.take(ctx, c)
+	if err == nil && run == nil {
+		return nil, newError(ReasonRotationNotFound, c.ID, "nothing is pending")
+	}
+	if errors.Is(err, errLeaseLost) {
+		return nil, newError(ReasonConcurrentChange, c.ID, "somebody else went on with the rotation")
+	}
+	return run, err
+}
+
+// save writes the journal and extends the lease. An error that wraps errLeaseLost says
+// that somebody else has it now.
+func (run *rotationRun) save(ctx context.Context) error {
+	run.r.Lease = &lease{Holder: run.replica, ID: run.leaseID, Duration: rotationLease}
+	run.sent = time.Now()
+	return run.put(ctx)
+}
+
+func (run *rotationRun) put(ctx context.Context) error {
+	version, err := run.writeRotation(ctx, run.r, run.version)
+	if ReasonOf(err) == ReasonStoreConflict {
+		return &Error{Reason: ReasonConcurrentChange, Op: "write the journal", Client: run.c.ID, Err: errors.Join(errLeaseLost, err)}
+	}
+	if err == nil {
+		run.version = version
+	}
+	return err
+}
+
+// release writes the journal a last time, without the lease.
+func (run *rotationRun) release(ctx context.Context) {
+	run.r.Lease = nil
+	if err := run.put(ctx); err != nil && !errors.Is(err, errLeaseLost) {
+		run.log.WarnContext(ctx, "rotation not released; its lease ends by itself", "client", run.c.ID, "reason", ReasonOf(err))
+	}
+	run.leases.set(run.leaseID, false)
+}
+
+// becomes moves the rotation and writes that.
+func (run *rotationRun) becomes(ctx context.Context, next RotationState, step string) error {
+	run.r.move(next, step)
+	return run.save(ctx)
+}
+
+// outside bounds a call to a provider by half of what is left of the lease: the other
+// half is for writing down what came of it.
+func (run *rotationRun) outside(ctx context.Context) (context.Context, context.CancelFunc) {
+	left := rotationLease - leaseMargin - time.Since(run.sent)
+	return context.WithTimeout(ctx, left/2)
+}
+
+// verifyOnce gets one token with the pending secret.
+func (run *rotationRun) verifyOnce(ctx context.Context, pending SecretVersion) (*Token, error) {
+	key, err := keyOf(run.c, TokenQuery{})
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, mintTimeout)
+	defer cancel()
+	token, err := run.requestWith(limited, run.c, pending, key)
+	if err != nil {
+		run.r.Verified = 0
+		return nil, err
+	}
+	if run.c.Upstream.SingleActiveToken { // it has ended the one that all hold
+		run.publish(ctx, run.c, key, token)
+	}
+	run.r.Verified++
+	run.r.TokenLifetime = max(run.r.TokenLifetime, token.lifetime())
+	return token, run.save(ctx)
+}
+
+// drive goes on with a client's rotation until it is over, waits for longer than soon,
+// or somebody else has it. It returns when to look again; zero if never.
+func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
+	again := func() time.Time { return time.Now().Add(5*time.Second + rand.N(5*time.Second)) }
+	c, err := b.GetClient(ctx, id)
+	if ReasonOf(err) == ReasonClientNotFound {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return again(), err
+	}
+	r, _, err := b.journal(ctx, c)
+	if err != nil {
+		return again(), err
+	}
+	if r == nil || !r.goesOn() {
+		return time.Time{}, nil
+	}
+	if wait := time.Until(r.NextTime); wait > soon {
+		return r.NextTime, nil
+	}
+	run, err := b.take(ctx, c)
+	if err != nil || run == nil {
+		if retry := AsError(err).RetryAfter; err != nil && retry > 0 {
+			return time.Now().Add(retry), nil
+		}
+		return again(), err
+	}
+	err = run.goOn(ctx)
+	if !errors.Is(err, errLeaseLost) {
+		run.release(context.WithoutCancel(ctx))
+	}
+	switch {
+	case err != nil:
+		return again(), err
+	case !run.r.goesOn():
+		return time.Time{}, nil
+	case run.r.NextTime.IsZero():
+		return again(), nil
+	default:
+		return run.r.NextTime, nil
+	}
+}
+
+// goesOn reports whether the broker has something to do for r now or later.
+func (r *rotationRecord) goesOn() bool {
+	return r.active() || r.State == RotationAborting || r.State == RotationRetiring
+}
+
+// goOn makes steps while they are due.
+func (run *rotationRun) goOn(ctx context.Context) error {
+	for run.r.goesOn() {
+		if wait := time.Until(run.r.NextTime); wait > soon {
+			return nil
+		} else if wait > 0 && !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+		if time.Since(run.sent) > rotationLease/3 {
+			if err := run.save(ctx); err != nil {
+				return err
+			}
+		}
+		c, err := run.GetClient(ctx, run.c.ID)
+		if err != nil {
+			return err
+		}
+		run.c = c
+		before := run.r.State
+		if run.r.follow(c); run.r.State != before {
+			if err := run.save(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := run.step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step does what the state asks for. Its errors are those of the store and of a lost
+// lease; what fails outside is in the journal.
+func (run *rotationRun) step(ctx context.Context) error {
+	if err := run.c.usable(); err != nil && run.r.before() {
+		run.retry("wait for the client", err, time.Minute)
+		return run.save(ctx)
+	}
+	if run.r.Forced && run.r.before() && run.r.SecretVersion != 0 {
+		return run.activateAndPromote(ctx)
+	}
+	switch run.r.State {
+	case RotationCreating:
+		return run.create(ctx)
+	case RotationStaged:
+		return run.prepare(ctx)
+	case RotationVerifying:
+		return run.verify(ctx)
+	case RotationVerified:
+		return run.activateAndPromote(ctx)
+	case RotationPromoted:
+		return run.becomes(ctx, RotationRetiring, "retire")
+	case RotationRetiring:
+		return run.retireReplaced(ctx)
+	case RotationAborting:
+		return run.abort(ctx)
+	default:
+		return nil
+	}
+}
+
+// retry notes a failure of a step and when it is tried again, or calls a person after
+// too many.
+func (run *rotationRun) retry(step string, err error, least time.Duration) {
+	if run.r.Attempts+1 >= rotationTries {
+		run.callOperator(step, err)
+		return
+	}
+	run.r.fail(step, err)
+	wait := max(min(rotationBackoff<<min(run.r.Attempts-1, 10), maxRotationBackoff), AsError(err).RetryAfter, least)
+	run.r.NextTime = time.Now().UTC().Add(wait/2 + rand.N(wait/2+1) + least/2)
+}
+
+// callOperator stops the rotation until a person has acted.
+func (run *rotationRun) callOperator(step string, err error) {
+	run.r.needOperator(step, err)
+	run.log.Error("rotation needs an operator", "client", run.c.ID, "rotation", run.r.ID, "step", step, "reason", run.r.Reason, "detail", run.r.Detail)
+}
+
+// prepare is what is between a staged secret and its verification: a provider that
+// takes time, or one that has to be told first.
+func (run *rotationRun) prepare(ctx context.Context) error {
+	_, traits, err := run.rotator(run.c)
+	if err != nil && run.r.Shape != ShapeByHand && run.r.Shape != ShapeOverlapping {
+		run.callOperator("verify", err)
+		return run.save(ctx)
+	}
+	if run.r.Shape == ShapeKeyPair && run.r.NextTime.IsZero() { // a refusal is certain until the key is known there
+		run.r.NextTime = run.r.StageTime.Add(run.propagation(traits))
+		return run.save(ctx)
+	}
+	if run.r.Shape == ShapeActivated && !traits.WorksBeforeActivation && !run.r.Activated {
+		return run.activate(ctx)
+	}
+	return run.becomes(ctx, RotationVerifying, "verify")
+}
+
+// verify gets the next token with the new secret.
+func (run *rotationRun) verify(ctx context.Context) error {
+	pending, ok := run.c.Secret(run.r.SecretVersion)
+	if !ok {
+		return nil // follow says what that means
+	}
+	_, err := run.verifyOnce(ctx, pending)
+	switch {
+	case errors.Is(err, errLeaseLost):
+		return err
+	case err == nil && run.r.Verified < run.r.Required:
+		run.r.NextTime = time.Now().UTC().Add(run.c.Rotation.verifySpacing())
+		return run.save(ctx)
+	case err == nil:
+		if _, err := run.noteVerified(ctx, run.c, pending); err != nil && ReasonOf(err) != ReasonConcurrentChange {
+			return err
+		} else if err != nil {
+			return nil // somebody changed the client: look again
+		}
+		return run.becomes(ctx, RotationVerified, "verify")
+	case !fromUpstream(ReasonOf(err)) && ReasonOf(err) != ReasonIssuanceBudgetSpent && ReasonOf(err) != ReasonLiveTokensSpent && !unreadable(err):
+		return err // the store's
+	}
+	run.refused(err)
+	return run.save(ctx)
+}
+
+// unreadable reports whether err says that a value is not what was staged.
+func unreadable(err error) bool {
+	switch ReasonOf(err) {
+	case ReasonSecretAbsent, ReasonSecretDeleted, ReasonSecretDestroyed, ReasonSecretPruned, ReasonSecretChangedOutside, ReasonDestinationNotBound, ReasonSecretUnusable:
+		return true
+	}
+	return false
+}
+
+// refused decides what a failed verification means.
+func (run *rotationRun) refused(err error) {
+	_, traits, _ := run.rotator(run.c)
+	settled := time.Since(run.r.StageTime) > run.propagation(traits)
+	rejection := !transient(ReasonOf(err)) && ReasonOf(err) != ReasonUpstreamRateLimited && AsError(err).RetryAfter == 0
+	switch {
+	case !rejection || !settled:
+		run.retry("verify", err, 0)
+	case run.r.Replaced:
+		run.callOperator("verify", err) // the old one is dead: giving the new one up would help nobody
+	default:
+		run.r.fail("verify", err)
+		reason, detail := run.r.Reason, run.r.Detail
+		run.r.EndAs = RotationFailed
+		run.r.move(RotationAborting, "verify")
+		run.r.Reason, run.r.Detail = reason, detail
+	}
+}
+
+// propagation is how long a refusal of a new secret proves nothing.
+func (run *rotationRun) propagation(traits RotatorTraits) time.Duration {
+	return orDefault(run.c.Rotation.Propagation, traits.Propagation)
+}
+
+// activateAndPromote ends the replaced secret where the provider wants that, and makes
+// the new one current.
+func (run *rotationRun) activateAndPromote(ctx context.Context) error {
+	pending, ok := run.c.Staged(Pending)
+	if !ok || pending.Number != run.r.SecretVersion {
+		return nil
+	}
+	if run.r.Shape == ShapeActivated && !run.r.Activated {
+		return run.activate(ctx)
+	}
+	c, err := run.promoteFor(ctx, pending)
+	if err != nil {
+		if reason := ReasonOf(err); reason == ReasonTooManySecretVersions || reason == ReasonDestinationNotBound {
+			run.callOperator("promote", err)
+			return run.save(ctx)
+		}
+		if ReasonOf(err) == ReasonConcurrentChange {
+			return nil
+		}
+		return err
+	}
+	run.c = c
+	run.r.promoted(c, "promote")
+	if err := run.save(ctx); err != nil {
+		return err
+	}
+	if c.Rotation.Account != "" {
+		return run.delist(ctx, nil, map[string]bool{c.UID: true})
+	}
+	return nil
+}
+
+// promoteFor promotes as the rotation asks. A compromised secret loses its label in
+// the same write, so that nothing can fall back to it.
+func (run *rotationRun) promoteFor(ctx context.Context, pending SecretVersion) (*Client, error) {
+	if !run.r.Compromised {
+		return run.promote(ctx, run.c, pending, run.r.DropTokens)
+	}
+	if err := checkBound(run.c, pending); err != nil {
+		return nil, err
+	}
+	c := run.c.clone()
+	replaced, had := c.Staged(Current)
+	c.promote(pending.Number, time.Now().UTC())
+	if had {
+		c.beginDestroying(replaced.Number)
+	}
+	c.MinSecretVersion = pending.Number
+	return run.commit(ctx, c)
+}

@@ -1,0 +1,411 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// StageSecret stores a secret as the pending version and begins a rotation that waits
+// for the next step. Value first, record second, as in CreateClient. requestID, if not
+// empty, makes a repetition return the version that the first one staged.
+//
+// INVALID_REQUEST, CLIENT_NOT_FOUND, CLIENT_DELETED, ROTATION_UNDER_WAY,
+// SECRET_UNCHANGED, SECRET_UNUSABLE, TOO_MANY_SECRET_VERSIONS, CONCURRENT_CHANGE, a
+// WRAPPING_ or REFERENCE_ reason, or one of the store.
+func (b *Broker) StageSecret(ctx context.Context, id string, input SecretInput, requestID string) (SecretVersion, error) {
+	return b.stage(ctx, staging{id: id, requestID: requestID, rotationID: newID(), input: input})
+}
+
+// staging is a secret that is to become pending.
+type staging struct {
+	id, requestID, rotationID string
+	input                     SecretInput
+	// handle is what the provider calls it; endpoint, if not empty, the client's
+	// registration_client_uri from now on.
+	handle, endpoint string
+	// made says that the broker's own rotation brings it.
+	made bool
+}
+
+func (b *Broker) stage(ctx context.Context, s staging) (SecretVersion, error) {
+	var v violations
+	checkSecret(&v, "secret", s.input.Value)
+	checkRequestID(&v, s.requestID)
+	if err := v.err(); err != nil {
+		return SecretVersion{}, err
+	}
+	present, err := b.clientToChange(ctx, s.id, "")
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	if staged, ok := present.stagedBy(s.requestID); ok {
+		return staged, nil
+	}
+	if !s.made {
+		if err := b.noneUnderWay(ctx, present); err != nil {
+			return SecretVersion{}, err
+		}
+	}
+	c := present.clone()
+	if err := c.roomFor(Pending); err != nil {
+		return SecretVersion{}, err
+	}
+	if current, ok := c.Staged(Current); ok {
+		// An unreadable current secret is a reason to stage a new one, not to refuse it.
+		value, err := b.readSecret(ctx, c, current)
+		same := err == nil && sameSecret(value, s.input.Value)
+		value.Wipe()
+		if same {
+			return SecretVersion{}, newError(ReasonSecretUnchanged, s.id, "version %d holds it", current.Number)
+		}
+	}
+	if s.endpoint != "" {
+		c.Rotation.Endpoint = s.endpoint
+	}
+	version, err := b.writeSecret(ctx, c, s.input)
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	version.RequestID, version.RotationID, version.Handle = s.requestID, s.rotationID, s.handle
+	return b.commitStaged(ctx, c, version)
+}
+
+// commitStaged makes a version whose value is written the pending one.
+func (b *Broker) commitStaged(ctx context.Context, c *Client, version SecretVersion) (SecretVersion, error) {
+	c.addVersion(version)
+	c.relabel(version.Number, Pending)
+	c, err := b.commit(ctx, c)
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	staged, _ := c.Secret(version.Number)
+	return staged, nil
+}
+
+// noneUnderWay refuses while a rotation goes on by itself.
+func (b *Broker) noneUnderWay(ctx context.Context, c *Client) error {
+	r, _, err := b.journal(ctx, c)
+	if err != nil || r == nil || !r.active() {
+		return err
+	}
+	if r.State == RotationPromoted {
+		return newError(ReasonRotationUnderWay, c.ID, "version %d is retired at %s by itself, or now by RetireSecret", r.ReplacedVersion, r.RetireTime.Format(time.RFC3339))
+	}
+	return newError(ReasonRotationUnderWay, c.ID, "it is %s", r.State)
+}
+
+// journal reads a client's journal and settles it with the client record; nil if it
+// was never rotated.
+func (b *Broker) journal(ctx context.Context, c *Client) (*rotationRecord, uint64, error) {
+	r, version, err := b.readRotation(ctx, c)
+	if err != nil {
+		return nil, 0, err
+	}
+	r, _ = b.settleRotation(c, r)
+	return r, version, nil
+}
+
+// noteRotation lets edit change the journal after a step by hand, and writes it. What
+// it says can be told from the client record: failing stops nobody.
+func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotationRecord)) {
+	const tries = 4
+	var err error
+	for range tries {
+		var r *rotationRecord
+		var version uint64
+		if r, version, err = b.journal(ctx, c); err != nil || r == nil {
+			break
+		}
+		if edit != nil {
+			edit(r)
+		}
+		r.Lease = nil
+		r.Fence++
+		if _, err = b.writeRotation(ctx, r, version); ReasonOf(err) != ReasonStoreConflict || !sleep(ctx, pollBegin) {
+			break
+		}
+	}
+	if err != nil {
+		b.log.WarnContext(ctx, "rotation not noted; the client record tells", "client", c.ID, "reason", ReasonOf(err))
+	}
+}
+
+func (c *Client) stagedBy(requestID string) (SecretVersion, bool) {
+	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return requestID != "" && v.RequestID == requestID })
+	if i < 0 {
+		return SecretVersion{}, false
+	}
+	return c.Secrets[i], true
+}
+
+// VerifySecret gets tokens with the pending secret, asking for the client's defaults,
+// as many in a row as its rotation settings say, and notes the success in the record.
+// number 0 means whichever is pending.
+//
+// CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
+// CONCURRENT_CHANGE, ISSUANCE_BUDGET_SPENT, a reason of the store or of the
+// authorization server.
+func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (SecretVersion, []Warning, error) {
+	c, err := b.clientToChange(ctx, id, "")
+	if err != nil {
+		return SecretVersion{}, nil, err
+	}
+	pending, err := c.pending(number)
+	if err != nil {
+		return SecretVersion{}, nil, err
+	}
+	run, err := b.takeByHand(ctx, c)
+	if err != nil {
+		return SecretVersion{}, nil, err
+	}
+	defer run.release(context.WithoutCancel(ctx))
+	if err := run.becomes(ctx, RotationVerifying, "verify"); err != nil {
+		return SecretVersion{}, nil, err
+	}
+	var warnings []Warning
+	for run.r.Verified = 0; run.r.Verified < run.r.Required; {
+		token, err := run.verifyOnce(ctx, pending)
+		if err != nil {
+			run.r.fail("verify", err)
+			reason, detail := run.r.Reason, run.r.Detail
+			run.r.move(RotationStaged, "verify")
+			run.r.Reason, run.r.Detail = reason, detail
+			return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
+		}
+		warnings = token.warnings
+		if run.r.Verified < run.r.Required && !sleep(ctx, c.Rotation.verifySpacing()) {
+			return SecretVersion{}, nil, &Error{Reason: ReasonDeadlineExceeded, Op: "verify", Client: id, Detail: "give the call more time", Err: ctx.Err()}
+		}
+	}
+	verified, err := b.noteVerified(ctx, c, pending)
+	if err != nil {
+		return SecretVersion{}, nil, err
+	}
+	run.r.move(RotationVerified, "verify")
+	return verified, warnings, nil
+}
+
+// noteVerified puts into the client record that the pending version works.
+func (b *Broker) noteVerified(ctx context.Context, c *Client, pending SecretVersion) (SecretVersion, error) {
+	if err := b.unpark(ctx, c); err != nil { // whoever has a good secret is at work on what was rejected
+		b.log.WarnContext(ctx, "client stays parked", "client", c.ID, "reason", ReasonOf(err))
+	}
+	c, err := b.change(ctx, c.ID, c.Etag(), func(c *Client) (bool, error) {
+		i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == pending.Number })
+		c.Secrets[i].VerifyTime = time.Now().UTC()
+		return true, nil
+	})
+	if ReasonOf(err) == ReasonEtagMismatch { // the caller named no etag: say what it can act on
+		err = newError(ReasonConcurrentChange, "", "while the secret was verified")
+	}
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	verified, _ := c.Secret(pending.Number)
+	return verified, nil
+}
+
+// pending returns the pending version, which must be number unless that is 0.
+func (c *Client) pending(number int64) (SecretVersion, error) {
+	version, ok := c.Staged(Pending)
+	switch {
+	case number < 0 || number >= c.NextVersion:
+		return version, newError(ReasonSecretVersionNotFound, c.ID, "there is no version %d", number)
+	case !ok:
+		return version, newError(ReasonSecretWrongStage, c.ID, "no version is pending; stage one first")
+	case number != 0 && version.Number != number:
+		return version, newError(ReasonSecretWrongStage, c.ID, "version %d is not pending; version %d is", number, version.Number)
+	}
+	return version, nil
+}
+
+// Promotion says how PromoteSecret promotes.
+type Promotion struct {
+	ClientID string
+	// Number of the version that must be pending; 0 means whichever is.
+	Number int64
+	// AllowUnverified promotes although VerifySecret has not succeeded.
+	AllowUnverified bool
+	// DropTokens raises the floor, so that tokens of older secrets are not served.
+	DropTokens bool
+}
+
+// PromoteSecret moves pending to current and current to previous in one
+// check-and-set write. Promoting what is current already succeeds.
+//
+// CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, SECRET_VERSION_NOT_FOUND,
+// SECRET_NOT_VERIFIED, ROTATION_UNDER_WAY, ROTATION_WRONG_STATE,
+// DESTINATION_NOT_BOUND, TOO_MANY_SECRET_VERSIONS, CONCURRENT_CHANGE, or a reason of
+// the store.
+func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error) {
+	present, err := b.clientToChange(ctx, p.ClientID, "")
+	if err != nil {
+		return nil, err
+	}
+	if current, ok := present.Staged(Current); ok && p.Number == current.Number {
+		if !p.DropTokens || present.MinSecretVersion >= current.Number {
+			return present, nil
+		}
+		c := present.clone()
+		c.MinSecretVersion = current.Number
+		return b.commit(ctx, c)
+	}
+	pending, err := present.pending(p.Number)
+	if err != nil {
+		return nil, err
+	}
+	if pending.VerifyTime.IsZero() && !p.AllowUnverified {
+		return nil, newError(ReasonSecretNotVerified, p.ClientID, "version %d", pending.Number)
+	}
+	r, version, err := b.journal(ctx, present)
+	switch {
+	case err != nil:
+		return nil, err
+	case r != nil && r.active():
+		return nil, newError(ReasonRotationUnderWay, p.ClientID, "it is %s and goes on by itself", r.State)
+	case r != nil && r.State == RotationVerifying && b.leasedBy(r, version, "") > 0:
+		return nil, newError(ReasonRotationWrongState, p.ClientID, "version %d is being verified", pending.Number)
+	}
+	c, err := b.promote(ctx, present, pending, p.DropTokens)
+	if err != nil {
+		return nil, err
+	}
+	b.noteRotation(ctx, c, func(r *rotationRecord) { r.DropTokens = r.DropTokens || p.DropTokens })
+	return c, nil
+}
+
+// promote makes the pending version current in one write.
+func (b *Broker) promote(ctx context.Context, present *Client, pending SecretVersion, dropTokens bool) (*Client, error) {
+	if err := checkBound(present, pending); err != nil {
+		return nil, err
+	}
+	c := present.clone()
+	if err := c.roomFor(Current); err != nil {
+		return nil, err
+	}
+	c.promote(pending.Number, time.Now().UTC())
+	if dropTokens {
+		c.MinSecretVersion = pending.Number
+	}
+	return b.commit(ctx, c)
+}
+
+// RollbackSecret makes the previous version current again and takes the label from the
+// current one, in one check-and-set write. number is the version that must be
+// previous; 0 means whichever is. Rolling back to what is current already succeeds.
+//
+// CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, SECRET_VERSION_NOT_FOUND,
+// DESTINATION_NOT_BOUND, TOO_MANY_SECRET_VERSIONS, CONCURRENT_CHANGE, or a reason of
+// the store.
+func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*Client, error) {
+	present, err := b.clientToChange(ctx, id, "")
+	if err != nil {
+		return nil, err
+	}
+	if current, ok := present.Staged(Current); ok && number != 0 && number == current.Number {
+		return present, nil
+	}
+	previous, ok := present.Staged(Previous)
+	switch {
+	case number < 0 || number >= present.NextVersion:
+		return nil, newError(ReasonSecretVersionNotFound, id, "there is no version %d", number)
+	case !ok:
+		return nil, newError(ReasonSecretWrongStage, id, "no version is previous; stage the secret again")
+	case number != 0 && number != previous.Number:
+		return nil, newError(ReasonSecretWrongStage, id, "version %d is not previous; version %d is", number, previous.Number)
+	}
+	c, err := b.rollBack(ctx, present, previous)
+	if err != nil {
+		return nil, err
+	}
+	b.noteRotation(ctx, c, nil)
+	return c, nil
+}
+
+// rollBack makes the previous version current in one write.
+func (b *Broker) rollBack(ctx context.Context, present *Client, previous SecretVersion) (*Client, error) {
+	if err := checkBound(present, previous); err != nil {
+		return nil, err
+	}
+	c := present.clone()
+	if err := c.roomFor(Previous); err != nil { // as if: the current one loses its label
+		return nil, err
+	}
+	c.relabel(previous.Number, Current)
+	c.MinSecretVersion = min(c.MinSecretVersion, previous.Number) // else none of its tokens could be served
+	return b.commit(ctx, c)
+}
+
+// RetireSecret destroys the value of any version but the current one, and has the
+// provider refuse it where the client's rotator can. The record says so first, the
+// value goes second, and the version leaves the record last: a crash in between
+// leaves a version marked as destroying, and a repetition ends the work.
+//
+// CLIENT_NOT_FOUND, SECRET_VERSION_NOT_FOUND, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
+// CONCURRENT_CHANGE, or a reason of the store or of the provider.
+func (b *Broker) RetireSecret(ctx context.Context, id string, number int64) error {
+	present, err := b.GetClient(ctx, id)
+	if err != nil {
+		return err
+	}
+	if r, _, err := b.journal(ctx, present); err != nil {
+		return err
+	} else if r != nil && r.active() && r.SecretVersion == number {
+		return newError(ReasonRotationUnderWay, id, "version %d is its new secret; abort it first", number)
+	}
+	c, err := b.retire(ctx, id, number)
+	if c != nil && err == nil {
+		b.noteRotation(ctx, c, nil)
+	}
+	return err
+}
+
+// retire does what RetireSecret does, whatever rotation is under way. It returns nil
+// if there was nothing to do.
+func (b *Broker) retire(ctx context.Context, id string, number int64) (*Client, error) {
+	c, err := b.change(ctx, id, "", func(c *Client) (bool, error) {
+		version, ok := c.Secret(number)
+		switch {
+		case number < 1 || number >= c.NextVersion:
+			return false, newError(ReasonSecretVersionNotFound, id, "there is no version %d", number)
+		case version.Stage == Current:
+			return false, newError(ReasonSecretWrongStage, id, "version %d is current; promote another one first", number)
+		case !ok || version.Destroying:
+			return false, nil
+		}
+		c.beginDestroying(number)
+		return true, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	version, ok := c.Secret(number)
+	if !ok {
+		return nil, nil
+	}
+	if err := b.revokeUpstream(ctx, c, version); err != nil {
+		return nil, err
+	}
+	return b.destroySecret(ctx, c, number)
+}
+
+// beginDestroying takes the label from a version and marks it.
+func (c *Client) beginDestroying(number int64) {
+	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number })
+	c.Secrets[i].Stage, c.Secrets[i].Destroying = Unlabelled, true
+}
+
+// destroySecret destroys the value of a version that is marked as destroying, then
+// removes it from the record.
+func (b *Broker) destroySecret(ctx context.Context, c *Client, number int64) (*Client, error) {
+	if err := b.store.Destroy(ctx, secretKey(c.ID, c.UID, number)); err != nil {
+		return nil, &Error{Reason: ReasonOf(err), Op: "destroy secret value", Client: c.ID, Detail: AsError(err).Detail, RetryAfter: AsError(err).RetryAfter, Err: err}
+	}
+	return b.change(ctx, c.ID, "", func(c *Client) (bool, error) {
+		before := len(c.Secrets)
+		c.Secrets = slices.DeleteFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number && v.Destroying })
+		return len(c.Secrets) != before, nil
+	})
+}
