@@ -13,7 +13,7 @@ const (
 	activeKey = "active-rotations"
 	// maxActiveRotations keeps the record far below MaxRecordBytes.
 	maxActiveRotations = 1000
-	activeEvery        = 2 * time.Second
+	activeEvery        = 5 * time.Second
 	// drivesAtOnce bounds the rotations that one replica is at work on.
 	drivesAtOnce = 16
 	activeTries  = 20
@@ -142,7 +142,7 @@ func (run *rotationRun) accountBusy(ctx context.Context) time.Duration {
 			if a.UID == run.c.UID {
 				return 0
 			}
-			return 2 * activeEvery
+			return activeEvery
 		}
 	}
 	return 0

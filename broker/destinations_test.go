@@ -130,6 +130,10 @@ var thefts = map[string][]theft{
 		{"one", func(u *broker.Upstream) { u.MaxLiveTokens = 1 }, ""},
 		{"negative", func(u *broker.Upstream) { u.MaxLiveTokens = -1 }, broker.ReasonInvalidRequest},
 	},
+	"TokenDestinations": {
+		{"another host", func(u *broker.Upstream) { u.TokenDestinations = []string{"https://evil.example"} }, broker.ReasonDestinationNotBound},
+		{"no origin", func(u *broker.Upstream) { u.TokenDestinations = []string{"https://evil.example/path"} }, broker.ReasonInvalidRequest},
+	},
 	"SingleActiveToken": {
 		{"with two audiences", func(u *broker.Upstream) { u.SingleActiveToken = true }, broker.ReasonInvalidRequest},
 		{"with one", func(u *broker.Upstream) { u.SingleActiveToken, u.AllowedAudiences = true, nil }, ""},

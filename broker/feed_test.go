@@ -127,8 +127,8 @@ func TestTheFeedSavesReads(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if got, most := f.store.Count(brokertest.Any), 680; got > most {
-			t.Errorf("%d calls to the store in 600s, want one look at the feed per second", got)
+		if got, most := f.store.Count(brokertest.Any), 810; got > most {
+			t.Errorf("%d calls to the store in 600s, want one look at the feed per second and one at the rotations per five", got)
 		}
 	})
 }

@@ -77,6 +77,12 @@ func everything(t *testing.T) *fixture {
 		n.Upstream.Parameters = map[string]string{"tenant": "a&b"}
 		n.Upstream.RevocationEndpoint = "https://as.example/revoke"
 		n.Upstream.IssueBudget, n.Upstream.MaxLiveTokens = broker.IssueBudget{Tokens: 50, Period: 12 * time.Hour}, 10
+		n.Upstream.TokenDestinations = []string{"https://management.example"}
+		n.Rotation = broker.RotationSettings{
+			Rotator: "entra", Parameters: map[string]string{"application_id": "a"}, Endpoint: "https://management.example/v1", ManagementClient: "manager",
+			Account: "tenant-1", TokensEndWithSecret: true, VerifyTokens: 2, VerifySpacing: time.Second, Propagation: time.Minute, Overlap: 2 * time.Hour,
+			Every: 90 * 24 * time.Hour, BeforeExpiry: 24 * time.Hour, Windows: []broker.RotationWindow{{Days: []string{"mon"}, Begin: "22:00", End: "04:00"}},
+		}
 		n.TokenPolicy = broker.TokenPolicy{MinValidity: time.Minute, AssumedLifetime: time.Hour, RequireAllScopes: true}
 		n.Secret = broker.SecretInput{Value: secret.NewString(`{"kty":"1"}`), ExpireTime: now.Add(24 * time.Hour)}
 	})
@@ -113,6 +119,7 @@ func TestRecordFormats(t *testing.T) {
 		f := everything(t)
 		golden(t, "client.golden.json", maskRandom(indented(t, recordOf(t, f.memory, "clients/82/acme"))))
 		golden(t, "secret.golden.json", maskRandom(indented(t, recordOf(t, f.memory, keysUnder(f.memory, "secrets/")[1]))))
+		golden(t, "rotation.golden.json", maskRandom(indented(t, recordOf(t, f.memory, keysUnder(f.memory, "rotations/")[0]))))
 		golden(t, "meta.golden.json", maskRandom(indented(t, recordOf(t, f.memory, "meta"))))
 		f.memory.Remove("clients/82/acme", broker.AbsentNeverExisted)
 		_, err := f.CreateClient(t.Context(), broker.NewClient{ID: "acme", Upstream: broker.Upstream{
