@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
 // StageSecret stores a secret as the pending version and begins a rotation that waits
@@ -52,14 +54,8 @@ func (b *Broker) stage(ctx context.Context, s staging) (SecretVersion, error) {
 	if err := c.roomFor(Pending); err != nil {
 		return SecretVersion{}, err
 	}
-	if current, ok := c.Staged(Current); ok {
-		// An unreadable current secret is a reason to stage a new one, not to refuse it.
-		value, err := b.readSecret(ctx, c, current)
-		same := err == nil && sameSecret(value, s.input.Value)
-		value.Wipe()
-		if same {
-			return SecretVersion{}, newError(ReasonSecretUnchanged, s.id, "version %d holds it", current.Number)
-		}
+	if err := b.checkChanged(ctx, c, s.input.Value); err != nil {
+		return SecretVersion{}, err
 	}
 	if s.endpoint != "" {
 		c.Rotation.Endpoint = s.endpoint
@@ -70,6 +66,21 @@ func (b *Broker) stage(ctx context.Context, s staging) (SecretVersion, error) {
 	}
 	version.RequestID, version.RotationID, version.Handle = s.requestID, s.rotationID, s.handle
 	return b.commitStaged(ctx, c, version)
+}
+
+// checkChanged refuses the secret that is current. An unreadable one is a reason to
+// stage another, not to refuse it.
+func (b *Broker) checkChanged(ctx context.Context, c *Client, value secret.Value) error {
+	current, ok := c.Staged(Current)
+	if !ok {
+		return nil
+	}
+	present, err := b.readSecret(ctx, c, current)
+	defer present.Wipe()
+	if err == nil && sameSecret(present, value) {
+		return newError(ReasonSecretUnchanged, c.ID, "version %d holds it", current.Number)
+	}
+	return nil
 }
 
 // commitStaged makes a version whose value is written the pending one.
@@ -252,21 +263,9 @@ func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error
 		c.MinSecretVersion = current.Number
 		return b.commit(ctx, c)
 	}
-	pending, err := present.pending(p.Number)
+	pending, err := b.promotable(ctx, present, p)
 	if err != nil {
 		return nil, err
-	}
-	if pending.VerifyTime.IsZero() && !p.AllowUnverified {
-		return nil, newError(ReasonSecretNotVerified, p.ClientID, "version %d", pending.Number)
-	}
-	r, version, err := b.journal(ctx, present)
-	switch {
-	case err != nil:
-		return nil, err
-	case r != nil && r.active():
-		return nil, newError(ReasonRotationUnderWay, p.ClientID, "it is %s and goes on by itself", r.State)
-	case r != nil && r.State == RotationVerifying && b.leasedBy(r, version, "") > 0:
-		return nil, newError(ReasonRotationWrongState, p.ClientID, "version %d is being verified", pending.Number)
 	}
 	c, err := b.promote(ctx, present, pending, p.DropTokens)
 	if err != nil {
@@ -274,6 +273,27 @@ func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error
 	}
 	b.noteRotation(ctx, c, func(r *rotationRecord) { r.DropTokens = r.DropTokens || p.DropTokens })
 	return c, nil
+}
+
+// promotable returns the pending version if nothing stands against its promotion.
+func (b *Broker) promotable(ctx context.Context, c *Client, p Promotion) (SecretVersion, error) {
+	pending, err := c.pending(p.Number)
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	if pending.VerifyTime.IsZero() && !p.AllowUnverified {
+		return SecretVersion{}, newError(ReasonSecretNotVerified, p.ClientID, "version %d", pending.Number)
+	}
+	r, version, err := b.journal(ctx, c)
+	switch {
+	case err != nil:
+		return SecretVersion{}, err
+	case r != nil && r.active():
+		return SecretVersion{}, newError(ReasonRotationUnderWay, p.ClientID, "it is %s and goes on by itself", r.State)
+	case r != nil && r.State == RotationVerifying && b.leasedBy(r, version, "") > 0:
+		return SecretVersion{}, newError(ReasonRotationWrongState, p.ClientID, "version %d is being verified", pending.Number)
+	}
+	return pending, checkBound(c, pending)
 }
 
 // promote makes the pending version current in one write.
@@ -307,14 +327,9 @@ func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*
 	if current, ok := present.Staged(Current); ok && number != 0 && number == current.Number {
 		return present, nil
 	}
-	previous, ok := present.Staged(Previous)
-	switch {
-	case number < 0 || number >= present.NextVersion:
-		return nil, newError(ReasonSecretVersionNotFound, id, "there is no version %d", number)
-	case !ok:
-		return nil, newError(ReasonSecretWrongStage, id, "no version is previous; stage the secret again")
-	case number != 0 && number != previous.Number:
-		return nil, newError(ReasonSecretWrongStage, id, "version %d is not previous; version %d is", number, previous.Number)
+	previous, err := present.previous(number)
+	if err != nil {
+		return nil, err
 	}
 	c, err := b.rollBack(ctx, present, previous)
 	if err != nil {
@@ -322,6 +337,20 @@ func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*
 	}
 	b.noteRotation(ctx, c, nil)
 	return c, nil
+}
+
+// previous returns the previous version, which must be number unless that is 0.
+func (c *Client) previous(number int64) (SecretVersion, error) {
+	version, ok := c.Staged(Previous)
+	switch {
+	case number < 0 || number >= c.NextVersion:
+		return version, newError(ReasonSecretVersionNotFound, c.ID, "there is no version %d", number)
+	case !ok:
+		return version, newError(ReasonSecretWrongStage, c.ID, "no version is previous; stage the secret again")
+	case number != 0 && number != version.Number:
+		return version, newError(ReasonSecretWrongStage, c.ID, "version %d is not previous; version %d is", number, version.Number)
+	}
+	return version, checkBound(c, version)
 }
 
 // rollBack makes the previous version current in one write.
