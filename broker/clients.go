@@ -179,8 +179,8 @@ func (b *Broker) keptSecret(ctx context.Context, present *Client) (SecretInput, 
 	if !ok {
 		return SecretInput{}, newError(ReasonDestinationNotBound, present.ID, "only a pending secret is bound elsewhere; retire it first")
 	}
-	value, err := b.readSecret(ctx, present, current)
-	return SecretInput{Value: value, ExpireTime: current.ExpireTime}, err
+	value, registration, err := b.readWithRegistration(ctx, present, current)
+	return SecretInput{Value: value, ExpireTime: current.ExpireTime, Registration: registration}, err
 }
 
 // checkKeptSecret refuses settings that the secrets which the client keeps must

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -27,7 +28,10 @@ func (s *clientService) CreateClient(ctx context.Context, req *pb.CreateClientRe
 	if err != nil {
 		return nil, err
 	}
-	n := broker.NewClient{ID: id, Labels: set.labels, Upstream: set.upstream, TokenPolicy: set.tokenPolicy, RequestID: req.GetRequestId()}
+	n := broker.NewClient{ID: id, Labels: set.labels, Upstream: set.upstream, TokenPolicy: set.tokenPolicy, Rotation: set.rotation, RequestID: req.GetRequestId()}
+	if err := visitOf(ctx).mayManage(ctx, set.rotation.ManagementClient); err != nil {
+		return nil, err
+	}
 	if req.GetSecret() != nil {
 		if n.Secret, err = secretFromProto(req.GetSecret()); err != nil {
 			return nil, err
@@ -91,6 +95,8 @@ var settable = map[string]func(*broker.Client, settings){
 	"issue_budget.tokens": func(c *broker.Client, s settings) { c.Upstream.IssueBudget.Tokens = s.upstream.IssueBudget.Tokens },
 	"issue_budget.period": func(c *broker.Client, s settings) { c.Upstream.IssueBudget.Period = s.upstream.IssueBudget.Period },
 	"max_live_tokens":     func(c *broker.Client, s settings) { c.Upstream.MaxLiveTokens = s.upstream.MaxLiveTokens },
+	"token_destinations":  func(c *broker.Client, s settings) { c.Upstream.TokenDestinations = s.upstream.TokenDestinations },
+	"rotation":            func(c *broker.Client, s settings) { c.Rotation = s.rotation },
 	"single_active_token": func(c *broker.Client, s settings) { c.Upstream.SingleActiveToken = s.upstream.SingleActiveToken },
 	"client_id":           func(c *broker.Client, s settings) { c.Upstream.ClientID = s.upstream.ClientID },
 	"authentication_method": func(c *broker.Client, s settings) {
@@ -121,7 +127,7 @@ var settable = map[string]func(*broker.Client, settings){
 	"token_policy.require_all_scopes": func(c *broker.Client, s settings) { c.TokenPolicy.RequireAllScopes = s.tokenPolicy.RequireAllScopes },
 	"token_policy.unshared":           func(c *broker.Client, s settings) { c.TokenPolicy.Unshared = s.tokenPolicy.Unshared },
 	"*": func(c *broker.Client, s settings) {
-		c.Labels, c.Upstream, c.TokenPolicy = s.labels, s.upstream, s.tokenPolicy
+		c.Labels, c.Upstream, c.TokenPolicy, c.Rotation = s.labels, s.upstream, s.tokenPolicy, s.rotation
 	},
 }
 
@@ -141,7 +147,15 @@ func (s *clientService) UpdateClient(ctx context.Context, req *pb.UpdateClientRe
 	}
 	v := visitOf(ctx)
 	u := broker.ClientUpdate{
-		ID: id, Etag: req.GetClient().GetEtag(), Check: v.gained,
+		ID: id, Etag: req.GetClient().GetEtag(),
+		Check: func(present, changed *broker.Client) error {
+			if manager := changed.Rotation.ManagementClient; manager != present.Rotation.ManagementClient || !sameManagement(present, changed) {
+				if err := v.mayManage(ctx, manager); err != nil {
+					return err
+				}
+			}
+			return v.gained(present, changed)
+		},
 		MayRetarget: func(c *broker.Client) bool { return v.may(access.ClientRetarget, c) },
 		Edit: func(c *broker.Client) {
 			for _, path := range paths {
@@ -159,6 +173,23 @@ func (s *clientService) UpdateClient(ctx context.Context, req *pb.UpdateClientRe
 		return nil, err
 	}
 	return &pb.UpdateClientResponse{Client: clientToProto(c)}, nil
+}
+
+// sameManagement reports whether two revisions of a client have the same done with the
+// tokens of its management client.
+func sameManagement(a, b *broker.Client) bool {
+	return a.Rotation.Rotator == b.Rotation.Rotator && a.Rotation.Endpoint == b.Rotation.Endpoint && maps.Equal(a.Rotation.Parameters, b.Rotation.Parameters) &&
+		a.Upstream.ClientID == b.Upstream.ClientID
+}
+
+// mayManage reports whether the caller may have the tokens of a management client used:
+// whoever decides what is asked with them needs them as whoever gets them.
+func (v *visit) mayManage(ctx context.Context, id string) error {
+	if id == "" {
+		return nil
+	}
+	_, err := v.decide(ctx, access.TokenGet, id)
+	return err
 }
 
 func checkMask(paths []string) error {

@@ -39,6 +39,7 @@ type settings struct {
 	labels      map[string]string
 	upstream    broker.Upstream
 	tokenPolicy broker.TokenPolicy
+	rotation    broker.RotationSettings
 }
 
 // settingsFromProto takes the settable fields out of a message. Whether they are
@@ -56,8 +57,12 @@ func settingsFromProto(c *pb.Client) (settings, error) {
 	if err != nil {
 		return settings{}, err
 	}
+	rotation, err := rotationSettingsFromProto(c.GetRotation())
+	if err != nil {
+		return settings{}, err
+	}
 	return settings{
-		labels: c.GetLabels(),
+		labels: c.GetLabels(), rotation: rotation,
 		upstream: broker.Upstream{
 			TokenEndpoint: c.GetTokenEndpoint(), RevocationEndpoint: c.GetRevocationEndpoint(), ClientID: c.GetClientId(),
 			Authentication: broker.Authentication{
@@ -71,6 +76,7 @@ func settingsFromProto(c *pb.Client) (settings, error) {
 			Parameters:    c.GetParameters(),
 			IssueBudget:   broker.IssueBudget{Tokens: int(c.GetIssueBudget().GetTokens()), Period: orZero(period)},
 			MaxLiveTokens: int(c.GetMaxLiveTokens()), SingleActiveToken: c.GetSingleActiveToken(),
+			TokenDestinations: c.GetTokenDestinations(),
 		},
 		tokenPolicy: broker.TokenPolicy{
 			MinValidity: orZero(minValidity), AssumedLifetime: orZero(assumed),
@@ -119,6 +125,7 @@ func clientToProto(c *broker.Client) *pb.Client {
 		State: states[c.State()], Etag: c.Etag(),
 		CreateTime: timeToProto(c.CreateTime), UpdateTime: timeToProto(c.UpdateTime), DeleteTime: timeToProto(c.DeleteTime),
 		MinSecretVersion: c.MinSecretVersion, MaxLiveTokens: int32(u.MaxLiveTokens), SingleActiveToken: u.SingleActiveToken,
+		Rotation: rotationSettingsToProto(c.Rotation), TokenDestinations: u.TokenDestinations,
 	}
 	if b := u.IssueBudget; !b.IsZero() {
 		message.IssueBudget = &pb.IssueBudget{Tokens: int32(b.Tokens), Period: durationToProto(b.Period)}
@@ -148,6 +155,7 @@ func versionToProto(v broker.SecretVersion) *pb.SecretVersion {
 		Number: v.Number, Stage: stages[v.Stage], Fingerprint: v.Fingerprint, BoundDestinations: v.Destinations,
 		CreateTime: timeToProto(v.CreateTime), VerifyTime: timeToProto(v.VerifyTime),
 		PromoteTime: timeToProto(v.PromoteTime), ExpireTime: timeToProto(v.ExpireTime), Destroying: v.Destroying,
+		ProviderHandle: v.Handle,
 	}
 }
 

@@ -25,6 +25,9 @@ var demanded = map[string][]string{
 	"UpdateClient": {"client.write"}, "DeleteClient": {"client.delete"}, "UndeleteClient": {"client.delete"},
 	"DisableClient": {"client.write"}, "EnableClient": {"client.write"},
 	"StageSecret": {"secret.stage"}, "VerifySecret": {"secret.verify"}, "PromoteSecret": {"secret.promote"}, "RetireSecret": {"secret.retire"},
+	"RollbackSecret": {"secret.rollback"}, "RotateSecret": {"secret.promote", "secret.stage", "secret.verify", "secret.retire"},
+	"AbortRotation": {"secret.rollback"}, "AdoptSecret": {"secret.stage"},
+	"GetRotation": {"client.read"}, "ListRotations": {"client.read"}, "WatchRotation": {"client.read"},
 	"ListSecretVersions": {"client.read"}, "CheckLookup": {"lookup.check"},
 }
 
@@ -59,7 +62,7 @@ func (c cell) allows(caller, method, id string) bool {
 			return false
 		}
 		switch {
-		case method == "ListClients": // any client at all
+		case method == "ListClients", method == "ListRotations": // any client at all
 		case c.matchesName(id):
 		case method != "CreateClient" && c.matchesLabelOf(id):
 		default:

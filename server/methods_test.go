@@ -91,7 +91,7 @@ func (p *peer) invoke(ctx context.Context, m method, request proto.Message, opti
 	if err := stream.RecvMsg(response); err != nil {
 		return nil, err
 	}
-	if m.full == healthpb.Health_Watch_FullMethodName || m.full == pb.TokenService_WatchToken_FullMethodName { // have no end
+	if m.full == healthpb.Health_Watch_FullMethodName || m.full == pb.TokenService_WatchToken_FullMethodName || m.full == pb.RotationService_WatchRotation_FullMethodName { // have no end
 		return response, nil
 	}
 	if err := stream.RecvMsg(m.output.New().Interface()); !errors.Is(err, io.EOF) {
@@ -130,6 +130,13 @@ func sample(t *testing.T, m method) proto.Message {
 		pb.RotationService_VerifySecret_FullMethodName:       &pb.VerifySecretRequest{Client: name},
 		pb.RotationService_PromoteSecret_FullMethodName:      &pb.PromoteSecretRequest{Client: name},
 		pb.RotationService_RetireSecret_FullMethodName:       &pb.RetireSecretRequest{Client: name, SecretVersion: 2},
+		pb.RotationService_RollbackSecret_FullMethodName:     &pb.RollbackSecretRequest{Client: name, SecretVersion: 1},
+		pb.RotationService_RotateSecret_FullMethodName:       &pb.RotateSecretRequest{Client: name, Secret: clientSecret("a rotated sample")},
+		pb.RotationService_AbortRotation_FullMethodName:      &pb.AbortRotationRequest{Client: name},
+		pb.RotationService_AdoptSecret_FullMethodName:        &pb.AdoptSecretRequest{Client: name},
+		pb.RotationService_GetRotation_FullMethodName:        &pb.GetRotationRequest{Client: name},
+		pb.RotationService_ListRotations_FullMethodName:      &pb.ListRotationsRequest{},
+		pb.RotationService_WatchRotation_FullMethodName:      &pb.WatchRotationRequest{Client: name},
 		pb.RotationService_ListSecretVersions_FullMethodName: &pb.ListSecretVersionsRequest{Client: name},
 		pb.DiagnosticsService_CheckLookup_FullMethodName:     &pb.CheckLookupRequest{Client: name},
 

@@ -101,6 +101,13 @@ var needs = map[string]need{
 	pb.RotationService_VerifySecret_FullMethodName:       {permission: access.SecretVerify},
 	pb.RotationService_PromoteSecret_FullMethodName:      {permission: access.SecretPromote},
 	pb.RotationService_RetireSecret_FullMethodName:       {permission: access.SecretRetire},
+	pb.RotationService_RollbackSecret_FullMethodName:     {permission: access.SecretRollback},
+	pb.RotationService_RotateSecret_FullMethodName:       {permission: access.SecretPromote, also: always(access.SecretStage, access.SecretVerify, access.SecretRetire)},
+	pb.RotationService_AbortRotation_FullMethodName:      {permission: access.SecretRollback},
+	pb.RotationService_AdoptSecret_FullMethodName:        {permission: access.SecretStage},
+	pb.RotationService_GetRotation_FullMethodName:        {permission: access.ClientRead, observes: true},
+	pb.RotationService_ListRotations_FullMethodName:      {permission: access.ClientRead, kind: forAny, observes: true},
+	pb.RotationService_WatchRotation_FullMethodName:      {permission: access.ClientRead, observes: true},
 	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead, observes: true},
 
 	pb.DiagnosticsService_CheckLookup_FullMethodName: {permission: access.LookupCheck, observes: true},
@@ -113,6 +120,11 @@ var needs = map[string]need{
 
 	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      {kind: forListed, observes: true},
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {kind: forListed, observes: true},
+}
+
+// always asks for permissions besides the method's own.
+func always(permissions ...access.Permission) func(any) []access.Permission {
+	return func(any) []access.Permission { return permissions }
 }
 
 // secretOf asks for permissions where a request brings a secret.
