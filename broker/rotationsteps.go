@@ -17,7 +17,18 @@ import (
 // SECRET_UNCHANGED, SECRET_UNUSABLE, TOO_MANY_SECRET_VERSIONS, CONCURRENT_CHANGE, a
 // WRAPPING_ or REFERENCE_ reason, or one of the store.
 func (b *Broker) StageSecret(ctx context.Context, id string, input SecretInput, requestID string) (SecretVersion, error) {
-	return b.stage(ctx, staging{id: id, requestID: requestID, rotationID: newID(), input: input})
+	version, err := b.stage(ctx, staging{id: id, requestID: requestID, rotationID: newID(), input: input})
+	if err == nil && version.Stage == Pending {
+		b.noteStaged(ctx, id)
+	}
+	return version, err
+}
+
+// noteStaged writes the journal of what was staged by hand.
+func (b *Broker) noteStaged(ctx context.Context, id string) {
+	if c, err := b.GetClient(ctx, id); err == nil {
+		b.noteRotation(ctx, c, nil)
+	}
 }
 
 // staging is a secret that is to become pending.
@@ -126,8 +137,12 @@ func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotatio
 	for range tries {
 		var r *rotationRecord
 		var version uint64
-		if r, version, err = b.journal(ctx, c); err != nil || r == nil {
+		if r, version, err = b.readRotation(ctx, c); err != nil {
 			break
+		}
+		var changed bool
+		if r, changed = b.settleRotation(c, r); r == nil || !changed && edit == nil {
+			return
 		}
 		if edit != nil {
 			edit(r)

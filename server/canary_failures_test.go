@@ -22,9 +22,10 @@ import (
 func secretMethods(input *pb.SecretInput) map[string]proto.Message {
 	fresh := clientMessage("fresh-" + random(12))
 	return map[string]proto.Message{
-		pb.ClientService_CreateClient_FullMethodName:  &pb.CreateClientRequest{Client: fresh, Secret: input},
-		pb.ClientService_UpdateClient_FullMethodName:  &pb.UpdateClientRequest{Client: clientMessage("acme"), UpdateMask: labelsMask(), Secret: input},
-		pb.RotationService_StageSecret_FullMethodName: &pb.StageSecretRequest{Client: "clients/acme", Secret: input},
+		pb.ClientService_CreateClient_FullMethodName:   &pb.CreateClientRequest{Client: fresh, Secret: input},
+		pb.ClientService_UpdateClient_FullMethodName:   &pb.UpdateClientRequest{Client: clientMessage("acme"), UpdateMask: labelsMask(), Secret: input},
+		pb.RotationService_StageSecret_FullMethodName:  &pb.StageSecretRequest{Client: "clients/acme", Secret: input},
+		pb.RotationService_RotateSecret_FullMethodName: &pb.RotateSecretRequest{Client: "clients/acme", Secret: input},
 	}
 }
 

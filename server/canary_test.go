@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -269,7 +270,32 @@ func (c *canary) rotationSucceeds(t *testing.T) {
 		c.do(t, c.peer, pb.RotationService_PromoteSecret_FullMethodName, &pb.PromoteSecretRequest{Client: "clients/" + id}, codes.OK)
 	}
 	c.do(t, c.peer, pb.RotationService_ListSecretVersions_FullMethodName, &pb.ListSecretVersionsRequest{Client: "clients/acme"}, codes.OK)
+	c.do(t, c.peer, pb.RotationService_RollbackSecret_FullMethodName, &pb.RollbackSecretRequest{Client: "clients/acme"}, codes.OK)
 	c.do(t, c.peer, pb.RotationService_RetireSecret_FullMethodName, &pb.RetireSecretRequest{Client: "clients/acme", SecretVersion: 1}, codes.OK)
+	c.overwriteSecret(t)
+	c.do(t, c.peer, pb.RotationService_AdoptSecret_FullMethodName, &pb.AdoptSecretRequest{Client: "clients/acme"}, codes.OK)
+	c.do(t, c.peer, pb.RotationService_PromoteSecret_FullMethodName, &pb.PromoteSecretRequest{Client: "clients/acme", AllowUnverified: true}, codes.OK)
+	c.do(t, c.peer, pb.RotationService_StageSecret_FullMethodName, &pb.StageSecretRequest{Client: "clients/jwk", Secret: c.key(t, "jwk", true)}, codes.OK)
+	c.do(t, c.peer, pb.RotationService_AbortRotation_FullMethodName, &pb.AbortRotationRequest{Client: "clients/jwk"}, codes.OK)
+	for _, validateOnly := range []bool{true, false} {
+		rotate := &pb.RotateSecretRequest{Client: "clients/pem", Secret: c.key(t, "pem", false), ValidateOnly: validateOnly}
+		c.do(t, c.peer, pb.RotationService_RotateSecret_FullMethodName, rotate, codes.OK)
+	}
+	c.do(t, c.peer, pb.RotationService_WatchRotation_FullMethodName, &pb.WatchRotationRequest{Client: "clients/pem"}, codes.OK)
+	c.do(t, c.peer, pb.RotationService_GetRotation_FullMethodName, &pb.GetRotationRequest{Client: "clients/pem"}, codes.OK)
+	c.do(t, c.peer, pb.RotationService_ListRotations_FullMethodName, &pb.ListRotationsRequest{}, codes.OK)
+}
+
+// overwriteSecret puts another secret over acme's current one by hand.
+func (c *canary) overwriteSecret(t *testing.T) {
+	t.Helper()
+	for _, key := range c.memory.Keys() {
+		if strings.HasPrefix(key, "secrets/acme/") && strings.HasSuffix(key, "-2") {
+			text, err := json.Marshal(map[string]any{"schema": 1, "uid": "u", "write_id": "w", "number": 2, "value": c.secret("acme").GetClientSecret()})
+			must(t, err)
+			c.memory.Put(key, string(text))
+		}
+	}
 }
 
 func (c *canary) tokensSucceed(t *testing.T) {

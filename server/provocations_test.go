@@ -17,7 +17,10 @@ import (
 
 // contract is how to provoke each code :: RPC → provocations. Codes that every
 // method has (docs/errors.md) have tests of their own.
-var contract = map[string][]provocation{
+var contract = joined(clientContract, rotationContract)
+
+// clientContract is the part of all services but RotationService.
+var clientContract = map[string][]provocation{
 	"GetToken": {
 		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", getToken("acme", nil)},
 		{"bad id", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", getToken("clients/../acme", nil)},
@@ -122,42 +125,6 @@ var contract = map[string][]provocation{
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", setDisabled("nobody", false)},
 		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, setDisabled("acme", false))},
 	},
-	"StageSecret": {
-		{"no secret", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", "")},
-		{"space around it", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", " new")},
-		{"too large", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", strings.Repeat("x", broker.MaxSecretBytes+1))},
-		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", stage("nobody", "new")},
-		{"unchanged", codes.FailedPrecondition, broker.ReasonSecretUnchanged, "", stage("acme", "secret-1 of acme")},
-		{"unfit", codes.FailedPrecondition, broker.ReasonSecretUnusable, "", stage("acme", "-----BEGIN PRIVATE KEY-----")},
-		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, stage("acme", "new"))},
-		{"eight versions", codes.FailedPrecondition, broker.ReasonTooManySecretVersions, "", after(eightVersions, stage("acme", "one more"))},
-		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(race, stage("acme", "new"))},
-	},
-	"VerifySecret": {
-		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", verify("nobody", 0)},
-		{"no such version", codes.NotFound, broker.ReasonSecretVersionNotFound, "", verify("acme", 9)},
-		{"nothing pending", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", verify("acme", 0)},
-		{"another is pending", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", after(stageAnother, verify("acme", 1))},
-		{"rejected", codes.FailedPrecondition, broker.ReasonClientRejected, "", after(stageUnknown, verify("acme", 2))},
-		{"store down", codes.Unavailable, broker.ReasonStoreUnreachable, "", after(storeFails(broker.ReasonStoreUnreachable), verify("acme", 0))},
-		{"upstream down", codes.Unavailable, broker.ReasonUpstreamDNS, "", after(stageAnother, after(upstreamFails(broker.ReasonUpstreamDNS, 0), verify("acme", 2)))},
-	},
-	"PromoteSecret": {
-		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", promote("nobody", true)},
-		{"nothing pending", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", promote("acme", true)},
-		{"not verified", codes.FailedPrecondition, broker.ReasonSecretNotVerified, "", after(stageAnother, promote("acme", false))},
-		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(stageAnother, after(race, promote("acme", true)))},
-	},
-	"RetireSecret": {
-		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", retire("nobody", 1)},
-		{"no such version", codes.NotFound, broker.ReasonSecretVersionNotFound, "", retire("acme", 9)},
-		{"no version", codes.NotFound, broker.ReasonSecretVersionNotFound, "", retire("acme", 0)},
-		{"current", codes.FailedPrecondition, broker.ReasonSecretWrongStage, "", retire("acme", 1)},
-	},
-	"ListSecretVersions": {{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
-		_, err := w.rotations.ListSecretVersions(t.Context(), &pb.ListSecretVersionsRequest{Client: "clients/nobody"})
-		return err
-	})}},
 	"CheckLookup": {
 		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", check(&pb.CheckLookupRequest{Client: "acme"})},
 		{"bad id", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", check(&pb.CheckLookupRequest{Client: "clients/A"})},

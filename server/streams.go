@@ -61,7 +61,7 @@ type boundStream struct {
 	call   *call
 	// request is the message that the stream was let in with; nil without one.
 	request any
-	// entered says that the call is counted, sent that a token was sent.
+	// entered says that the call is counted, sent that a watch has sent something.
 	entered, sent bool
 }
 
@@ -103,7 +103,10 @@ func (s *boundStream) RecvMsg(m any) error {
 // SendMsg implements grpc.ServerStream. Each message with a token has an entry of its
 // own, written before.
 func (s *boundStream) SendMsg(m any) error {
-	if _, token := m.(*pb.WatchTokenResponse); token {
+	switch m.(type) {
+	case *pb.WatchRotationResponse:
+		s.sent = true
+	case *pb.WatchTokenResponse:
 		s.call.recorded = false
 		if err := s.border.record(s.call, audit.Allowed, ""); err != nil {
 			return err

@@ -94,9 +94,12 @@ type RotationServiceClient interface {
 	RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error)
 	// AbortRotation leads back to a sound state from any: the current version stays,
 	// the pending one loses its label and is revoked and destroyed. After promotion it
-	// refuses: RollbackSecret is what leads back then. Aborting what is over succeeds.
+	// refuses: RollbackSecret is what leads back then. Where the provider has ended the
+	// present secret already, only forward leads to one that works: the new one becomes
+	// current, unverified. Aborting what is over succeeds.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION after promotion.
+	// Errors: INVALID_ARGUMENT for a malformed rotation name; NOT_FOUND;
+	// FAILED_PRECONDITION after promotion; ABORTED if it went on at the same moment.
 	AbortRotation(ctx context.Context, in *AbortRotationRequest, opts ...grpc.CallOption) (*AbortRotationResponse, error)
 	// AdoptSecret makes pending what somebody wrote over the current version's value
 	// in the store by hand: such a value is never used before it is adopted, verified
@@ -112,8 +115,8 @@ type RotationServiceClient interface {
 	// ListClients does. Errors: INVALID_ARGUMENT for a bad page token.
 	ListRotations(ctx context.Context, in *ListRotationsRequest, opts ...grpc.CallOption) (*ListRotationsResponse, error)
 	// WatchRotation sends the client's last rotation and then each change of it, until
-	// it is over. A slow reader gets the newest. Errors: as GetRotation; UNAVAILABLE
-	// when the server shuts down: watch again.
+	// it is over. A slow reader gets the newest. Errors: NOT_FOUND as in
+	// GetRotation; UNAVAILABLE when the server shuts down: watch again.
 	WatchRotation(ctx context.Context, in *WatchRotationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRotationResponse], error)
 	// ListSecretVersions returns numbers, stages, times and fingerprints, never a
 	// value, by ascending number. There are at most 8. Errors: NOT_FOUND.
@@ -318,9 +321,12 @@ type RotationServiceServer interface {
 	RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error)
 	// AbortRotation leads back to a sound state from any: the current version stays,
 	// the pending one loses its label and is revoked and destroyed. After promotion it
-	// refuses: RollbackSecret is what leads back then. Aborting what is over succeeds.
+	// refuses: RollbackSecret is what leads back then. Where the provider has ended the
+	// present secret already, only forward leads to one that works: the new one becomes
+	// current, unverified. Aborting what is over succeeds.
 	//
-	// Errors: NOT_FOUND; FAILED_PRECONDITION after promotion.
+	// Errors: INVALID_ARGUMENT for a malformed rotation name; NOT_FOUND;
+	// FAILED_PRECONDITION after promotion; ABORTED if it went on at the same moment.
 	AbortRotation(context.Context, *AbortRotationRequest) (*AbortRotationResponse, error)
 	// AdoptSecret makes pending what somebody wrote over the current version's value
 	// in the store by hand: such a value is never used before it is adopted, verified
@@ -336,8 +342,8 @@ type RotationServiceServer interface {
 	// ListClients does. Errors: INVALID_ARGUMENT for a bad page token.
 	ListRotations(context.Context, *ListRotationsRequest) (*ListRotationsResponse, error)
 	// WatchRotation sends the client's last rotation and then each change of it, until
-	// it is over. A slow reader gets the newest. Errors: as GetRotation; UNAVAILABLE
-	// when the server shuts down: watch again.
+	// it is over. A slow reader gets the newest. Errors: NOT_FOUND as in
+	// GetRotation; UNAVAILABLE when the server shuts down: watch again.
 	WatchRotation(*WatchRotationRequest, grpc.ServerStreamingServer[WatchRotationResponse]) error
 	// ListSecretVersions returns numbers, stages, times and fingerprints, never a
 	// value, by ascending number. There are at most 8. Errors: NOT_FOUND.
