@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -94,9 +95,25 @@ func update(metadata object, call broker.RotatorCall) map[string]any {
 	for _, name := range []string{"registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at"} {
 		delete(body, name)
 	}
+	// A string (RFC 7591 §2), which glewlwyd shows as an array and takes as a string only.
+	var methods []string
+	if json.Unmarshal(metadata["token_endpoint_auth_method"], &methods) == nil && len(methods) > 0 {
+		body["token_endpoint_auth_method"] = methods[0]
+		if own := registeredMethod(call.Authentication.Method); slices.Contains(methods, own) {
+			body["token_endpoint_auth_method"] = own
+		}
+	}
 	body["client_id"] = call.ClientID
 	body["client_secret"] = call.Current.RevealString()
 	return body
+}
+
+// registeredMethod returns the method's name in the IANA registry.
+func registeredMethod(method broker.AuthenticationMethod) string {
+	if method == broker.ClientSecretBasicRaw {
+		method = broker.ClientSecretBasic
+	}
+	return string(method)
 }
 
 // Recover reads the registration with the token that was there before Create.

@@ -227,3 +227,31 @@ func TestRFC7592RegistrationOfAnother(t *testing.T) {
 		t.Errorf("%d PUT, want none", got)
 	}
 }
+
+func TestRFC7592AuthenticationMethods(t *testing.T) {
+	tests := []struct {
+		name       string
+		registered any
+		method     broker.AuthenticationMethod
+		want       string
+	}{
+		{"a string", "client_secret_post", broker.ClientSecretBasic, "client_secret_post"},
+		{"one in an array", []any{"client_secret_post"}, broker.ClientSecretBasic, "client_secret_post"},
+		{"several", []any{"none", "client_secret_post"}, broker.ClientSecretPost, "client_secret_post"},
+		{"several, by Basic", []any{"none", "client_secret_basic"}, broker.ClientSecretBasicRaw, "client_secret_basic"},
+		{"no method", []any{}, broker.ClientSecretBasic, "[]"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s, call, state := playRegistration(t)
+			state.metadata["token_endpoint_auth_method"] = test.registered
+			call.Authentication.Method = test.method
+			if _, err := rfc7592Role.rotator(s).Create(t.Context(), call); err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(state.last["token_endpoint_auth_method"]); got != test.want {
+				t.Errorf("the update has %s, want %s", got, test.want)
+			}
+		})
+	}
+}
