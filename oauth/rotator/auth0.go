@@ -13,12 +13,13 @@ import (
 // https://TENANT.auth0.com/api/v2/.
 //
 // Sources: Auth0 Management API v2, "Rotate a client secret" (POST
-// clients/{id}/rotate-secret; the answer is the client with client_secret; not for
-// clients with private_key_jwt; scope update:client_keys), "Get client by ID"
-// (client_secret with the scope read:client_keys only), "Rotate Client Secrets" (a
-// new secret may take up to thirty seconds), "Rate Limit Policy" (429 with
-// X-RateLimit-Reset in epoch seconds). Not tried against Auth0 itself: how soon the
-// old secret ends, and what becomes of tokens; so it counts as ended at once.
+// clients/{id}/rotate-secret; not for clients with private_key_jwt) and "Get client by
+// ID" (fields, include_fields; client_secret with the scope read:client_keys only);
+// "Rotate Client Secrets" (a new secret may take up to thirty seconds); "Why You're
+// Getting 429s in Production" (X-RateLimit-Reset). Not tried against Auth0 itself. Not
+// found in its documents: that the answer is the client as "Get client by ID" shows
+// it, which its SDKs take it for; how soon the old secret ends, so it counts as ended
+// at once; and what becomes of tokens.
 type auth0 struct{ client *oauth.Client }
 
 // auth0Propagation is the "up to thirty seconds" of "Rotate Client Secrets".

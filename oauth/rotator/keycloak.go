@@ -18,14 +18,15 @@ import (
 // for the policy's rotated-expiration-period; the parameter
 // secret_rotation_policy=true says so, because the API does not.
 //
-// Sources: Keycloak Admin REST API, "Clients" (GET clients?clientId=, GET and POST
-// clients/{client-uuid}/client-secret, GET and DELETE .../client-secret/rotated);
-// Server Administration Guide, "Client Secret Rotation"; and, for what those leave
-// open, the server's ClientResource and ClientSecretRotationExecutor: POST answers
-// {type, value} and forgets a rotated secret unless a policy applies; GET of a
-// rotated secret that is not there is a 404; DELETE of one is a 204 all the same.
-// Not tried against Keycloak itself. When the policy ends the new secret is in the
-// client's attributes and not in the answer to POST; it is not read.
+// Sources: Server Administration Guide, "Client Secret Rotation" (two secrets at a
+// time; a rotated-expiration-period of 0 removes the old one at once, so do not set
+// the parameter then; an experimental feature). And the server's ClientResource and
+// ClientSecretRotationExecutor, which say what the Admin REST API's reference leaves
+// open: GET and POST clients/{client-uuid}/client-secret answer {type, value}; POST
+// forgets a rotated secret unless a policy applies; GET client-secret/rotated is a 404
+// if there is none, DELETE of it a 204 all the same. Not tried against Keycloak
+// itself. When the policy ends the new secret stands in the client's attributes and
+// not in the answer to POST; it is not read.
 type keycloak struct{ client *oauth.Client }
 
 // keycloakPolicy is the parameter that says that a secret rotation policy applies.

@@ -25,11 +25,12 @@ import (
 // apps/{appId}/credentials/secrets: id, client_secret, status ACTIVE or INACTIVE;
 // "lets you bring your own secret"; at most two; POST {secretId}/lifecycle/deactivate;
 // DELETE {secretId} of an inactive one only; scopes okta.apps.read, okta.apps.manage);
-// guide "Client secret rotation"; "Rate limits" (429 with X-Rate-Limit-Reset in epoch
-// seconds); "Okta API authorization" (Bearer for OAuth tokens, SSWS for API tokens).
-// Not tried against Okta itself. Not documented: how soon a secret works, and its
-// longest and shortest length but for client_secret_jwt. For service integrations
-// from the catalogue the list has no values; Recover then cannot tell.
+// guide "Client secret rotation"; "Rate limit best practices" (X-Rate-Limit-Reset in
+// epoch seconds); the SDKs' READMEs (SSWS for API tokens, Bearer for OAuth tokens).
+// Not tried against Okta itself. Not found: how soon a secret works, what the error
+// of a third one looks like, and how long a chosen one may be. Help, "Rotate a Client
+// Secret for an API Service Integration": there values are shown once; Recover then
+// cannot tell.
 type okta struct{ client *oauth.Client }
 
 const (

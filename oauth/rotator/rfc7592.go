@@ -22,7 +22,7 @@ import (
 // registration_access_token, registration_client_uri, client_secret_expires_at and
 // client_id_issued_at; if client_secret is in it, it must be the current one; a
 // client cannot choose its secret. §3: the answer, to both. Whether an update brings
-// a new secret is the server's to decide (appendix A.1); where it does not, Create
+// a new secret is the server's to decide (appendix A); where it does not, Create
 // fails with ROTATOR_REFUSED and nothing has changed.
 //
 // Tried against oidc-provider, which issues a new secret by a registration policy
