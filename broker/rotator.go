@@ -60,7 +60,9 @@ type RotatorTraits struct {
 type Rotator interface {
 	// Traits returns what is known beforehand. It may differ by settings.
 	Traits(RotationSettings) RotatorTraits
-	// Create has the provider make a secret, or take the chosen one.
+	// Create has the provider make a secret, or take the chosen one. With an error the
+	// result may have a Registration and a RegistrationEndpoint: the provider issued
+	// them, but no secret, and they replace those before.
 	Create(ctx context.Context, call RotatorCall) (CreatedSecret, error)
 	// Recover finds out what became of a Create of the same Token whose answer is not
 	// known, and removes what nobody can use any more.
@@ -99,8 +101,8 @@ type RotatorCall struct {
 	// calls it, "" if it has no name or none is known.
 	Current       secret.Value
 	CurrentHandle string
-	// New is, in Create of a rotator that takes chosen secrets, the chosen one, and in
-	// Activate and Revoke the one to activate or revoke; Handle is what the provider
+	// New is, in Create and Recover of a rotator that takes chosen secrets, the chosen
+	// one, and in Activate and Revoke the one to activate or revoke; Handle is what the provider
 	// calls it.
 	New    secret.Value
 	Handle string
@@ -140,12 +142,13 @@ const (
 // RecoveredCreate is what Recover found.
 type RecoveredCreate struct {
 	Outcome CreateOutcome
-	// Created is set with CreateDone.
+	// Created is set with CreateDone. With another outcome it may have a Registration
+	// and a RegistrationEndpoint, which replace those before.
 	Created CreatedSecret
 }
 
-// UnsentError is wrapped by errors of calls that surely have not reached the
-// provider, so that the outcome is known.
+// UnsentError is wrapped by errors of calls whose request for a change surely has
+// not reached the provider, so that the outcome is known: nothing was done.
 type UnsentError struct{ Err error }
 
 // Error returns the wrapped error's text.

@@ -16,6 +16,7 @@
 package oauth
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -32,7 +33,8 @@ import (
 // defaultTimeout leaves room for two attempts in the 20 s that broker gives a mint.
 const defaultTimeout = 8 * time.Second
 
-// op is what [broker.Error] calls the work of this package.
+// op is what [broker.Error] calls the work of this package, unless a request says
+// otherwise.
 const op = "request token"
 
 // Config says what a [Client] may connect to. The zero value is the strictest
@@ -120,13 +122,13 @@ func (c *Client) Close() {
 // was up, be it ctx's or the Client's, UPSTREAM_TIMEOUT and it wraps
 // [context.DeadlineExceeded].
 func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (broker.TokenResponse, error) {
-	endpoint, err := c.boundEndpoint(req.Endpoint, req.Destinations)
+	endpoint, err := c.boundEndpoint(tokenEndpoint, req.Endpoint, req.Destinations)
 	if err != nil {
 		return broker.TokenResponse{}, err
 	}
 	var response broker.TokenResponse
 	build := func(ctx context.Context) (*request, error) { return newRequest(ctx, endpoint, req) }
-	err = c.exchange(ctx, endpoint, build, func(a *attempt, res *http.Response) (err error) {
+	err = c.exchange(ctx, endpoint, new(progress), build, func(a *attempt, res *http.Response) (err error) {
 		response, err = a.read(res)
 		return err
 	})
@@ -134,11 +136,10 @@ func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (bro
 }
 
 // exchange sends what build makes to an endpoint that was checked, and has read judge
-// the answer.
-func (c *Client) exchange(ctx context.Context, endpoint *url.URL, build func(context.Context) (*request, error), read func(*attempt, *http.Response) error) error {
+// the answer. How far it got stands in seen.
+func (c *Client) exchange(ctx context.Context, endpoint *url.URL, seen *progress, build func(context.Context) (*request, error), read func(*attempt, *http.Response) error) error {
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	seen := new(progress)
 	out, err := build(httptrace.WithClientTrace(limited, seen.trace()))
 	if err != nil {
 		return err
@@ -148,7 +149,7 @@ func (c *Client) exchange(ctx context.Context, endpoint *url.URL, build func(con
 		return err
 	}
 	a := &attempt{
-		origin: originOf(endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
+		op: cmp.Or(out.op, op), origin: originOf(endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
 		proxied: transport == c.proxied, basic: out.basic, credentials: out.credentials, sent: time.Now(),
 	}
 	// RoundTrip and not Client.Do: it follows no redirect, keeps no cookie, and its
@@ -163,6 +164,7 @@ func (c *Client) exchange(ctx context.Context, endpoint *url.URL, build func(con
 
 // attempt is what the parts that judge an answer, or the lack of one, need to know.
 type attempt struct {
+	op       string
 	origin   string
 	parent   context.Context // the caller's
 	limited  context.Context // parent with the attempt's own timeout
@@ -178,5 +180,5 @@ type attempt struct {
 // fail returns an error about the attempt. Server-provided text among args must
 // have gone through a scrubber.
 func (a *attempt) fail(reason broker.Reason, err error, format string, args ...any) *broker.Error {
-	return &broker.Error{Reason: reason, Op: op, Detail: a.origin + ": " + fmt.Sprintf(format, args...), Err: err}
+	return &broker.Error{Reason: reason, Op: a.op, Detail: a.origin + ": " + fmt.Sprintf(format, args...), Err: err}
 }

@@ -10,20 +10,27 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
+// What an endpoint is called in an error.
+const (
+	tokenEndpoint      = "the token endpoint"
+	revocationEndpoint = "the revocation endpoint"
+	managementEndpoint = "the management endpoint"
+)
+
 // CheckEndpoint says whether a request to the token endpoint would be tried at
 // all, with an UPSTREAM_ADDRESS_REFUSED error if not. It resolves no names: an
 // address that only a resolver knows is checked when it is dialled, each time.
 func (c *Client) CheckEndpoint(endpoint string) error {
-	_, err := c.parseEndpoint(endpoint)
+	_, err := c.parseEndpoint(tokenEndpoint, endpoint)
 	return err
 }
 
 // boundEndpoint returns the endpoint if the secret is bound to its origin. The
 // binding is checked first: it holds whatever the Client's configuration allows.
-func (c *Client) boundEndpoint(raw string, destinations []string) (*url.URL, error) {
+func (c *Client) boundEndpoint(name, raw string, destinations []string) (*url.URL, error) {
 	origin, err := broker.Origin(raw)
 	if err != nil {
-		return nil, refusedEndpoint("the token endpoint %v", err)
+		return nil, refusedEndpoint("%s %v", name, err)
 	}
 	if !slices.Contains(destinations, origin) {
 		return nil, &broker.Error{
@@ -31,30 +38,30 @@ func (c *Client) boundEndpoint(raw string, destinations []string) (*url.URL, err
 			Detail: fmt.Sprintf("the endpoint's origin is %s, the secret is bound to %s", origin, strings.Join(destinations, ", ")),
 		}
 	}
-	return c.parseEndpoint(raw)
+	return c.parseEndpoint(name, raw)
 }
 
-func (c *Client) parseEndpoint(raw string) (*url.URL, error) {
+func (c *Client) parseEndpoint(name, raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, refusedEndpoint("the token endpoint is not a URL") // the error would quote it
+		return nil, refusedEndpoint("%s is not a URL", name) // the error would quote it
 	}
 	host := strings.ToLower(u.Hostname())
 	switch {
 	case u.User != nil:
-		return nil, refusedEndpoint("the token endpoint has a user or password in its URL")
+		return nil, refusedEndpoint("%s has a user or password in its URL", name)
 	case u.Fragment != "":
-		return nil, refusedEndpoint("the token endpoint has a fragment (RFC 6749 §3.2)")
+		return nil, refusedEndpoint("%s has a fragment (RFC 6749 §3.2)", name)
 	case host == "" || u.Opaque != "":
-		return nil, refusedEndpoint("the token endpoint is not an absolute https URL")
+		return nil, refusedEndpoint("%s is not an absolute https URL", name)
 	case strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return nil, refusedEndpoint("the token endpoint's host name is not in ASCII form")
+		return nil, refusedEndpoint("%s's host name is not in ASCII form", name)
 	case u.Scheme == "http" && !c.allowLoopback:
 		return nil, refusedEndpoint("%s is plain http; only https is spoken", originOf(u))
 	case u.Scheme == "http" && !isLoopbackHost(host):
 		return nil, refusedEndpoint("%s is plain http, which is allowed to loopback addresses only", originOf(u))
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, refusedEndpoint("the token endpoint's scheme is not https")
+		return nil, refusedEndpoint("%s's scheme is not https", name)
 	}
 	return u, c.checkHost(host)
 }

@@ -15,9 +15,10 @@ import (
 // server's operator may want to tell apart, not the release's.
 const userAgent = "tokenbroker/1"
 
-// request is a token request ready to be sent.
+// request is a request ready to be sent.
 type request struct {
 	*http.Request
+	op          string   // what it is part of, for errors; "" is that of a token request
 	basic       bool     // it carries HTTP Basic credentials
 	credentials []string // all spellings of the credential in it, for the scrubber
 }

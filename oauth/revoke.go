@@ -14,7 +14,7 @@ import (
 //
 // Its errors are those of [Client.RequestToken].
 func (c *Client) RevokeToken(ctx context.Context, req broker.RevocationRequest) error {
-	endpoint, err := c.boundEndpoint(req.Endpoint, req.Destinations)
+	endpoint, err := c.boundEndpoint(revocationEndpoint, req.Endpoint, req.Destinations)
 	if err != nil {
 		return err
 	}
@@ -28,7 +28,7 @@ func (c *Client) RevokeToken(ctx context.Context, req broker.RevocationRequest) 
 		}
 		return out, err
 	}
-	return c.exchange(ctx, endpoint, build, (*attempt).revoked)
+	return c.exchange(ctx, endpoint, new(progress), build, (*attempt).revoked)
 }
 
 // revoked reads the answer to a revocation.

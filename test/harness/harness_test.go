@@ -38,26 +38,27 @@ func TestRootIsFoundFromAPackage(t *testing.T) {
 func TestFirstLine(t *testing.T) {
 	tests := []struct {
 		name   string
+		line   *harness.FirstLine
 		writes []string
 		want   string
 	}{
-		{"at once", []string{"{\"a\":1}\n"}, `{"a":1}`},
-		{"in pieces", []string{"warn", "ing\n{\"", "a\":1}", "\nmore\n"}, `{"a":1}`},
-		{"the first of two", []string{"{\"a\":1}\n{\"a\":2}\n"}, `{"a":1}`},
-		{"no whole line", []string{"{\"a\":1}"}, ""},
-		{"another line", []string{"started\n"}, ""},
+		{"at once", harness.NewFirstLine(`{"a"`), []string{"{\"a\":1}\n"}, `{"a":1}`},
+		{"in pieces", harness.NewFirstLine(`{"a"`), []string{"warn", "ing\n{\"", "a\":1}", "\nmore\n"}, `{"a":1}`},
+		{"the first of two", harness.NewFirstLine(`{"a"`), []string{"{\"a\":1}\n{\"a\":2}\n"}, `{"a":1}`},
+		{"no whole line", harness.NewFirstLine(`{"a"`), []string{"{\"a\":1}"}, ""},
+		{"another line", harness.NewFirstLine(`{"a"`), []string{"started\n"}, ""},
+		{"a line with", harness.NewLineWith("ready on"), []string{"12:00 start\n12:01 ready", " on 7\n12:02 ready on 8\n"}, "12:01 ready on 7"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			line := harness.NewFirstLine(`{"a"`)
 			for _, text := range test.writes {
-				if _, err := io.WriteString(line, text); err != nil {
+				if _, err := io.WriteString(test.line, text); err != nil {
 					t.Fatal(err)
 				}
 			}
 			got := ""
 			select {
-			case got = <-line.C():
+			case got = <-test.line.C():
 			default:
 			}
 			if got != test.want {

@@ -88,11 +88,12 @@ func (t *tail) String() string {
 	return strings.TrimSpace(string(t.bytes))
 }
 
-// FirstLine is a writer that hands out the first line that starts with the prefix: the way a server tells that it is ready and where.
+// FirstLine is a writer that hands out the first line that starts with a prefix, or has a text in it: the way a server tells that it
+// is ready and where.
 //
 // It is safe for concurrent use.
 type FirstLine struct {
-	prefix string
+	wanted func(line []byte) bool
 	line   chan string
 
 	mu    sync.Mutex // guards rest and found
@@ -102,7 +103,12 @@ type FirstLine struct {
 
 // NewFirstLine makes a writer that waits for a line with this prefix.
 func NewFirstLine(prefix string) *FirstLine {
-	return &FirstLine{prefix: prefix, line: make(chan string, 1)}
+	return &FirstLine{wanted: func(line []byte) bool { return bytes.HasPrefix(line, []byte(prefix)) }, line: make(chan string, 1)}
+}
+
+// NewLineWith makes a writer that waits for a line with this text anywhere in it.
+func NewLineWith(text string) *FirstLine {
+	return &FirstLine{wanted: func(line []byte) bool { return bytes.Contains(line, []byte(text)) }, line: make(chan string, 1)}
 }
 
 // C delivers the line, once, without its line end.
@@ -122,7 +128,7 @@ func (f *FirstLine) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 		f.rest = rest
-		if bytes.HasPrefix(line, []byte(f.prefix)) {
+		if f.wanted(line) {
 			f.found, f.rest = true, nil
 			f.line <- string(line)
 			return len(b), nil

@@ -1,6 +1,6 @@
 // Package oidcprovider runs a real authorization server, the certified oidc-provider from npm, for tests: client credentials with
 // client_secret_basic, client_secret_post, client_secret_jwt and private_key_jwt, resource indicators with JWT access tokens,
-// introspection and revocation. What it refuses and how is its authors' reading of the RFCs and not ours.
+// introspection, revocation and dynamic registration. What it refuses and how is its authors' reading of the RFCs and not ours.
 //
 // It listens on loopback, with TLS by a self-made authority unless told otherwise. Node and `make test-servers` must have run;
 // without them tests skip on a developer's machine and fail in CI; see package harness.
@@ -43,6 +43,8 @@ type Config struct {
 	Lifetime time.Duration
 	// InsecurePlaintext serves http instead of https.
 	InsecurePlaintext bool
+	// Registration lets clients register and manage themselves (RFC 7591, RFC 7592); nil if they cannot.
+	Registration *Registration
 }
 
 // Client is one registration.

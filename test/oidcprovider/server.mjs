@@ -2,7 +2,7 @@
 //
 // The first line on stdin is the configuration as JSON; stdin's end means that the test is gone, and ends the server too. The first
 // line on stdout that starts with {"issuer" tells where it listens. A second port, never given to the code under test, answers what
-// a test wants to know and change: GET /requests, PUT /clients.
+// a test wants to know and change: GET /requests, PUT /clients, POST /initial-access-tokens.
 //
 // Usage: node server.mjs FOLDER, where FOLDER/node_modules has oidc-provider.
 
@@ -63,6 +63,21 @@ jwk.kid = createHash('sha256').update(jwk.x).digest('base64url').slice(0, 16);
 
 const resources = new Map(config.resources.map((resource) => [resource.uri, resource]));
 
+// Dynamic registration (RFC 7591, RFC 7592), if it is wanted. By itself the provider never changes a secret: only a policy, which
+// comes with the initial access token and stays with the registration, can.
+const registration = config.registration && {
+  registration: {
+    enabled: true,
+    initialAccessToken: true,
+    policies: {
+      'new-secret': async (ctx, properties) => {
+        if (ctx.method === 'PUT') properties.client_secret = randomBytes(32).toString('base64url');
+      },
+    },
+  },
+  registrationManagement: { enabled: true, rotateRegistrationAccessToken: config.registration.newTokenAtUpdate },
+};
+
 function build(issuer) {
   const provider = new Provider(issuer, {
     adapter: Adapter,
@@ -78,6 +93,7 @@ function build(issuer) {
       clientCredentials: { enabled: true },
       introspection: { enabled: true },
       revocation: { enabled: true },
+      ...registration,
       resourceIndicators: {
         enabled: true,
         defaultResource: async (ctx, client, oneOf) => oneOf ?? (config.defaultResource || undefined),
@@ -143,6 +159,11 @@ const control = http.createServer(async (request, response) => {
       }
       response.statusCode = 204;
       response.end();
+      return;
+    }
+    if (request.method === 'POST' && request.url === '/initial-access-tokens') {
+      const policies = config.registration.newSecretAtUpdate ? ['new-secret'] : undefined;
+      response.end(JSON.stringify({ token: await new provider.InitialAccessToken({ policies }).save() }));
       return;
     }
     response.statusCode = 404;

@@ -18,6 +18,14 @@ type wireConfig struct {
 	Lifetime        int              `json:"lifetime"` // seconds
 	CertFile        string           `json:"certFile"`
 	KeyFile         string           `json:"keyFile"`
+	// Registration is nil where there is none.
+	Registration *wireRegistration `json:"registration,omitempty"`
+}
+
+// wireRegistration is Registration as server.mjs reads it.
+type wireRegistration struct {
+	NewSecretAtUpdate bool `json:"newSecretAtUpdate"`
+	NewTokenAtUpdate  bool `json:"newTokenAtUpdate"`
 }
 
 // wireResource is Resource as server.mjs reads it.
@@ -51,6 +59,9 @@ func (c Config) wire() wireConfig {
 			Opaque:   resource.Opaque,
 		})
 		w.Scopes = append(w.Scopes, resource.Scopes...)
+	}
+	if c.Registration != nil {
+		w.Registration = &wireRegistration{NewSecretAtUpdate: c.Registration.NewSecretAtUpdate, NewTokenAtUpdate: c.Registration.NewTokenAtUpdate}
 	}
 	slices.Sort(w.Scopes)
 	w.Scopes = slices.Compact(w.Scopes)

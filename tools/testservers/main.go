@@ -1,5 +1,5 @@
-// Command testservers builds the real Vault that the tests run against into the cache, with its progress on stderr, and prints where
-// it is. Run by `make test-servers`; running it again costs nothing.
+// Command testservers puts the servers that the tests run against into the cache: the real Vault, which it builds, and glewlwyd, which
+// comes from Debian's packages and is left out where there are none. Progress is on stderr; it prints where they are. Run by `make test-servers`; running it again costs nothing.
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/tokenbroker/tokenbroker/test/glewlwyd"
 	"github.com/tokenbroker/tokenbroker/test/realvault"
 )
 
@@ -21,4 +22,10 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println(program)
+	// Its tests skip without it, or fail in CI; the others need not wait for that.
+	if folder, err := glewlwyd.Install(ctx, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "testservers:", err)
+	} else {
+		fmt.Println(folder)
+	}
 }
