@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/internal/heap"
 	"github.com/tokenbroker/tokenbroker/oauth"
+	"github.com/tokenbroker/tokenbroker/oauth/rotator"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
@@ -76,7 +77,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
 	s.broker, err = broker.New(broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
-		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
+		RevokeToken: s.upstream.RevokeToken, Rotators: rotator.New(s.upstream), CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
 		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
