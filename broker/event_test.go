@@ -65,29 +65,29 @@ func TestSecretsThatExpireSoon(t *testing.T) {
 			replicas = append(replicas, watched(t, memory, upstream, told))
 		}
 		f := replicas[0]
-		f.create(t, "acme", expiring(40*day))
+		f.create(t, "acme", expiring(8*day))
 		f.create(t, "lasting", expiring(400*day))
 		f.create(t, "unknown")
 		f.create(t, "stopped", expiring(day))
 		if _, err := f.SetDisabled(t.Context(), "stopped", true); err != nil {
 			t.Fatal(err)
 		}
-		for range 42 {
+		for range 10 {
 			for _, b := range replicas {
 				b.token(t, "acme")
 			}
 			time.Sleep(day)
 		}
-		if got, want := told.daysLeft(), []int{29, 13, 6, 2, 0}; !slices.Equal(got, want) {
+		if got, want := told.daysLeft(), []int{7, 6, 2, 0}; !slices.Equal(got, want) {
 			t.Fatalf("days left %v, want %v", got, want)
 		}
 		e := told.all()[0]
 		if e.Type != broker.EventSecretExpiresSoon || e.ClientID != "acme" || e.SecretVersion != 1 || e.ID == "" || e.ID == told.all()[1].ID ||
-			e.Remedy == "" || e.Time.Location() != time.UTC || !e.ExpireTime.After(e.Time.Add(29*day)) {
+			e.Remedy == "" || e.Time.Location() != time.UTC || !e.ExpireTime.After(e.Time.Add(7*day)) {
 			t.Errorf("event %+v", e)
 		}
 		lines := strings.Count(replicas[0].log.String()+replicas[1].log.String()+replicas[2].log.String(), "event=secret_expires_soon")
-		if lines != 5 {
+		if lines != 4 {
 			t.Errorf("%d lines in the logs, want one for each event", lines)
 		}
 
@@ -99,7 +99,7 @@ func TestSecretsThatExpireSoon(t *testing.T) {
 		}
 		f.promote(t, "acme")
 		time.Sleep(3 * time.Hour)
-		if got, want := told.daysLeft()[5:], []int{1}; !slices.Equal(got, want) {
+		if got, want := told.daysLeft()[4:], []int{1}; !slices.Equal(got, want) {
 			t.Errorf("of the second secret days left %v, want %v: one event for the thresholds that were passed", got, want)
 		}
 	})

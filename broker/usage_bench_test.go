@@ -45,3 +45,17 @@ func BenchmarkNoteUseWarmParallel(b *testing.B) {
 		}
 	})
 }
+
+// TestNoteUseAllocatesNothing for a use that is noted already.
+func TestNoteUseAllocatesNothing(t *testing.T) {
+	if raced {
+		t.Skip("the race detector allocates")
+	}
+	f := newFixture(t)
+	f.create(t, "acme")
+	token, now := f.token(t, "acme"), time.Now()
+	f.NoteUse(token, "crm", now)
+	if got := testing.AllocsPerRun(100, func() { f.NoteUse(token, "crm", now) }); got != 0 {
+		t.Errorf("%v allocations, want none", got)
+	}
+}

@@ -319,6 +319,7 @@ func TestUsageIsBounded(t *testing.T) {
 		if text := recordOf(t, f.memory, "usage/"+c.UID); strings.Contains(text, `"old"`) {
 			t.Error("who used the client 91 days ago is still there")
 		}
+		f.stopRun()
 		time.Sleep(89 * 24 * time.Hour)
 		f.use(t, "acme", "crm")
 		time.Sleep(2 * 24 * time.Hour)

@@ -13,7 +13,7 @@ const (
 	// mergeUsageEvery is how often a replica merges what it knows of one client at most.
 	mergeUsageEvery = 15 * time.Minute
 	// lookForUsageEvery is how often it looks for what is due.
-	lookForUsageEvery = 15 * time.Second
+	lookForUsageEvery = 5 * time.Second
 	mergesAtOnce      = 4
 	// usageOutageWait is how long nothing is merged after the store was away.
 	usageOutageWait = time.Minute
