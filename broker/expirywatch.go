@@ -78,8 +78,8 @@ func (b *Broker) tellExpiries(ctx context.Context, now time.Time) {
 
 // claimExpiry reports whether this replica is the one to tell. It notes so before it is
 // told: who dies in between leaves the rest to the next threshold. A store that fails is
-// asked again at the next look; where the record is damaged, or the last day has begun,
-// each replica tells: twice is better than never.
+// asked again at the next look; where the record is damaged, nobody can say what became
+// of the write, or the last day has begun, each replica tells: twice is better than never.
 func (b *Broker) claimExpiry(ctx context.Context, c *Client, due toldExpiry) (mine bool, err error) {
 	err = b.changeUsage(ctx, c.ID, c.UID, func(r *usageRecord) bool {
 		if mine = !r.ExpiryTold.covers(due); mine {
@@ -88,7 +88,8 @@ func (b *Broker) claimExpiry(ctx context.Context, c *Client, due toldExpiry) (mi
 		return mine
 	})
 	if err != nil {
-		mine = due.Days == expiryThresholds[len(expiryThresholds)-1] || strings.HasPrefix(string(ReasonOf(err)), "RECORD_")
+		reason := ReasonOf(err)
+		mine = due.Days == expiryThresholds[len(expiryThresholds)-1] || reason == ReasonStoreAnswerLost || strings.HasPrefix(string(reason), "RECORD_")
 	}
 	return mine, err
 }

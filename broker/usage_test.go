@@ -307,6 +307,12 @@ func TestUsageIsBounded(t *testing.T) {
 		if got := f.usage(t, "acme").Failures; len(got) != 0 {
 			t.Errorf("failures %v, want none that is 91 days old", got)
 		}
+		f.use(t, "acme", "ahead") // a clock that is behind takes nothing back
+		for _, use := range f.usage(t, "acme").Callers {
+			if use.Caller == "ahead" && !use.LastUseTime.Equal(now.Add(time.Hour)) {
+				t.Errorf("%+v, want what the other replica wrote, %v", use, now.Add(time.Hour))
+			}
+		}
 
 		f.run(t)
 		f.use(t, "acme", "crm")
