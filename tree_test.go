@@ -103,6 +103,7 @@ func TestImportsRunOneWay(t *testing.T) {
 		{"vault", append(ours("oauth", "embedded", "server", "client", "cmd", "proto"), grpc), "adapters do not know each other", true},
 		{"embedded", append(ours("oauth", "vault", "server", "client", "cmd", "proto"), grpc, vaultAPI, "net/http"), "adapters do not know each other", true},
 		{"server", append(ours("oauth", "vault", "embedded", "client", "cmd"), vaultAPI), "adapters do not know each other", true},
+		{"server/notify", append(ours("proto"), grpc), "webhooks are HTTP and nothing else", true},
 		{"proto", ours("broker", "oauth", "vault", "embedded", "server", "client", "cmd", "internal"), "the contract depends on nothing of ours", true},
 		{"client", append(ours("broker", "oauth", "vault", "embedded", "server", "cmd", "internal"), vaultAPI), "callers import the contract and no more", true},
 		{"cmd/tokenctl", append(ours("broker", "oauth", "vault", "embedded", "server"), vaultAPI), "the operator's tool speaks to the API", false},

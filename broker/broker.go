@@ -63,6 +63,8 @@ type Config struct {
 	// Prewarm are ids of clients whose tokens are got, with default scopes and targets,
 	// when [Broker.Run] begins, so that their first caller need not wait.
 	Prewarm []string
+	// Notify, if not nil, is told of each event beside the log; it must not block.
+	Notify func(Event)
 	// Feed makes this Broker tell other replicas of its changes, and follow theirs
 	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
 	// notice each other's changes when a record is used that was read 5 s ago.
@@ -94,8 +96,13 @@ type Broker struct {
 	announcer announcer
 	rotations rotations
 	watchers  watchers
+	ledger    ledger
+	notify    func(Event)
 	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
 	lastSweep *seenVersion
+	// expiriesTold :: uid → what this replica told, or knows to be told, of secrets that
+	// expire soon; it belongs to the goroutine of keepBooks.
+	expiriesTold map[string]toldExpiry
 
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
@@ -127,7 +134,8 @@ func New(cfg Config) (*Broker, error) {
 		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, log: cfg.Logger,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
-		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
+		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly

@@ -106,6 +106,7 @@ func (b *Broker) noteFailure(ctx context.Context, c *Client, current SecretVersi
 		return err
 	}
 	b.failures.Set(key, f)
+	b.ledger.noteFailure(c, current.Number, err, now)
 	return f.told(now)
 }
 

@@ -22,9 +22,10 @@ const (
 )
 
 // Run does what nobody waits for, until ctx ends: it follows the changes by other
-// replicas, refreshes tokens that were used since they were had, and sweeps the store
-// (one replica at a time). Without it a Broker serves all the same; it then notices
-// changes by others late and refreshes only what is asked for. It returns nil.
+// replicas, refreshes tokens that were used since they were had, sweeps the store (one
+// replica at a time), records who used what, which it ends with, and tells of secrets
+// that expire soon. Without it a Broker serves all the same; it then notices changes by
+// others late and refreshes only what is asked for. It returns nil.
 func (b *Broker) Run(ctx context.Context) error {
 	var owned sync.WaitGroup
 	if b.feedOn {
@@ -36,6 +37,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	owned.Go(func() { b.rotate(ctx) })
 	owned.Go(func() { b.every(ctx, refreshEvery, b.refreshUsed) })
 	owned.Go(func() { b.every(ctx, sweepEvery, b.sweep) })
+	owned.Go(func() { b.keepBooks(ctx) })
 	owned.Wait()
 	return nil
 }

@@ -140,7 +140,7 @@ func (s *sharedToken) token(replica string, c *Client, key tokenKey, ahead *time
 	access := secret.NewString(s.Access)
 	t := &Token{
 		Access: access, Type: s.Type, ID: access.ID(), IssueTime: issued, ExpireTime: issued.Add(lifetime), ExpirySource: s.ExpirySource,
-		Scopes: s.Scopes, SecretVersion: s.SecretVersion, warnings: s.Warnings, refreshIn: s.RefreshIn, limited: c.Upstream.limited(), clientID: c.ID, generation: c.TokenGeneration,
+		Scopes: s.Scopes, SecretVersion: s.SecretVersion, warnings: s.Warnings, refreshIn: s.RefreshIn, limited: c.Upstream.limited(), clientID: c.ID, uid: c.UID, generation: c.TokenGeneration,
 	}
 	t.setWindows(replica, key)
 	return t

@@ -52,7 +52,9 @@ type Token struct {
 	warnings      []Warning
 	// clientID is the id of the client that it was got for, generation that client's
 	// TokenGeneration then.
-	clientID   string
+	clientID string
+	// uid is that client's.
+	uid        string
 	generation int64
 	// mandatoryAfter is when callers begin to wait for a new one.
 	mandatoryAfter time.Time
@@ -68,6 +70,8 @@ type Token struct {
 	refreshBegun atomic.Int64
 	// unreplaced is why no other token could be had lately; nil if nothing is known.
 	unreplaced atomic.Pointer[failure]
+	// noted is who was lately given it.
+	noted atomic.Pointer[notedUse]
 	// derived is what Derived keeps.
 	derived atomic.Value
 }
@@ -194,7 +198,7 @@ func newToken(replica string, c *Client, version SecretVersion, key tokenKey, an
 	t := &Token{
 		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
 		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
-		limited: c.Upstream.limited(), clientID: c.ID, generation: c.TokenGeneration,
+		limited: c.Upstream.limited(), clientID: c.ID, uid: c.UID, generation: c.TokenGeneration,
 	}
 	requested := strings.Fields(key.scopes)
 	if t.Scopes == nil {

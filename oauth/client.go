@@ -24,10 +24,10 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/outbound"
 )
 
 // defaultTimeout leaves room for two attempts in the 20 s that broker gives a mint.
@@ -69,47 +69,24 @@ type Config struct {
 // Client requests tokens. It is safe for concurrent use and keeps connections
 // open between requests until [Client.Close].
 type Client struct {
-	allowLoopback bool
-	allowed       []netip.Prefix
-	proxy         func(*http.Request) (*url.URL, error)
-	timeout       time.Duration
-
-	// One transport for each policy of what may be dialled, so that a dialler never
-	// has to find out on whose behalf it dials.
-	direct   *http.Transport // https, addresses checked
-	proxied  *http.Transport // https through a proxy, whose address is not checked
-	loopback *http.Transport // http, loopback only
+	door    *outbound.Door
+	timeout time.Duration
 }
 
 // New returns a Client. It makes no connection.
 func New(cfg Config) *Client {
-	c := &Client{
-		allowLoopback: cfg.AllowHTTPLoopback,
-		allowed:       slices.Clone(cfg.AllowedAddresses),
-		proxy:         cfg.Proxy,
-		timeout:       cfg.Timeout,
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
 	}
-	if c.proxy == nil {
-		c.proxy = http.ProxyFromEnvironment
-	}
-	if c.timeout <= 0 {
-		c.timeout = defaultTimeout
-	}
-	c.direct = c.newTransport(cfg.RootCAs, c.checkAddress)
-	c.proxied = c.newTransport(cfg.RootCAs, anyAddress)
-	c.proxied.Proxy = c.proxyAgain
-	c.proxied.OnProxyConnectResponse = refuseProxyAnswer
-	c.loopback = c.newTransport(cfg.RootCAs, onlyLoopback)
-	return c
+	return &Client{timeout: cfg.Timeout, door: outbound.New(outbound.Config{
+		RootCAs: cfg.RootCAs, AllowHTTPLoopback: cfg.AllowHTTPLoopback, AllowedAddresses: cfg.AllowedAddresses,
+		Proxy: cfg.Proxy, Timeout: cfg.Timeout,
+	})}
 }
 
 // Close closes the connections that are kept open and not in use. It does not
 // wait for requests; whoever made them cancels their contexts.
-func (c *Client) Close() {
-	for _, t := range []*http.Transport{c.direct, c.proxied, c.loopback} {
-		t.CloseIdleConnections()
-	}
-}
+func (c *Client) Close() { c.door.Close() }
 
 // RequestToken is a [broker.RequestToken]: one POST to the token endpoint
 // (RFC 6749 §3.2, §4.4.2), never repeated once a byte of it was written.
@@ -144,13 +121,13 @@ func (c *Client) exchange(ctx context.Context, endpoint *url.URL, seen *progress
 	if err != nil {
 		return err
 	}
-	transport, err := c.route(endpoint)
+	transport, proxied, err := c.door.Route(endpoint)
 	if err != nil {
-		return err
+		return &broker.Error{Reason: broker.ReasonUpstreamProxy, Op: cmp.Or(out.op, op), Detail: err.Error()}
 	}
 	a := &attempt{
 		op: cmp.Or(out.op, op), origin: originOf(endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
-		proxied: transport == c.proxied, basic: out.basic, credentials: out.credentials, sent: time.Now(),
+		proxied: proxied, basic: out.basic, credentials: out.credentials, sent: time.Now(),
 	}
 	// RoundTrip and not Client.Do: it follows no redirect, keeps no cookie, and its
 	// errors do not quote the URL.

@@ -34,7 +34,7 @@ func Clean(text string, credentials ...string) string {
 const MaxDescription = maxDescription
 
 // CheckAddress judges an address that is about to be dialled.
-func (c *Client) CheckAddress(addr netip.Addr) error { return c.checkAddress(addr) }
+func (c *Client) CheckAddress(addr netip.Addr) error { return c.door.CheckAddress(addr) }
 
 // KeySpellings returns what of a private key must not show up anywhere.
 func KeySpellings(text []byte) []string { return keySpellings(text) }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/outbound"
 )
 
 // failed names why an exchange ended without a whole answer. Of err only its type
@@ -28,7 +29,7 @@ func (a *attempt) failed(err error) *broker.Error {
 	case a.limited.Err() != nil:
 		return a.fail(broker.ReasonUpstreamTimeout, context.DeadlineExceeded, "no answer within %s; timed out while %s", a.allowed(), a.progress.stage())
 	}
-	var refused *addressError
+	var refused *outbound.AddressError
 	if errors.As(err, &refused) {
 		return a.fail(broker.ReasonUpstreamAddressRefused, nil, "%v", refused)
 	}
@@ -47,7 +48,7 @@ func (a *attempt) failed(err error) *broker.Error {
 	var network net.Error
 	broke := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &network)
 	if !broke && a.progress.stage() == stageAnswered {
-		return a.fail(broker.ReasonUpstreamMalformed, nil, "answered with something that is not HTTP, or with headers over %d KiB", maxHeaderBytes>>10)
+		return a.fail(broker.ReasonUpstreamMalformed, nil, "answered with something that is not HTTP, or with headers over %d KiB", outbound.MaxHeaderBytes>>10)
 	}
 	return a.fail(broker.ReasonUpstreamConnect, systemError(err), "the connection broke while %s", a.progress.stage())
 }
@@ -67,7 +68,7 @@ func (a *attempt) proxyFailure(err error) (broker.Reason, string, bool) {
 	if !a.proxied {
 		return "", "", false
 	}
-	var answered *proxyError
+	var answered *outbound.ProxyError
 	if errors.As(err, &answered) {
 		return broker.ReasonUpstreamProxy, answered.Error(), true
 	}

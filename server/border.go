@@ -55,6 +55,8 @@ type border struct {
 	bearer *bearer.Verifier
 	// audit takes an entry for each decision; nil for none.
 	audit *audit.Log
+	// used notes who was given which token.
+	used func(token *broker.Token, caller string, now time.Time)
 }
 
 // begin begins one call: it finds out who calls, under the table that is in force
@@ -181,6 +183,9 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 		err = b.record(c, audit.Allowed, "")
 	}
 	if err == nil {
+		if c.visit.token != nil {
+			b.used(c.visit.token, c.visit.name(), c.started)
+		}
 		b.metrics.RPC(c.method, codes.OK.String(), "", time.Since(c.started))
 		if !quiet(c.method) {
 			b.log.LogAttrs(ctx, slog.LevelInfo, "rpc", append(c.attrs(), slog.String("code", codes.OK.String()))...)

@@ -168,7 +168,7 @@ func New(cfg Config) (*Server, error) {
 		anonymous: &pool{most: int64(cfg.Limits.MaxConcurrentRequests)},
 		watching:  watching{streams: map[*watchedStream]bool{}}, stopping: stopping,
 		strangers: rate.NewLimiter(strangersPerSecond, strangersBurst),
-		table:     table, labels: cfg.Broker.Labels, audit: cfg.Audit, bearer: cfg.Bearer,
+		table:     table, labels: cfg.Broker.Labels, used: cfg.Broker.NoteUse, audit: cfg.Audit, bearer: cfg.Bearer,
 		recovered: recovery.UnaryServerInterceptor(onPanic(cfg.Logger)),
 	}
 	s.border = border

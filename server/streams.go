@@ -111,6 +111,7 @@ func (s *boundStream) SendMsg(m any) error {
 		if err := s.border.record(s.call, audit.Allowed, ""); err != nil {
 			return err
 		}
+		s.border.used(s.call.visit.token, s.call.visit.name(), time.Now())
 		s.sent = true
 		defer func() { s.call.recorded = false }() // how it ends is yet to come
 	}

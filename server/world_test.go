@@ -58,6 +58,7 @@ type world struct {
 	memory   *brokertest.Memory
 	store    *brokertest.Faulty
 	upstream *brokertest.Upstream
+	broker   *broker.Broker
 	server   *server.Server
 	logs     *logs
 	audit    *auditSink
@@ -107,6 +108,7 @@ func (w *world) start(t *testing.T, s setup) {
 		t.Fatalf("make broker: %v", err)
 	}
 	t.Cleanup(b.Close)
+	w.broker = b
 	cfg := server.Config{Broker: b, TLS: s.tls, Callers: s.callers, Limits: s.limits, Logger: log, Audit: runAudit(t, w.audit)}
 	if s.tls == nil {
 		role := s.role

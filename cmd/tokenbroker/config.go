@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
+	"github.com/tokenbroker/tokenbroker/server/notify"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
 
@@ -30,6 +31,7 @@ type config struct {
 	Store    storeConfig     `yaml:"store"`
 	Upstream upstreamConfig  `yaml:"upstream"`
 	Tokens   tokensConfig    `yaml:"tokens"`
+	Notify   notify.Config   `yaml:"notify"`
 	Limits   server.Limits   `yaml:"limits"`
 	Admin    adminConfig     `yaml:"admin"`
 	Tracing  tracingConfig   `yaml:"tracing"`
@@ -191,6 +193,10 @@ func (cfg *config) validate() []strictyaml.Problem {
 			key, text, _ := strings.Cut(p.Error(), ": ")
 			add("jwt."+key, "%s", text)
 		}
+	}
+	for _, p := range joined(cfg.Notify.Validate()) {
+		key, text, _ := strings.Cut(p.Error(), ": ")
+		add("notify."+key, "%s", text)
 	}
 	cfg.Audit.validate(add)
 	cfg.Store.validate(add)

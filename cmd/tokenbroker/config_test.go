@@ -54,6 +54,22 @@ log: {level: debug, format: text}
 `, nil},
 		{"plaintext", "listen: {address: 'localhost:0', insecure_plaintext: true}\nstore: {embedded: {file: a, key_file: b}}\ncallers: [{name: a, identity: insecure-loopback, role: operator}]\n", nil},
 
+		{"webhooks", sound + `notify:
+  webhooks:
+  - {name: pager, url: "https://hooks.example.org/x", secret_file: FILE, events: [rotation_failed], allowed_addresses: [10.0.0.0/8]}
+  - name: pager
+    url: http://hooks.example.org/x
+    secret_file: /nonexistent/secret
+    events: [rotation]
+    ca_file: /nonexistent/ca
+`, []string{
+			"9: notify.webhooks[0].secret_file: holds 0 bytes; it must hold 32 to 4096, such as what `openssl rand -hex 32` makes",
+			`10: notify.webhooks[1].name: is "pager", as another one's`,
+			"11: notify.webhooks[1].url: http://hooks.example.org is plain http; only https is spoken",
+			"12: notify.webhooks[1].secret_file: open /nonexistent/secret: no such file or directory",
+			`13: notify.webhooks[1].events[0]: is "rotation"; known are [rotation_failed rotation_rolled_back rotation_stuck rotation_needs_operator using_previous_secret secret_expires_soon rotation_completed]`,
+			"14: notify.webhooks[1].ca_file: open /nonexistent/ca: no such file or directory",
+		}},
 		{"empty", "", []string{
 			"1: " + noSink,
 			"1: listen.certificate_file: is required, because callers are identified by mutual TLS",

@@ -21,6 +21,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
+	"github.com/tokenbroker/tokenbroker/server/notify"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
@@ -38,6 +39,7 @@ type service struct {
 	access   *access.Reloader // nil if roles are all there is
 	audit    *auditLog        // nil if there is none
 	bearer   *bearer.Verifier // nil if callers show no tokens
+	notifier *notify.Notifier
 	log      *slog.Logger
 	closers  []func() error // in the order of making
 }
@@ -75,10 +77,16 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		AllowedAddresses: cfg.Upstream.prefixes(func(string, string, ...any) {}), // validated with the configuration
 	})
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
+	webhooks := cfg.Notify
+	webhooks.Logger = log
+	if s.notifier, err = notify.New(webhooks); err != nil {
+		return nil, err
+	}
+	s.metrics.ObserveWebhooks(s.notifier.Status)
 	s.broker, err = broker.New(broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
 		RevokeToken: s.upstream.RevokeToken, Rotators: rotator.New(s.upstream), CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
-		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
+		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 	})
@@ -240,11 +248,17 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	if s.runStore != nil {
 		owned.Go(func() { storeErr = s.runStore(looking) })
 	}
+	telling, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTelling()
+	var told sync.WaitGroup
+	told.Go(func() { _ = s.notifier.Run(telling) }) // ends with telling, in no other way
 	for _, listener := range listeners {
 		s.log.Info("serving", "address", listener.Addr().String(), "version", version)
 	}
 	err = s.server.Serve(ctx, listeners...)
 	stopLooking()
 	owned.Wait()
+	stopTelling() // when nobody is left who could have something to tell
+	told.Wait()
 	return errors.Join(err, storeErr, auditErr, s.close())
 }

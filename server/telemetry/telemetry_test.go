@@ -18,6 +18,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/server/audit"
+	"github.com/tokenbroker/tokenbroker/server/notify"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -70,6 +71,9 @@ func exercise(t *testing.T, m *telemetry.Metrics) {
 	m.TokenServed(telemetry.ServedFromMemory)
 	m.ObserveReady(func() bool { return true })
 	m.ReloadFailing(telemetry.AccessTable, true)
+	m.ObserveWebhooks(func() []notify.Status {
+		return []notify.Status{{Webhook: "pager", Counts: map[notify.Outcome]int64{notify.Failed: 3}, Queued: 2}}
+	})
 	m.ObserveSecretExpiry(func() time.Time { return time.Now().Add(time.Hour) })
 	m.AuditEntry(audit.Allowed)
 	m.ObserveAudit(func() audit.Status {
@@ -127,6 +131,9 @@ func TestCountsByReason(t *testing.T) {
 		`tokenbroker_audit_entries_total{outcome="allowed"} 1`,
 		`tokenbroker_audit_entries_total{outcome="denied"} 0`,
 		"tokenbroker_audit_lag_seconds 2",
+		`tokenbroker_webhook_deliveries_total{outcome="failed",webhook="pager"} 3`,
+		`tokenbroker_webhook_deliveries_total{outcome="delivered",webhook="pager"} 0`,
+		`tokenbroker_webhook_queue_length{webhook="pager"} 2`,
 		"tokenbroker_audit_sinks_failing 1",
 		`tokenbroker_vault_logins_total{method="approle",outcome="OK"} 1`,
 		`tokenbroker_vault_logins_total{method="approle",outcome="STORE_LOGIN_FAILED"} 1`,

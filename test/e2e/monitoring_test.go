@@ -281,6 +281,9 @@ rules:
   - {callers: ["*"], permissions: ["role:operator"], clients: ["*"]}
 ...
 `))}
+	s.config["notify"] = map[string]any{"webhooks": []map[string]any{{
+		"name": "pager", "url": "https://hooks.example.org/", "secret_file": s.write(t, "webhook.key", []byte(strings.Repeat("k", 32))),
+	}}}
 	n := s.start(t, program(t))
 	client := newClient("acme", up.TokenEndpoint())
 	must(n.operator.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: client, Secret: secretInput(firstSecret)}))(t)

@@ -1,21 +1,22 @@
-package oauth
+package outbound
 
 import (
 	"fmt"
 	"net/netip"
 )
 
-// addressError says that an address is one that the Client does not connect to.
-type addressError struct {
+// AddressError says that an address is one that is not connected to.
+type AddressError struct {
 	addr netip.Addr
 	kind string
 }
 
-func (e *addressError) Error() string {
+// Error names the address and of which kind it is.
+func (e *AddressError) Error() string {
 	return fmt.Sprintf("%s is %s, which is not connected to unless the configuration allows it", e.addr, e.kind)
 }
 
-// specialAddresses are the ranges that no public token endpoint has, from the IANA
+// specialAddresses are the ranges that no public endpoint has, from the IANA
 // special-purpose address registries (RFC 6890). Those that carry an IPv4 address
 // inside are refused as a whole: what is inside could be private.
 var specialAddresses = []struct {
@@ -55,24 +56,25 @@ var specialAddresses = []struct {
 // above is refused too.
 var globalUnicast = netip.MustParsePrefix("2000::/3")
 
-// checkAddress returns an *addressError unless addr is public or allowed.
-func (c *Client) checkAddress(addr netip.Addr) error {
+// CheckAddress judges an address that is about to be dialled: an *[AddressError]
+// unless it is public or allowed.
+func (d *Door) CheckAddress(addr netip.Addr) error {
 	addr = addr.WithZone("") // no prefix contains an address with a zone
-	for _, prefix := range c.allowed {
+	for _, prefix := range d.allowed {
 		if prefix.Contains(addr) || prefix.Contains(addr.Unmap()) {
 			return nil
 		}
 	}
-	if c.allowLoopback && addr.IsLoopback() {
+	if d.allowLoopback && addr.IsLoopback() {
 		return nil
 	}
 	for _, special := range specialAddresses {
 		if special.prefix.Contains(addr) {
-			return &addressError{addr, special.kind}
+			return &AddressError{addr, special.kind}
 		}
 	}
 	if addr.Is6() && !globalUnicast.Contains(addr) {
-		return &addressError{addr, "outside of the public ranges"}
+		return &AddressError{addr, "outside of the public ranges"}
 	}
 	return nil
 }
@@ -80,7 +82,7 @@ func (c *Client) checkAddress(addr netip.Addr) error {
 // onlyLoopback is the check for plain http: "localhost" is only a name.
 func onlyLoopback(addr netip.Addr) error {
 	if !addr.IsLoopback() {
-		return &addressError{addr, "not loopback, and the endpoint is plain http"}
+		return &AddressError{addr, "not loopback, and the endpoint is plain http"}
 	}
 	return nil
 }
