@@ -193,6 +193,7 @@ func TestFleetRotationHolderDies(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, sharedStore(t))
 	f.countRefusals(&atomic.Int64{})
+	f.up.SetTokenLifetime(3 * time.Second) // a replaced secret is kept as long as its tokens live
 	moments := []time.Duration{50 * time.Millisecond, 400 * time.Millisecond}
 	if allFaults() {
 		moments = append(moments, 0, 20*time.Millisecond, 100*time.Millisecond, 200*time.Millisecond, 800*time.Millisecond, 1500*time.Millisecond)
