@@ -24,7 +24,7 @@ type sourceFlags struct {
 
 	TrimNewline                 bool      `help:"Take one line end off the client secret; without this a secret that ends in white space is refused." xor:"end" group:"The new secret:"`
 	KeepTrailingSpace           bool      `help:"Send a client secret that ends in white space as it is." xor:"end" group:"The new secret:"`
-	ExpireTime                  time.Time `help:"When the authorization server will stop accepting it: 2027-01-31T00:00:00Z." placeholder:"RFC3339" group:"The new secret:"`
+	ExpireTime                  string `help:"When the authorization server will stop accepting it: 2027-01-31, or 2027-01-31T12:00:00Z." placeholder:"TIME" group:"The new secret:"`
 	RegistrationAccessTokenFile string    `help:"Read the registration access token (RFC 7592) that came with it; for the rotator rfc7592." placeholder:"FILE" complete:"file" group:"The new secret:"`
 }
 
@@ -35,7 +35,7 @@ func (f *sourceFlags) given() bool {
 
 // detailed reports whether a flag says something about a secret.
 func (f *sourceFlags) detailed() bool {
-	return f.TrimNewline || f.KeepTrailingSpace || !f.ExpireTime.IsZero() || f.RegistrationAccessTokenFile != ""
+	return f.TrimNewline || f.KeepTrailingSpace || f.ExpireTime != "" || f.RegistrationAccessTokenFile != ""
 }
 
 // read gets the new secret from where the flags say, or from the terminal.
@@ -44,8 +44,12 @@ func (f *sourceFlags) read(ctx context.Context, s *session) (*pb.SecretInput, er
 		return nil, usage("standard input can be read once only")
 	}
 	input := &pb.SecretInput{KeepTrailingSpace: f.KeepTrailingSpace}
-	if !f.ExpireTime.IsZero() {
-		input.ExpireTime = timestamppb.New(f.ExpireTime)
+	if f.ExpireTime != "" {
+		at, err := parseTime(f.ExpireTime)
+		if err != nil {
+			return nil, err
+		}
+		input.ExpireTime = timestamppb.New(at)
 	}
 	if err := f.readValue(ctx, s, input); err != nil {
 		return nil, err
@@ -153,4 +157,14 @@ func parseReference(text string) (*pb.SecretReference, error) {
 		return nil, usage("--reference must be MOUNT/PATH#FIELD, such as secret/crm/oauth#client_secret, or MOUNT//PATH#FIELD if the mount has a slash")
 	}
 	return &pb.SecretReference{Mount: mount, Path: path, Field: field}, nil
+}
+
+// parseTime reads a time by RFC 3339, or a day, which means its beginning in UTC.
+func parseTime(text string) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at, nil
+		}
+	}
+	return time.Time{}, usage("--expire-time must be a day such as 2027-01-31, or a time such as 2027-01-31T12:00:00Z")
 }
