@@ -41,7 +41,6 @@ type fake struct {
 	t       *testing.T
 	ca      *devpki.Authority
 	address string
-	server  *grpc.Server
 	changed chan struct{} // closed and made anew when the rotation changes
 
 	mu       sync.Mutex // guards the rest
@@ -92,15 +91,14 @@ func (f *fake) serve(network, address string, options ...grpc.ServerOption) {
 		f.t.Fatal(err)
 	}
 	f.address = listener.Addr().String()
-	f.server = grpc.NewServer(append(options, grpc.UnaryInterceptor(f.unary), grpc.StreamInterceptor(f.stream))...)
-	pb.RegisterRotationServiceServer(f.server, f)
-	pb.RegisterTokenServiceServer(f.server, f)
-	pb.RegisterClientServiceServer(f.server, f)
-	pb.RegisterAccessServiceServer(f.server, f)
+	server := grpc.NewServer(append(options, grpc.UnaryInterceptor(f.unary), grpc.StreamInterceptor(f.stream))...)
+	pb.RegisterRotationServiceServer(server, f)
+	pb.RegisterTokenServiceServer(server, f)
+	pb.RegisterClientServiceServer(server, f)
+	pb.RegisterAccessServiceServer(server, f)
 	served := make(chan struct{})
-	go func() { defer close(served); _ = f.server.Serve(listener) }()
-	stop := f.server.Stop
-	f.t.Cleanup(func() { stop(); <-served })
+	go func() { defer close(served); _ = server.Serve(listener) }()
+	f.t.Cleanup(func() { server.Stop(); <-served })
 }
 
 // operator is one with a context for f, by certificate.

@@ -109,9 +109,21 @@ func (s *session) askTwice(ctx context.Context, what string) (secret.Value, erro
 
 // readSecretFile reads a file, or standard input.
 func (s *session) readSecretFile(ctx context.Context, path string) (secret.Value, error) {
-	raw, err := await(ctx, func() ([]byte, error) { return s.readLimited(path) })
+	file, err := s.openSecretFile(path)
 	if err != nil {
 		return secret.Value{}, err
+	}
+	raw, err := await(ctx, func() ([]byte, error) {
+		if path != standardInput {
+			defer func() { _ = file.Close() }()
+		}
+		return io.ReadAll(io.LimitReader(file, mostSecretBytes+1)) // one more than allowed, so that it shows
+	})
+	if ctx.Err() != nil {
+		return secret.Value{}, ctx.Err()
+	}
+	if err != nil {
+		return secret.Value{}, usage("read %s: %w", shownPath(path), err)
 	}
 	value := secret.New(raw)
 	clear(raw)
@@ -123,8 +135,8 @@ func (s *session) readSecretFile(ctx context.Context, path string) (secret.Value
 	return value, nil
 }
 
-// readLimited reads one byte more than is allowed, so that it shows.
-func (s *session) readLimited(path string) ([]byte, error) {
+// openSecretFile opens a file, or takes standard input, and looks at what it is.
+func (s *session) openSecretFile(path string) (*os.File, error) {
 	file := s.stdin
 	if path == standardInput {
 		if term.IsTerminal(int(file.Fd())) {
@@ -135,19 +147,17 @@ func (s *session) readLimited(path string) ([]byte, error) {
 		if err != nil {
 			return nil, usage("%w", err)
 		}
-		defer func() { _ = opened.Close() }()
 		file = opened
 	}
-	if info, err := file.Stat(); err == nil && info.IsDir() {
+	info, err := file.Stat()
+	if err == nil && info.IsDir() {
+		_ = file.Close()
 		return nil, usage("%s is a folder", shownPath(path))
-	} else if err == nil && info.Mode().Type() == 0 && info.Mode().Perm()&0o004 != 0 {
+	}
+	if err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o004 != 0 {
 		s.note("%s can be read by everybody on this machine (mode %s)", shownPath(path), octal(info.Mode()))
 	}
-	raw, err := io.ReadAll(io.LimitReader(file, mostSecretBytes+1))
-	if err != nil {
-		return nil, usage("read %s: %w", shownPath(path), err)
-	}
-	return raw, nil
+	return file, nil
 }
 
 func octal(mode fs.FileMode) string { return fmt.Sprintf("%04o", mode.Perm()) }

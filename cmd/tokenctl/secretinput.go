@@ -22,10 +22,10 @@ type sourceFlags struct {
 	PromptWrappingToken bool   `help:"Ask for a wrapping token at the terminal." xor:"source" group:"The new secret:"`
 	Reference           string `help:"Follow a secret that is owned elsewhere in the same Vault; write MOUNT//PATH#FIELD if the mount has a slash." placeholder:"MOUNT/PATH#FIELD" xor:"source" group:"The new secret:"`
 
-	TrimNewline                 bool      `help:"Take one line end off the client secret; without this a secret that ends in white space is refused." xor:"end" group:"The new secret:"`
-	KeepTrailingSpace           bool      `help:"Send a client secret that ends in white space as it is." xor:"end" group:"The new secret:"`
+	TrimNewline                 bool   `help:"Take one line end off the client secret; without this a secret that ends in white space is refused." xor:"end" group:"The new secret:"`
+	KeepTrailingSpace           bool   `help:"Send a client secret that ends in white space as it is." xor:"end" group:"The new secret:"`
 	ExpireTime                  string `help:"When the authorization server will stop accepting it: 2027-01-31, or 2027-01-31T12:00:00Z." placeholder:"TIME" group:"The new secret:"`
-	RegistrationAccessTokenFile string    `help:"Read the registration access token (RFC 7592) that came with it; for the rotator rfc7592." placeholder:"FILE" complete:"file" group:"The new secret:"`
+	RegistrationAccessTokenFile string `help:"Read the registration access token (RFC 7592) that came with it; for the rotator rfc7592." placeholder:"FILE" complete:"file" group:"The new secret:"`
 }
 
 // given reports whether a flag names a source.
