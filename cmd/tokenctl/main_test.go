@@ -26,8 +26,8 @@ type operator struct {
 	environ []string
 	// stdin is what they type or pipe; an empty file by default.
 	stdin *os.File
-	// output may take the place of the buffer for standard output.
-	output *buffer
+	// output and errors may take the place of the buffers for what is printed.
+	output, errors *buffer
 }
 
 func newOperator(t *testing.T) *operator {
@@ -58,6 +58,9 @@ func (o *operator) runIn(ctx context.Context, args ...string) outcome {
 	stdout, stderr := &buffer{}, &buffer{}
 	if o.output != nil {
 		stdout = o.output
+	}
+	if o.errors != nil {
+		stderr = o.errors
 	}
 	status := run(ctx, args, o.environ, o.stdin, stdout, stderr)
 	return outcome{o.t, stdout.String(), stderr.String(), status}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -75,9 +74,6 @@ func (s *session) ask(ctx context.Context, what string) (secret.Value, error) {
 	fmt.Fprintln(s.stderr)
 	if ctx.Err() != nil {
 		_ = term.Restore(terminal, before) // else the shell would have no echo
-	}
-	if errors.Is(err, io.EOF) {
-		return secret.Value{}, usage("nothing was entered")
 	}
 	if err != nil {
 		return secret.Value{}, err

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+)
+
+func TestTimesForPeople(t *testing.T) {
+	now := time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
+	for away, want := range map[time.Duration]string{
+		0: "2026-05-01 10:00:00 UTC (in 0 s)", 59 * time.Second: "2026-05-01 10:00:59 UTC (in 59 s)", -time.Minute: "2026-05-01 09:59:00 UTC (1 min ago)",
+		90 * time.Minute: "2026-05-01 11:30:00 UTC (in 1 h)", -47 * time.Hour: "2026-04-29 11:00:00 UTC (47 h ago)", 48 * time.Hour: "2026-05-03 10:00:00 UTC (in 2 days)",
+	} {
+		if got := when(now, timestamppb.New(now.Add(away))); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := when(now, nil); got != "" {
+		t.Errorf("got %q for no time", got)
+	}
+}
+
+func TestClean(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain äß 漢": "plain äß 漢", "a\tb\nc\r": "a b c ", "\x1b[2J": "\ufffd[2J", "\u009b2J": "\ufffd2J", "a\u202eb": "a\ufffdb", "\xff": "\ufffd", "a\x00": "a\ufffd",
+	} {
+		if got := clean(text); got != want {
+			t.Errorf("clean(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestStatuses: each code has one status, and each status one row.
+func TestStatuses(t *testing.T) {
+	seen := map[int]bool{}
+	rows := map[codes.Code]int{}
+	for _, cause := range exitStatuses() {
+		if seen[cause.status] || cause.meaning == "" {
+			t.Errorf("status %d has two rows or no meaning", cause.status)
+		}
+		seen[cause.status] = true
+		for _, code := range cause.codes {
+			rows[code]++
+		}
+	}
+	for code := codes.OK; code <= codes.Unauthenticated; code++ {
+		if rows[code] != 1 {
+			t.Errorf("%v stands in %d rows, want 1", code, rows[code])
+		}
+	}
+}
+
+// TestEventsAreShownOnce: only what came after the last that was shown, also when the
+// oldest are not sent any more.
+func TestEventsAreShownOnce(t *testing.T) {
+	event := func(step string) *pb.RotationEvent { return &pb.RotationEvent{Step: step} }
+	tests := []struct{ name, events, shown, want string }{
+		{"first", "a b", "", "a b"},
+		{"nothing new", "a b", "b", ""},
+		{"one more", "a b c", "b", "c"},
+		{"the oldest gone", "b c d", "b", "c d"},
+		{"all new", "x y", "b", "x y"},
+		{"repeated", "a b a c", "a", "c"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var events []*pb.RotationEvent
+			for _, step := range strings.Fields(test.events) {
+				events = append(events, event(step))
+			}
+			var shown *pb.RotationEvent
+			if test.shown != "" {
+				shown = event(test.shown)
+			}
+			var got []string
+			for _, e := range sinceEvent(events, shown) {
+				got = append(got, e.GetStep())
+			}
+			if strings.Join(got, " ") != test.want {
+				t.Errorf("got %v, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// TestEveryValueHasAWord: what a newer broker adds is shown somehow, what is there well.
+func TestEveryValueHasAWord(t *testing.T) {
+	for n := range pb.RotationState_name {
+		if w := stateWord(pb.RotationState(n)); w == "" || strings.ContainsAny(w, "_ABC") {
+			t.Errorf("%v is called %q", pb.RotationState(n), w)
+		}
+	}
+	if w := stateWord(pb.RotationState(99)); w != "99" {
+		t.Errorf("an unknown state is called %q", w)
+	}
+	states := listedStates(t)
+	for _, state := range states {
+		name := "ROTATION_STATE_" + strings.ToUpper(strings.ReplaceAll(state, "-", "_"))
+		if _, known := pb.RotationState_value[name]; !known {
+			t.Errorf("--state takes %s, which is none", state)
+		}
+	}
+	if got, want := len(states), len(pb.RotationState_name)-1; got != want {
+		t.Errorf("--state takes %d states, want %d", got, want)
+	}
+}
+
+// listedStates are those that --state takes.
+func listedStates(t *testing.T) []string {
+	for _, leaf := range model(t).Leaves(true) {
+		for _, flag := range leaf.Flags {
+			if flag.Name == "state" {
+				return flag.EnumSlice()
+			}
+		}
+	}
+	t.Fatal("there is no flag --state")
+	return nil
+}
