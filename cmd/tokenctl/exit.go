@@ -36,7 +36,7 @@ func exitStatuses() []exitCause {
 	return []exitCause{
 		{exitDone, []codes.Code{codes.OK}, "Done. A dry run that says what would happen, too."},
 		{exitFailed, []codes.Code{codes.Unknown, codes.Internal, codes.DataLoss, codes.OutOfRange}, "It failed and no other status fits; the message says why."},
-		{exitUsage, []codes.Code{codes.InvalidArgument}, "The command line, the configuration file or a value is wrong. Nothing was done."},
+		{exitUsage, []codes.Code{codes.InvalidArgument}, "The command line, the configuration file or a value is wrong."},
 		{exitNotAllowed, []codes.Code{codes.PermissionDenied, codes.Unauthenticated}, "You may not do this, or the broker does not know you. `tokenctl whoami` shows what it sees."},
 		{exitNotFound, []codes.Code{codes.NotFound}, "No such client, secret version or rotation."},
 		{exitPrecondition, []codes.Code{codes.FailedPrecondition, codes.AlreadyExists}, "Something must be done first; the message says what."},
