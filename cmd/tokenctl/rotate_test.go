@@ -146,7 +146,7 @@ func TestCtrlC(t *testing.T) {
 	}{
 		{"rotate", []string{"rotate", "acme-crm"}, exitInterrupted},
 		{"watch", []string{"rotations", "watch", "acme-crm"}, exitInterrupted},
-		{"timeout", []string{"rotate", "acme-crm", "--timeout", "400ms", "--context", "test"}, exitDeadline},
+		{"timeout", []string{"rotate", "acme-crm", "--timeout", "1500ms", "--context", "test"}, exitDeadline},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFake(t)
