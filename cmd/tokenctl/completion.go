@@ -1,9 +1,6 @@
 package main
 
-import (
-	"embed"
-	"io"
-)
+import "embed"
 
 //go:embed completion
 var completionScripts embed.FS
@@ -30,6 +27,6 @@ func (c *completionCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(s.stdout, string(script))
+	_, err = s.stdout.Write(script)
 	return err
 }

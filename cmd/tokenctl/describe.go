@@ -20,6 +20,15 @@ func stageWord(s pb.SecretStage) string {
 	return word(s.String(), "SECRET_STAGE_")
 }
 
+// stageOf says what a version is for, and whether its value is going.
+func stageOf(v *pb.SecretVersion) string {
+	stage := stageWord(v.GetStage())
+	if v.GetDestroying() {
+		return stage + yes(stage != "", ", ") + "destroying"
+	}
+	return stage
+}
+
 func word(name, prefix string) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, prefix)), "_", " ")
 }
@@ -47,7 +56,7 @@ func versionTable(w io.Writer, now time.Time, versions []*pb.SecretVersion) {
 	var rows [][]string
 	for _, v := range versions {
 		rows = append(rows, []string{
-			number(v.GetNumber()), stageWord(v.GetStage()) + yes(v.GetDestroying(), "destroying"), when(now, v.GetCreateTime()), when(now, v.GetVerifyTime()),
+			number(v.GetNumber()), stageOf(v), when(now, v.GetCreateTime()), when(now, v.GetVerifyTime()),
 			when(now, v.GetLastUseTime()), when(now, v.GetExpireTime()), v.GetFingerprint(),
 		})
 	}
@@ -60,8 +69,8 @@ func rotationListing(now time.Time, r *pb.Rotation) *listing {
 	l.addIf("rotation", r.GetName())
 	l.addIf("state", stateWord(r.GetState())+yes(r.GetStuck(), ", stuck: it does not go on although it should"))
 	l.addIf("version", number(r.GetSecretVersion())+yes(r.GetReplacedVersion() != 0, ", in place of "+number(r.GetReplacedVersion())))
-	l.addIf("source", word(r.GetSource().String(), "SECRET_SOURCE_"))
-	l.addIf("provider", word(r.GetShape().String(), "PROVIDER_SHAPE_"))
+	l.addIf("source", yes(r.GetSource() != 0, word(r.GetSource().String(), "SECRET_SOURCE_")))
+	l.addIf("provider", yes(r.GetShape() != 0, word(r.GetShape().String(), "PROVIDER_SHAPE_")))
 	l.addIf("verified", yes(r.GetRequiredTokens() > 0, fmt.Sprintf("%d of %d tokens", r.GetVerifiedTokens(), r.GetRequiredTokens())))
 	l.addIf("with", yes(r.GetAutomatic(), "goes on by itself"), yes(r.GetCompromised(), "compromised secret"), yes(r.GetDropTokens(), "tokens of older secrets are dropped"))
 	l.addIf("began", when(now, r.GetCreateTime()))

@@ -109,17 +109,15 @@ func (f *follower) stream(ctx context.Context, b *services) error {
 // stopped says how to go on when the watching ended before the rotation.
 func (f *follower) stopped(err error) error {
 	p := problemOf(context.Background(), err)
-	if f.rotation == "" {
+	if f.rotation == "" || p.Status == exitNotRotated {
 		return p
 	}
-	switch p.Status {
-	case exitInterrupted, exitDeadline:
-		q := *p
-		q.Message = "stopped watching; the rotation goes on"
-		q.Hint = ""
-		p = &q
+	told := *p
+	told.Hint = "the rotation goes on"
+	if p.Status == exitInterrupted || p.Status == exitDeadline {
+		told.Message, told.Hint = "stopped watching; the rotation goes on", ""
 	}
-	return withHint(p, "watch again with `%s`, end it with `%s`", f.session.again("rotations watch "+f.client.id()), f.session.again("rotations abort "+f.client.id()))
+	return withHint(&told, "watch again with `%s`, end it with `%s`", f.session.again("rotations watch "+f.client.id()), f.session.again("rotations abort "+f.client.id()))
 }
 
 // outcome says how the rotation stands in the end.

@@ -89,6 +89,17 @@ func TestEventsAreShownOnce(t *testing.T) {
 	}
 }
 
+func TestStages(t *testing.T) {
+	for want, v := range map[string]*pb.SecretVersion{
+		"": {}, "current": {Stage: pb.SecretStage_SECRET_STAGE_CURRENT}, "destroying": {Destroying: true},
+		"previous, destroying": {Stage: pb.SecretStage_SECRET_STAGE_PREVIOUS, Destroying: true},
+	} {
+		if got := stageOf(v); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 // TestEveryValueHasAWord: what a newer broker adds is shown somehow, what is there well.
 func TestEveryValueHasAWord(t *testing.T) {
 	for n := range pb.RotationState_name {

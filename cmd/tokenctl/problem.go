@@ -84,8 +84,11 @@ func problemOf(ctx context.Context, err error) *problem {
 	s, answered := status.FromError(err)
 	if !answered {
 		p = &problem{Status: exitFailed, Message: err.Error(), cause: err}
-		if interrupted(ctx) && errors.Is(err, ctx.Err()) {
+		switch {
+		case interrupted(ctx) && errors.Is(err, ctx.Err()):
 			p.Status, p.Message = exitInterrupted, "interrupted"
+		case errors.Is(err, context.DeadlineExceeded):
+			p.Status, p.Message = exitDeadline, "the time of --timeout is over"
 		}
 		return p
 	}

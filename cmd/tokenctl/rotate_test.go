@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
@@ -135,6 +136,22 @@ func TestWatchBreaks(t *testing.T) {
 	if n := strings.Count(got.stdout, "stage\n"); n != 1 || f.watches < 2 {
 		t.Errorf("%d watches; the step is printed %d times, want once\n%s", f.watches, n, got.stdout)
 	}
+}
+
+// TestNobodyToWatch: a way that stays broken ends with --timeout, and one that is closed
+// to us at once; in both cases the rotation has begun.
+func TestNobodyToWatch(t *testing.T) {
+	f := newFake(t)
+	o := f.operator()
+	f.broken = 1000
+	o.run("rotate", "acme-crm", "--timeout", "1500ms").want(exitDeadline, "stopped watching; the rotation goes on", "watch again with `tokenctl rotations watch acme-crm`")
+	o.run("rotations", "watch", "acme-crm").want(exitUnavailable, "SHUTTING_DOWN").without("watch again")
+	f = newFake(t)
+	f.begin(func() {
+		f.refuse(refusal(codes.PermissionDenied, "CALLER_NOT_ALLOWED", "FIX_CALLER", "You may not watch."))
+	})
+	f.broken = 1 // so that the first stream is not the one that is refused
+	f.operator().run("rotate", "acme-crm").want(exitNotAllowed, "CALLER_NOT_ALLOWED", "the rotation goes on; watch again with")
 }
 
 // TestCtrlC stops the watching and says how to take it up again.
