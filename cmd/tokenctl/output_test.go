@@ -1,10 +1,12 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -133,4 +135,39 @@ func listedStates(t *testing.T) []string {
 	}
 	t.Fatal("there is no flag --state")
 	return nil
+}
+
+// TestVocabulary: each word is one of the API, and what it is called here exists.
+func TestVocabulary(t *testing.T) {
+	methods := map[string]bool{}
+	for _, service := range []grpc.ServiceDesc{pb.RotationService_ServiceDesc, pb.TokenService_ServiceDesc, pb.AccessService_ServiceDesc} {
+		for _, m := range service.Methods {
+			methods[m.MethodName] = true
+		}
+		for _, m := range service.Streams {
+			methods[m.StreamName] = true
+		}
+	}
+	words := vocabulary()
+	for _, m := range pb.RotationService_ServiceDesc.Methods {
+		if words[m.MethodName] == "" {
+			t.Errorf("%s is called nothing here", m.MethodName)
+		}
+	}
+	for word, here := range words {
+		if strings.HasPrefix(here, "--") {
+			if flag := strings.TrimPrefix(here, "--"); flag != strings.ReplaceAll(word, "_", "-") {
+				t.Errorf("%s is called %s", word, here)
+			}
+			continue
+		}
+		if !methods[word] {
+			t.Errorf("%s is no method", word)
+		}
+		parseExample(t, word, strings.ReplaceAll(strings.ReplaceAll(here, "CLIENT", "acme-crm"), " N", " 4"))
+	}
+	got := translated("Call VerifySecret first, or set allow_unverified; VerifySecret again.")
+	if want := []string{"VerifySecret is `tokenctl secret verify`", "allow_unverified is `--allow-unverified`"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }

@@ -67,7 +67,7 @@ func withHint(err error, format string, args ...any) error {
 var recoveries = map[string]string{
 	"RETRY":            "try again",
 	"WAIT":             "wait, then try again; earlier is useless",
-	"FIX_CALLER":       "correct the command, or who you are (`tokenctl whoami`)",
+	"FIX_CALLER":       "correct this command, what came before it, or who you are (`tokenctl whoami`)",
 	"FIX_CLIENT":       "correct the client's settings, here or at the provider",
 	"ROTATE_SECRET":    "a new secret is needed",
 	"FIX_STORE":        "the broker's store needs an operator",
@@ -169,6 +169,7 @@ func (s *session) report(p *problem) {
 	if shown.RetryAfter != "" {
 		l.addIf("wait", shown.RetryAfter)
 	}
+	l.addIf("here", translated(shown.Message)...)
 	l.addIf("next", shown.Hint)
 	if shown.RequestID != "" {
 		l.addIf("request", shown.RequestID+" in the broker's log")

@@ -47,5 +47,5 @@ func TestWhoami(t *testing.T) {
 	o.run("whoami").want(exitDone, "identity  spiffe://example.org/operator\n          dns:ops.example.org", "(in 3 days)", "caller    oncall", "rule     rules[2]", "may      token.get, secret.stage",
 		"clients  prefix:acme-", "except   acme-billing", "scopes   by default read; allowed write", "limits   50 calls a second, 3 sets of scopes")
 	f.refuse(refusal(codes.Unauthenticated, "CALLER_UNAUTHENTICATED", "FIX_CALLER", "Nobody."))
-	o.run("whoami").want(exitNotAllowed, "CALLER_UNAUTHENTICATED", "who you are (`tokenctl whoami`)")
+	o.run("whoami").want(exitNotAllowed, "CALLER_UNAUTHENTICATED", "or who you are (`tokenctl whoami`)")
 }

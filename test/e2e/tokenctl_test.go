@@ -131,7 +131,7 @@ func byHand() []deskStep {
 		{"nothing pending", "", "secret verify desk", 5, []string{"SECRET_WRONG_STAGE"}},
 		{"stage a wrong one", "wr0ng-s3cr3t", "secret stage desk --file -", 0, []string{"version 2 of clients/desk is pending"}},
 		{"verify a wrong one", "", "secret verify desk --secret-version 2", 5, []string{"CLIENT_REJECTED"}},
-		{"promote unverified", "", "secret promote desk --secret-version 2", 5, []string{"SECRET_NOT_VERIFIED"}},
+		{"promote unverified", "", "secret promote desk --secret-version 2", 5, []string{"SECRET_NOT_VERIFIED", "VerifySecret is `tokenctl secret verify`"}},
 		{"stage", secondSecret + "\n", "secret stage desk --file - --trim-newline --request-id desk-1", 0, []string{"version 3 of clients/desk is pending"}},
 		{"stage once more", secondSecret + "\n", "secret stage desk --file - --trim-newline --request-id desk-1", 0, []string{"version 3 of clients/desk is pending"}},
 		{"verify", "", "secret verify desk --secret-version 3", 0, []string{"version 3 of clients/desk works"}},
