@@ -89,7 +89,7 @@ func (s *session) loadConfig() (config configFile, path string, raw []byte, err 
 	document := strictyaml.NewDocument(raw)
 	meaning := config.validate()
 	document.Locate(meaning)
-	problems = slices.Concat(problems, document.Nulls(), meaning)
+	problems = slices.Concat(problems, document.Nulls(), document.Aliases(), meaning)
 	if err := strictyaml.NewError(path, problems); err != nil {
 		return config, path, nil, usage("%w", err)
 	}

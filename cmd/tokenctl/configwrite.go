@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tokenbroker/tokenbroker/internal/strictyaml"
 )
 
 // changeConfig writes keys of the configuration: current, and one context. What else
@@ -39,6 +41,11 @@ func changeConfig(path string, raw []byte, current, name string, context *contex
 	encoder.SetIndent(2)
 	if err := encoder.Encode(&document); err != nil {
 		return err
+	}
+	var written configFile
+	if problems := append(strictyaml.Decode(b.Bytes(), &written), written.validate()...); len(problems) > 0 {
+		// A file that is spelled so oddly that it does not survive being written again.
+		return usage("%s cannot be changed by tokenctl, change it by hand: %s", path, texts(problems))
 	}
 	return replaceFile(path, b.Bytes())
 }

@@ -65,6 +65,7 @@ func TestConfigurationsThatAreWrong(t *testing.T) {
 		{"unknown key", "contexts:\n  a: {adress: x:1" + certificate, "config.yaml:2: unknown key adress"},
 		{"a secret", "contexts:\n  a: {address: \"x:1\", client_secret: s" + certificate, "unknown key client_secret"},
 		{"null", "contexts:\n  a:\n    address:\n    token_file: t\n", "config.yaml:3: contexts.a.address: has no value"},
+		{"alias", "contexts:\n  a: &x {address: \"x:1\", token_file: t}\n  b: *x", "config.yaml:3: *x is an alias"},
 		{"two documents", "current: a\n---\n", "second document"},
 		{"current of nothing", "current: a\n", `config.yaml:1: current: there is no context "a"`},
 		{"name", "contexts:\n  A.b: {address: \"x:1\"" + certificate, "is no name of a context"},

@@ -44,6 +44,7 @@ func FuzzConfiguration(f *testing.F) {
 	f.Add("contexts: {a: {unix_socket: s}}\n# end")
 	f.Add("contexts: &x {a: *x}")
 	f.Add("current: [\n")
+	f.Add("&0: {0: {0: 0}} #0")
 	f.Fuzz(func(t *testing.T, text string) {
 		o := newOperator(t)
 		path := filepath.Join(o.home, "c.yaml")
@@ -54,7 +55,14 @@ func FuzzConfiguration(f *testing.F) {
 			got.want(exitUsage, "c.yaml:")
 			return
 		}
-		o.run("--config", path, "context", "set", "fuzzed", "--unix-socket", "/s", "--use").want(exitDone)
+		set := o.run("--config", path, "context", "set", "fuzzed", "--unix-socket", "/s", "--use")
+		if set.status != exitDone {
+			set.want(exitUsage, "change it by hand")
+			if now, err := os.ReadFile(path); err != nil || string(now) != text {
+				t.Errorf("what cannot be changed was: %v, %q", err, now)
+			}
+			return
+		}
 		o.run("--config", path, "context", "show").want(exitDone, "fuzzed")
 	})
 }
