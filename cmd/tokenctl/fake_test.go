@@ -202,16 +202,19 @@ func (f *fake) staged(stage pb.SecretStage) *pb.SecretVersion {
 	return nil
 }
 
-var samplePlan = &pb.RotationPlan{
-	Steps:    []string{"store version 4 as pending", "get 3 tokens with it"},
-	Callers:  []*pb.CallerUse{{Caller: "crm", SecretVersion: 3, LastUseTime: timestamppb.New(time.Now().Add(-20 * time.Minute))}},
-	Warnings: []*pb.Warning{{Reason: "ROTATION_GAP_NOT_ACCEPTED", Message: "Callers would be without a token for a moment."}},
+// samplePlan is what every dry run would do.
+func samplePlan() *pb.RotationPlan {
+	return &pb.RotationPlan{
+		Steps:    []string{"store version 4 as pending", "get 3 tokens with it"},
+		Callers:  []*pb.CallerUse{{Caller: "crm", SecretVersion: 3, LastUseTime: timestamppb.New(time.Now().Add(-20 * time.Minute))}},
+		Warnings: []*pb.Warning{{Reason: "ROTATION_GAP_NOT_ACCEPTED", Message: "Callers would be without a token for a moment."}},
+	}
 }
 
 // StageSecret implements RotationService.
 func (f *fake) StageSecret(_ context.Context, r *pb.StageSecretRequest) (*pb.StageSecretResponse, error) {
 	if r.GetValidateOnly() {
-		return &pb.StageSecretResponse{Plan: samplePlan}, nil
+		return &pb.StageSecretResponse{Plan: samplePlan()}, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -235,7 +238,7 @@ func (f *fake) VerifySecret(context.Context, *pb.VerifySecretRequest) (*pb.Verif
 // PromoteSecret implements RotationService.
 func (f *fake) PromoteSecret(_ context.Context, r *pb.PromoteSecretRequest) (*pb.PromoteSecretResponse, error) {
 	if r.GetValidateOnly() {
-		return &pb.PromoteSecretResponse{Plan: samplePlan}, nil
+		return &pb.PromoteSecretResponse{Plan: samplePlan()}, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -250,7 +253,7 @@ func (f *fake) PromoteSecret(_ context.Context, r *pb.PromoteSecretRequest) (*pb
 // RollbackSecret implements RotationService.
 func (f *fake) RollbackSecret(_ context.Context, r *pb.RollbackSecretRequest) (*pb.RollbackSecretResponse, error) {
 	if r.GetValidateOnly() {
-		return &pb.RollbackSecretResponse{Plan: samplePlan}, nil
+		return &pb.RollbackSecretResponse{Plan: samplePlan()}, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

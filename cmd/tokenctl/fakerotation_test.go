@@ -42,7 +42,7 @@ func (f *fake) step(state pb.RotationState, step, reason string, more ...func(*p
 		r.SecretVersion = 4
 	}
 	if state == promoted {
-		r.PromoteTime, r.RetireTime, r.VerifiedTokens = timestamppb.Now(), timestamppb.New(time.Now().Add(time.Hour+time.Second)), 3
+		r.PromoteTime, r.RetireTime, r.VerifiedTokens = timestamppb.Now(), timestamppb.New(time.Now().Add(90*time.Minute)), 3
 	}
 	r.Events = append(r.Events, &pb.RotationEvent{Time: timestamppb.Now(), State: state, Step: step, Reason: reason})
 	for _, change := range more {
@@ -60,7 +60,7 @@ func (f *fake) setLocked(r *pb.Rotation) {
 // RotateSecret implements RotationService.
 func (f *fake) RotateSecret(_ context.Context, r *pb.RotateSecretRequest) (*pb.RotateSecretResponse, error) {
 	if r.GetValidateOnly() {
-		return &pb.RotateSecretResponse{Plan: samplePlan}, nil
+		return &pb.RotateSecretResponse{Plan: samplePlan()}, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
