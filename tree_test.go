@@ -106,7 +106,7 @@ func TestImportsRunOneWay(t *testing.T) {
 		{"server/notify", append(ours("proto"), grpc), "webhooks are HTTP and nothing else", true},
 		{"proto", ours("broker", "oauth", "vault", "embedded", "server", "client", "cmd", "internal"), "the contract depends on nothing of ours", true},
 		{"client", append(ours("broker", "oauth", "vault", "embedded", "server", "cmd", "internal"), vaultAPI), "callers import the contract and no more", true},
-		{"cmd/tokenctl", append(ours("broker", "oauth", "vault", "embedded", "server"), vaultAPI), "the operator's tool speaks to the API", false},
+		{"cmd/tokenctl", append(ours("broker", "oauth", "vault", "embedded", "server", "internal/authserver", "internal/devpki"), vaultAPI), "the operator's tool speaks to the API", true},
 		{"internal", append(ours("oauth", "vault", "embedded", "server", "client", "cmd"), grpc, vaultAPI), "what all may use depends on nobody", true},
 	}
 	for _, rule := range rules {

@@ -55,21 +55,22 @@ type Client struct {
 // what was answered with UNAVAILABLE twice. The error names what is wrong with the
 // options or the files that they name; a broker that is away is none.
 func New(target string, options ...Option) (*Client, error) {
-	s := settings{timeout: DefaultTimeout, userAgent: defaultUserAgent}
-	for _, o := range options {
-		o(&s)
-	}
-	dialOptions, err := s.dialOptions()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := grpc.NewClient(target, dialOptions...)
+	s := settingsOf(options)
+	conn, err := s.dial(target)
 	if err != nil {
 		return nil, err
 	}
 	c := newClient(conn, s.timeout)
 	c.closeConn = sync.OnceValue(conn.Close)
 	return c, nil
+}
+
+// Dial returns the connection that [New] would make, for calls of the contract that
+// this package has no words for, such as those of RotationService. [WithTimeout] means
+// nothing to it. The caller closes it.
+func Dial(target string, options ...Option) (*grpc.ClientConn, error) {
+	s := settingsOf(options)
+	return s.dial(target)
 }
 
 // NewFromConn returns a client on a connection that the caller made and closes, after

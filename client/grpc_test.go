@@ -240,3 +240,19 @@ func TestNewFromConn(t *testing.T) {
 		t.Errorf("request id %q", got)
 	}
 }
+
+// TestDial connects as New does, for calls that the package has no words for.
+func TestDial(t *testing.T) {
+	f := newFiles(t)
+	identities := make(chan string, 1)
+	broker := newFake(t, grpc.Creds(f.server), seen(identities))
+	conn := must[*grpc.ClientConn](t)(client.Dial("passthrough:///broker", client.WithTLS(f.TLSFiles), client.WithDialOptions(grpc.WithContextDialer(broker.dial))))
+	defer func() { _ = conn.Close() }()
+	must[*pb.GetTokenResponse](t)(pb.NewTokenServiceClient(conn).GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/acme"}))
+	if got := <-identities; got != "spiffe://example.org/one" {
+		t.Errorf("seen as %s, want the files' identity", got)
+	}
+	if _, err := client.Dial("broker:7443", client.WithTLS(client.TLSFiles{CA: f.CA + ".absent"})); err == nil {
+		t.Error("a file that is not there was accepted")
+	}
+}

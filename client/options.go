@@ -50,6 +50,15 @@ func WithDialOptions(options ...grpc.DialOption) Option {
 	return func(s *settings) { s.extra = append(s.extra, options...) }
 }
 
+// settingsOf applies options to the defaults.
+func settingsOf(options []Option) *settings {
+	s := &settings{timeout: DefaultTimeout, userAgent: defaultUserAgent}
+	for _, o := range options {
+		o(s)
+	}
+	return s
+}
+
 const defaultUserAgent = "tokenbroker-client"
 
 // serviceConfig repeats a call on UNAVAILABLE alone: nothing else is safe and of use
@@ -71,6 +80,14 @@ const serviceConfig = `{
 
 // pings find a dead connection; the broker allows one each 10 s.
 var pings = keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}
+
+func (s *settings) dial(target string) (*grpc.ClientConn, error) {
+	options, err := s.dialOptions()
+	if err != nil {
+		return nil, err
+	}
+	return grpc.NewClient(target, options...)
+}
 
 func (s *settings) dialOptions() ([]grpc.DialOption, error) {
 	options := []grpc.DialOption{
