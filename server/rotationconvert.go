@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,6 +66,9 @@ func (s *rotationService) rotation(ctx context.Context, r *broker.Rotation) *pb.
 	if visitOf(ctx).told() {
 		message.Detail = r.Detail
 	}
+	if r.Compromised {
+		message.Callers = s.holders(ctx, r)
+	}
 	for _, e := range r.Events {
 		message.Events = append(message.Events, &pb.RotationEvent{
 			Time: timeToProto(e.Time), State: rotationStates[e.State], Step: e.Step, Reason: string(e.Reason),
@@ -83,8 +87,36 @@ func (s *rotationService) rotationOf(ctx context.Context, id string) *pb.Rotatio
 	return s.rotation(ctx, r)
 }
 
-func (s *rotationService) plan(_ context.Context, _ string, plan broker.RotationPlan) *pb.RotationPlan {
-	return &pb.RotationPlan{Steps: plan.Steps, Warnings: warningsToProto(plan.Warnings)}
+// plan says what a call would do, and to whom it matters.
+func (s *rotationService) plan(ctx context.Context, id string, plan broker.RotationPlan) *pb.RotationPlan {
+	message := &pb.RotationPlan{Steps: plan.Steps, Warnings: warningsToProto(plan.Warnings)}
+	if usage, err := s.broker.Usage(ctx, id); err == nil { // who used it is told as well as it is known
+		message.Callers = callersToProto(usage.Callers)
+	}
+	return message
+}
+
+func callersToProto(uses []broker.CallerUse) []*pb.CallerUse {
+	list := make([]*pb.CallerUse, 0, len(uses))
+	for _, use := range uses {
+		list = append(list, &pb.CallerUse{Caller: use.Caller, SecretVersion: use.SecretVersion, LastUseTime: timeToProto(use.LastUseTime)})
+	}
+	return list
+}
+
+// tokensLiveAtMost is how long ago a caller was last given a token that may still be
+// good: how long tokens live is not known of all of them.
+const tokensLiveAtMost = 24 * time.Hour
+
+// holders are the callers that may hold tokens of the secret that r replaces.
+func (s *rotationService) holders(ctx context.Context, r *broker.Rotation) []*pb.CallerUse {
+	usage, err := s.broker.Usage(ctx, r.ClientID)
+	if err != nil {
+		return nil
+	}
+	return callersToProto(slices.DeleteFunc(usage.Callers, func(use broker.CallerUse) bool {
+		return use.SecretVersion > r.ReplacedVersion || use.LastUseTime.Before(r.CreateTime.Add(-tokensLiveAtMost))
+	}))
 }
 
 // stagedToProto converts the version of a stage; nil if there is none.

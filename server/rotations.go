@@ -244,5 +244,17 @@ func (s *rotationService) ListSecretVersions(ctx context.Context, req *pb.ListSe
 	if err != nil {
 		return nil, err
 	}
-	return &pb.ListSecretVersionsResponse{SecretVersions: clientToProto(c).GetSecretVersions()}, nil
+	versions := clientToProto(c).GetSecretVersions()
+	usage, err := s.broker.Usage(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, use := range usage.Versions {
+		for _, v := range versions {
+			if v.GetNumber() == use.Number {
+				v.LastUseTime = timeToProto(use.LastUseTime)
+			}
+		}
+	}
+	return &pb.ListSecretVersionsResponse{SecretVersions: versions}, nil
 }
