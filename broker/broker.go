@@ -41,6 +41,12 @@ type Config struct {
 	// connect to at all, with an UPSTREAM_ADDRESS_REFUSED error if not; nil takes
 	// every https URL.
 	CheckEndpoint func(endpoint string) error
+	// PublicKey returns the public JWK (RFC 7517) of a secret that is a private key, ""
+	// for any other; nil knows none. It must not quote the secret.
+	PublicKey func(secret.Value) (string, error)
+	// Rotators change secrets at providers, by the names that RotationSettings.Rotator
+	// has. The map is the Broker's from then on; who made the rotators closes them.
+	Rotators map[string]Rotator
 	// CarryTrace returns to, the context of work that belongs to no caller, with what
 	// tells that the call of from has begun it, and nothing else of from; nil carries
 	// nothing.
