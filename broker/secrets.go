@@ -26,6 +26,10 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 	if err != nil {
 		return SecretVersion{}, newError(ReasonInvalidRequest, c.ID, "token_endpoint %v", err)
 	}
+	public, err := b.publicHalf(c.Upstream.Authentication, input.Value)
+	if err != nil {
+		return SecretVersion{}, err
+	}
 	meta, err := b.meta(ctx)
 	if err != nil {
 		return SecretVersion{}, err
@@ -43,7 +47,7 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 		}
 		destinations := []string{origin}
 		return SecretVersion{
-			Number: number, Destinations: destinations, CreateTime: time.Now().UTC(), ExpireTime: input.ExpireTime.UTC(),
+			Number: number, Destinations: destinations, CreateTime: time.Now().UTC(), ExpireTime: input.ExpireTime.UTC(), PublicKey: public,
 			Fingerprint: meta.activeKey().fingerprint(c.UID, number, destinations, input.Value),
 		}, nil
 	}
