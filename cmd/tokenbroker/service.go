@@ -20,6 +20,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
+	"github.com/tokenbroker/tokenbroker/server/jwks"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
 )
@@ -37,8 +38,11 @@ type service struct {
 	access   *access.Reloader // nil if roles are all there is
 	audit    *auditLog        // nil if there is none
 	bearer   *bearer.Verifier // nil if callers show no tokens
+	jwks     *jwks.Server     // nil if no public keys are served
 	log      *slog.Logger
 	closers  []func() error // in the order of making
+
+	jwksAddress string
 }
 
 func newLogger(cfg logConfig, w io.Writer) *slog.Logger {
@@ -74,10 +78,14 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		AllowedAddresses: cfg.Upstream.prefixes(func(string, string, ...any) {}), // validated with the configuration
 	})
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
+	rotators, err := s.openRotators(cfg)
+	if err != nil {
+		return nil, err
+	}
 	s.broker, err = broker.New(broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
 		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
-		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
+		PublicKey: oauth.PublicKey, Rotators: rotators, CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 	})
@@ -85,6 +93,9 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.closers = append(s.closers, func() error { s.broker.Close(); return nil })
+	if err := s.openJWKS(cfg); err != nil {
+		return nil, err
+	}
 	s.metrics.ObserveSecretExpiry(s.broker.SoonestSecretExpiry)
 	if cfg.Access.File != "" {
 		if s.access, err = access.NewReloader(cfg.Access.File, s.tableReloaded); err != nil {
@@ -211,7 +222,14 @@ func (s *service) close() error {
 // looked after, and metrics are served, until the last call has been answered.
 func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	pages, err := s.listenAdmin()
+	var keys net.Listener
+	if err == nil {
+		keys, err = s.listenJWKS()
+	}
 	if err != nil {
+		if pages != nil {
+			listeners = append(listeners, pages)
+		}
 		for _, listener := range listeners {
 			err = errors.Join(err, listener.Close())
 		}
@@ -223,6 +241,9 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	var storeErr, auditErr error
 	if pages != nil {
 		owned.Go(func() { s.serveAdmin(looking, pages) })
+	}
+	if keys != nil {
+		owned.Go(func() { s.serveJWKS(looking, keys) })
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way
