@@ -2,7 +2,7 @@
 //
 // The first line on stdin is the configuration as JSON; stdin's end means that the test is gone, and ends the server too. The first
 // line on stdout that starts with {"issuer" tells where it listens. A second port, never given to the code under test, answers what
-// a test wants to know and change: GET /requests, PUT /clients.
+// a test wants to know and change: GET /requests, PUT /clients, POST /clock.
 //
 // Usage: node server.mjs FOLDER, where FOLDER/node_modules has oidc-provider.
 
@@ -23,6 +23,11 @@ const lines = readline.createInterface({ input: process.stdin });
 const config = JSON.parse((await lines[Symbol.asyncIterator]().next()).value);
 lines.on('close', () => process.exit(0));
 process.stdin.resume();
+
+// How far a test has set the clock ahead, in milliseconds.
+let ahead = 0;
+const now = Date.now;
+Date.now = () => now() + ahead;
 
 // What the provider stores: one map for all models, gone with the process. Clients live here and not in the provider's static list,
 // so that a test can change one while it runs: the provider keys its cache by their content.
@@ -72,6 +77,9 @@ function build(issuer) {
     responseTypes: [],
     // No ID tokens are issued, but metadata must name an algorithm that the key above can do.
     clientDefaults: { id_token_signed_response_alg: 'ES256' },
+    ...(config.clockTolerance ? { clockTolerance: config.clockTolerance } : {}),
+    // Without the dispatcher that the provider sets, which connects to no loopback address.
+    fetch: (url, options) => globalThis.fetch(url, { ...options, dispatcher: undefined }),
     ttl: { ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime },
     features: {
       devInteractions: { enabled: false },
@@ -141,6 +149,14 @@ const control = http.createServer(async (request, response) => {
         await (previous ? clients.upsert(client.client_id, previous) : clients.destroy(client.client_id));
         throw err;
       }
+      response.statusCode = 204;
+      response.end();
+      return;
+    }
+    if (request.method === 'POST' && request.url === '/clock') {
+      let body = '';
+      for await (const chunk of request) body += chunk;
+      ahead += JSON.parse(body).seconds * 1000;
       response.statusCode = 204;
       response.end();
       return;
