@@ -34,7 +34,11 @@ const (
 	// mostConnections and mostPerPeer bound what is open at once.
 	mostConnections, mostPerPeer = 512, 64
 	lookupTimeout                = 5 * time.Second
-	logInterval                  = time.Minute
+	// notFoundAfter is when a request is answered that there is nothing: a client that
+	// is in memory and has no keys would else be told from one that there is not, for
+	// which the store must be read.
+	notFoundAfter = 250 * time.Millisecond
+	logInterval   = time.Minute
 )
 
 // Keys says which keys a client has; see [broker.Broker.PublicKeys].
@@ -115,32 +119,58 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusMethodNotAllowed)
 		return
 	}
-	client, found := strings.CutPrefix(r.URL.Path, "/clients/")
-	client, ends := strings.CutSuffix(client, "/jwks.json")
-	if !found || !ends || broker.CheckID("client", client) != nil || r.URL.RawPath != "" {
-		s.refuse(w, http.StatusNotFound)
+	begun := time.Now()
+	client, ok := clientOf(r)
+	if !ok {
+		s.nothing(w, r, begun)
 		return
 	}
+	set, err := s.lookup(r.Context(), client)
+	switch {
+	case err == nil:
+		s.answer(w, r, set)
+	case hidden(err):
+		s.nothing(w, r, begun)
+	default:
+		s.refuse(w, http.StatusServiceUnavailable)
+	}
+}
+
+// clientOf returns the client whose keys are asked for.
+func clientOf(r *http.Request) (string, bool) {
+	client, found := strings.CutPrefix(r.URL.Path, "/clients/")
+	client, ends := strings.CutSuffix(client, "/jwks.json")
+	return client, found && ends && broker.CheckID("client", client) == nil && r.URL.RawPath == ""
+}
+
+var errTooMany = errors.New("too many requests wait for the store")
+
+// lookup asks for a client's keys unless too many do.
+func (s *Server) lookup(ctx context.Context, client string) (broker.JWKS, error) {
 	select {
 	case s.lookups <- struct{}{}:
 		defer func() { <-s.lookups }()
 	default:
-		s.refuse(w, http.StatusServiceUnavailable)
-		return
+		return broker.JWKS{}, errTooMany
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), lookupTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	set, err := s.config.Keys(ctx, client)
-	switch {
-	case err != nil && hidden(err):
-		s.refuse(w, http.StatusNotFound)
-		return
-	case err != nil:
+	if err != nil && !hidden(err) {
 		s.logFailure(ctx, client, err)
-		s.refuse(w, http.StatusServiceUnavailable)
-		return
 	}
-	s.answer(w, r, set)
+	return set, err
+}
+
+// nothing answers that there are no such keys, at a time that does not tell why.
+func (s *Server) nothing(w http.ResponseWriter, r *http.Request, begun time.Time) {
+	wait := time.NewTimer(time.Until(begun.Add(notFoundAfter)))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-r.Context().Done():
+	}
+	s.refuse(w, http.StatusNotFound)
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, set broker.JWKS) {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -133,10 +134,17 @@ func TestKeysOfAClient(t *testing.T) {
 	}
 }
 
-// TestNobodyLearnsWhichClientsThereAre compares all that is no client with keys.
+// TestNobodyLearnsWhichClientsThereAre compares all that is no client with keys: what
+// is answered, and when.
 func TestNobodyLearnsWhichClientsThereAre(t *testing.T) {
+	synctest.Test(t, nobodyLearnsWhichClientsThereAre)
+}
+
+func nobodyLearnsWhichClientsThereAre(t *testing.T) {
 	s := newServer(t, jwks.Config{Keys: withClients(t).PublicKeys})
+	begun := time.Now()
 	want := ask(t, s, "GET", "/clients/nobody/jwks.json")
+	took := time.Since(begun)
 	if want.Code != 404 || want.Header().Get("Cache-Control") != "no-store" {
 		t.Errorf("unknown: answered %d with %v", want.Code, want.Header())
 	}
@@ -145,7 +153,11 @@ func TestNobodyLearnsWhichClientsThereAre(t *testing.T) {
 		"/clients/../jwks.json", "/clients/%61cme/jwks.json/", "/clients/a%2fb/jwks.json", "/clients/acme", "/clients/", "/clients//jwks.json", "/",
 		"/clients/" + strings.Repeat("a", 4000) + "/jwks.json",
 	} {
+		begun := time.Now()
 		got := ask(t, s, "GET", path)
+		if d := time.Since(begun); d != took || d == 0 {
+			t.Errorf("%.60s: answered after %v, an unknown one after %v", path, d, took)
+		}
 		if got.Code != want.Code || got.Body.String() != want.Body.String() || len(got.Header()) != len(want.Header()) {
 			t.Errorf("%.60s: answered %d %q with %v", path, got.Code, got.Body, got.Header())
 		}
