@@ -28,6 +28,7 @@ const (
 	grpc       = "google.golang.org/grpc"
 	vaultAPI   = "github.com/hashicorp/vault/api"
 	brokertest = "broker/brokertest"
+	plugintest = "plugin/plugintest"
 )
 
 // goPackage is one package of this module, as `go list` describes it.
@@ -98,16 +99,17 @@ func TestImportsRunOneWay(t *testing.T) {
 		because   string
 		mustExist bool
 	}{
-		{"broker", append(ours("oauth", "vault", "embedded", "server", "client", "cmd", "proto"), grpc, vaultAPI, "net/http"), "the domain knows no gRPC, no Vault and no HTTP", true},
-		{"oauth", append(ours("vault", "embedded", "server", "client", "cmd", "proto"), grpc, vaultAPI), "adapters do not know each other", true},
-		{"vault", append(ours("oauth", "embedded", "server", "client", "cmd", "proto"), grpc), "adapters do not know each other", true},
-		{"embedded", append(ours("oauth", "vault", "server", "client", "cmd", "proto"), grpc, vaultAPI, "net/http"), "adapters do not know each other", true},
-		{"server", append(ours("oauth", "vault", "embedded", "client", "cmd"), vaultAPI), "adapters do not know each other", true},
+		{"broker", append(ours("oauth", "vault", "embedded", "server", "client", "cmd", "proto", "plugin"), grpc, vaultAPI, "net/http"), "the domain knows no gRPC, no Vault and no HTTP", true},
+		{"oauth", append(ours("vault", "embedded", "server", "client", "cmd", "proto", "plugin"), grpc, vaultAPI), "adapters do not know each other", true},
+		{"vault", append(ours("oauth", "embedded", "server", "client", "cmd", "proto", "plugin"), grpc), "adapters do not know each other", true},
+		{"embedded", append(ours("oauth", "vault", "server", "client", "cmd", "proto", "plugin"), grpc, vaultAPI, "net/http"), "adapters do not know each other", true},
+		{"plugin", append(ours("oauth", "vault", "embedded", "server", "client", "cmd", "proto/tokenbroker/v1"), vaultAPI), "adapters do not know each other", true},
+		{"server", append(ours("oauth", "vault", "embedded", "client", "cmd", "plugin"), vaultAPI), "adapters do not know each other", true},
 		{"server/notify", append(ours("proto"), grpc), "webhooks are HTTP and nothing else", true},
-		{"proto", ours("broker", "oauth", "vault", "embedded", "server", "client", "cmd", "internal"), "the contract depends on nothing of ours", true},
-		{"client", append(ours("broker", "oauth", "vault", "embedded", "server", "cmd", "internal"), vaultAPI), "callers import the contract and no more", true},
-		{"cmd/tokenctl", append(ours("broker", "oauth", "vault", "embedded", "server", "internal/authserver", "internal/devpki"), vaultAPI), "the operator's tool speaks to the API", true},
-		{"internal", append(ours("oauth", "vault", "embedded", "server", "client", "cmd"), grpc, vaultAPI), "what all may use depends on nobody", true},
+		{"proto", ours("broker", "oauth", "vault", "embedded", "server", "client", "cmd", "internal", "plugin"), "the contract depends on nothing of ours", true},
+		{"client", append(ours("broker", "oauth", "vault", "embedded", "server", "cmd", "internal", "plugin"), vaultAPI), "callers import the contract and no more", true},
+		{"cmd/tokenctl", append(ours("broker", "oauth", "vault", "embedded", "server", "internal/authserver", "internal/devpki", "plugin"), vaultAPI), "the operator's tool speaks to the API", true},
+		{"internal", append(ours("oauth", "vault", "embedded", "server", "client", "cmd", "plugin"), grpc, vaultAPI), "what all may use depends on nobody", true},
 	}
 	for _, rule := range rules {
 		t.Run(rule.from, func(t *testing.T) {
@@ -137,11 +139,11 @@ func TestWhoImportsWhat(t *testing.T) {
 		name := p.name()
 		for _, path := range p.Imports {
 			switch {
-			case below(path, grpc) && !belowAny(name, []string{"server", "client", "cmd", "proto", "bench", "test"}):
+			case below(path, grpc) && !belowAny(name, []string{"server", "client", "plugin", "cmd", "proto", "bench", "test"}):
 				t.Errorf("%s imports %s: only the border knows gRPC", name, path)
 			case below(path, vaultAPI) && !belowAny(name, []string{"vault", "test", "tools"}):
 				t.Errorf("%s imports %s: only package vault knows the Vault API", name, path)
-			case (below(path, "testing") || path == module+"/"+brokertest) && !belowAny(name, []string{brokertest, "test", "bench"}):
+			case (below(path, "testing") || path == module+"/"+brokertest || path == module+"/"+plugintest) && !belowAny(name, []string{brokertest, plugintest, "test", "bench"}):
 				t.Errorf("%s imports %s outside of its tests", name, path)
 			case below(path, module+"/cmd") || below(path, module+"/test") && !belowAny(name, []string{"test", "bench", "tools"}):
 				t.Errorf("%s imports %s, which nobody may import", name, path)

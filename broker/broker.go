@@ -41,7 +41,11 @@ type Config struct {
 	// connect to at all, with an UPSTREAM_ADDRESS_REFUSED error if not; nil takes
 	// every https URL.
 	CheckEndpoint func(endpoint string) error
-	// Rotators change secrets at providers :: the name in RotationSettings.Rotator.
+	// PublicKey returns the public JWK (RFC 7517) of a secret that is a private key, ""
+	// for any other; nil knows none. It must not quote the secret.
+	PublicKey func(secret.Value) (string, error)
+	// Rotators change secrets at providers, by the names that RotationSettings.Rotator
+	// has. The map is the Broker's from then on; who made the rotators closes them.
 	Rotators map[string]Rotator
 	// CarryTrace returns to, the context of work that belongs to no caller, with what
 	// tells that the call of from has begun it, and nothing else of from; nil carries
@@ -80,6 +84,7 @@ type Broker struct {
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
 	rotators      map[string]Rotator
+	publicKey     func(secret.Value) (string, error) // nil if none are known
 	carryTrace    func(from, to context.Context) context.Context
 	log           *slog.Logger
 
@@ -114,6 +119,8 @@ type Broker struct {
 	seen  *otter.Cache[string, seenVersion]   // path of a token record → its version
 	skews *otter.Cache[string, time.Duration] // token endpoint → how far its clock is ahead
 
+	publicKeys *otter.Cache[string, string] // fingerprint → public half, of versions whose record has none
+
 	reads   singleflight.Group // of client records, by id
 	flights singleflight.Group // of mints, by token key
 
@@ -131,7 +138,7 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
-		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, log: cfg.Logger,
+		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
@@ -152,13 +159,14 @@ func New(cfg Config) (*Broker, error) {
 		}
 		return n
 	}
-	var errs [6]error
+	var errs [7]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
 	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
 	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
 	b.parked, errs[3] = otter.New(&otter.Options[string, *parking]{MaximumSize: bound(cfg.CachedClients)})
 	b.seen, errs[4] = otter.New(&otter.Options[string, seenVersion]{MaximumSize: bound(cfg.CachedTokens)})
 	b.skews, errs[5] = otter.New(&otter.Options[string, time.Duration]{MaximumSize: bound(cfg.CachedClients)})
+	b.publicKeys, errs[6] = otter.New(&otter.Options[string, string]{MaximumSize: bound(cfg.CachedClients)})
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
@@ -192,7 +200,7 @@ func (b *Broker) Close() {
 	b.secrets.forget()
 	for _, stop := range []func() bool{
 		b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines, b.parked.StopAllGoroutines,
-		b.seen.StopAllGoroutines, b.skews.StopAllGoroutines,
+		b.seen.StopAllGoroutines, b.skews.StopAllGoroutines, b.publicKeys.StopAllGoroutines,
 	} {
 		stop()
 	}

@@ -180,6 +180,9 @@ type SecretVersion struct {
 	// ExpireTime is when the authorization server will stop taking it, as declared
 	// by the operator; zero if unknown.
 	ExpireTime time.Time `json:"expire_time,omitzero"`
+	// PublicKey is the public half of a private key, a JWK; "" of other secrets, and of
+	// those that came before there was this field.
+	PublicKey string `json:"public_key,omitempty"`
 	// Destroying says that the value is being, or was, destroyed on request.
 	Destroying bool `json:"destroying,omitempty"`
 	// RequestID is the request_id (AIP-155) that staged it; "" if none.

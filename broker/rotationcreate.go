@@ -11,14 +11,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
-// SecretMaker is a [Rotator] that makes the secrets it takes by itself, such as key
-// pairs. For others the broker makes 256 random bits, in base64url.
-type SecretMaker interface {
-	// MakeSecret returns a new secret and, if the provider calls it by one, its handle.
-	// It speaks to nobody.
-	MakeSecret(call RotatorCall) (value secret.Value, handle string, err error)
-}
-
 // rotator returns what changes c's secret at its provider. ROTATOR_NOT_SET.
 func (b *Broker) rotator(c *Client) (Rotator, RotatorTraits, error) {
 	if c.Rotation.Rotator == "" {
@@ -339,7 +331,8 @@ func (run *rotationRun) createChosen(ctx context.Context, rotator Rotator, call 
 
 func makeSecret(rotator Rotator, call RotatorCall) (secret.Value, string, error) {
 	if maker, ok := rotator.(SecretMaker); ok {
-		return maker.MakeSecret(call)
+		value, err := maker.MakeSecret(call)
+		return value, "", err
 	}
 	random := make([]byte, 32)
 	_, _ = rand.Read(random) // never fails (crypto/rand)

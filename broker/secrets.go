@@ -36,6 +36,10 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 			destinations = append(destinations, registration)
 		}
 	}
+	public, err := b.publicHalf(c.Upstream.Authentication, input.Value)
+	if err != nil {
+		return SecretVersion{}, err
+	}
 	meta, err := b.meta(ctx)
 	if err != nil {
 		return SecretVersion{}, err
@@ -56,7 +60,7 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 		}
 		version := SecretVersion{
 			Number: number, Destinations: destinations, TokenDestinations: slices.Clone(c.Upstream.TokenDestinations),
-			CreateTime: now, ExpireTime: input.ExpireTime.UTC(), Registered: !input.Registration.IsZero(),
+			CreateTime: now, ExpireTime: input.ExpireTime.UTC(), Registered: !input.Registration.IsZero(), PublicKey: public,
 		}
 		version.Fingerprint = meta.activeKey().fingerprint(c.UID, number, version.bound(), input.Value)
 		return version, nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/strictyaml"
+	"github.com/tokenbroker/tokenbroker/plugin"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
@@ -30,6 +31,8 @@ type config struct {
 	Audit    auditConfig     `yaml:"audit"`
 	Store    storeConfig     `yaml:"store"`
 	Upstream upstreamConfig  `yaml:"upstream"`
+	Rotators []plugin.Config `yaml:"rotators"`
+	JWKS     jwksConfig      `yaml:"jwks"`
 	Tokens   tokensConfig    `yaml:"tokens"`
 	Notify   notify.Config   `yaml:"notify"`
 	Limits   server.Limits   `yaml:"limits"`
@@ -203,6 +206,8 @@ func (cfg *config) validate() []strictyaml.Problem {
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
 	cfg.Upstream.prefixes(add)
 	cfg.Tokens.validate(add)
+	checkRotators(add, cfg.Rotators)
+	cfg.JWKS.validate(add, cfg.Listen)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
 		"limits.max_watches": cfg.Limits.MaxWatches, "limits.max_watches_per_caller": cfg.Limits.MaxWatchesPerCaller,

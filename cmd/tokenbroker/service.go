@@ -17,10 +17,10 @@ import (
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/internal/heap"
 	"github.com/tokenbroker/tokenbroker/oauth"
-	"github.com/tokenbroker/tokenbroker/oauth/rotator"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
+	"github.com/tokenbroker/tokenbroker/server/jwks"
 	"github.com/tokenbroker/tokenbroker/server/notify"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 	"github.com/tokenbroker/tokenbroker/vault"
@@ -40,8 +40,11 @@ type service struct {
 	audit    *auditLog        // nil if there is none
 	bearer   *bearer.Verifier // nil if callers show no tokens
 	notifier *notify.Notifier
+	jwks     *jwks.Server // nil if no public keys are served
 	log      *slog.Logger
 	closers  []func() error // in the order of making
+
+	jwksAddress string
 }
 
 func newLogger(cfg logConfig, w io.Writer) *slog.Logger {
@@ -83,10 +86,14 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.metrics.ObserveWebhooks(s.notifier.Status)
+	rotators, err := s.openRotators(cfg)
+	if err != nil {
+		return nil, err
+	}
 	s.broker, err = broker.New(broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
-		RevokeToken: s.upstream.RevokeToken, Rotators: rotator.New(s.upstream), CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
-		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
+		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
+		PublicKey: oauth.PublicKey, Rotators: rotators, CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 	})
@@ -94,6 +101,9 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.closers = append(s.closers, func() error { s.broker.Close(); return nil })
+	if err := s.openJWKS(cfg); err != nil {
+		return nil, err
+	}
 	s.metrics.ObserveSecretExpiry(s.broker.SoonestSecretExpiry)
 	if cfg.Access.File != "" {
 		if s.access, err = access.NewReloader(cfg.Access.File, s.tableReloaded); err != nil {
@@ -220,7 +230,14 @@ func (s *service) close() error {
 // looked after, and metrics are served, until the last call has been answered.
 func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	pages, err := s.listenAdmin()
+	var keys net.Listener
+	if err == nil {
+		keys, err = s.listenJWKS()
+	}
 	if err != nil {
+		if pages != nil {
+			listeners = append(listeners, pages)
+		}
 		for _, listener := range listeners {
 			err = errors.Join(err, listener.Close())
 		}
@@ -232,6 +249,9 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	var storeErr, auditErr error
 	if pages != nil {
 		owned.Go(func() { s.serveAdmin(looking, pages) })
+	}
+	if keys != nil {
+		owned.Go(func() { s.serveJWKS(looking, keys) })
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way

@@ -45,6 +45,10 @@ type Config struct {
 	InsecurePlaintext bool
 	// Registration lets clients register and manage themselves (RFC 7591, RFC 7592); nil if they cannot.
 	Registration *Registration
+	// TrustedCAFile holds the authorities of servers that clients' JWKSURI are on, PEM; "" for none besides Node's own.
+	TrustedCAFile string
+	// ClockTolerance is how far assertions' times may be off; the server's own default if zero. Whole seconds.
+	ClockTolerance time.Duration
 }
 
 // Client is one registration.
@@ -57,6 +61,9 @@ type Client struct {
 	Scopes []string
 	// JWKS is the JSON Web Key Set with the public keys for PrivateKeyJWT.
 	JWKS json.RawMessage
+	// JWKSURI is where the server gets them instead. It keeps them for a minute at least, and fetches again when an assertion does not
+	// verify and they are older.
+	JWKSURI string
 }
 
 // Resource is one API.
@@ -115,6 +122,9 @@ func Start(t testing.TB, config Config) *Server {
 	}
 
 	command := exec.Command("node", script, tools)
+	if config.TrustedCAFile != "" {
+		command.Env = append(os.Environ(), "NODE_EXTRA_CA_CERTS="+config.TrustedCAFile)
+	}
 	// The pipe stays open as long as this process lives: the script ends with it, also where no parent-death signal exists.
 	stdin, err := command.StdinPipe()
 	if err != nil {
@@ -210,6 +220,19 @@ func (s *Server) PutClient(client Client) {
 	}
 	if _, err := s.ask(http.MethodPut, "/clients", body); err != nil {
 		s.t.Fatalf("registering the client %s: %v", client.ID, err)
+	}
+}
+
+// Advance sets the server's clock further ahead, to make it forget what it keeps for a time. Assertions stay good only as far as
+// Config.ClockTolerance goes.
+func (s *Server) Advance(d time.Duration) {
+	s.t.Helper()
+	body, err := json.Marshal(map[string]int{"seconds": int(d / time.Second)})
+	if err != nil {
+		s.t.Fatalf("advancing the clock: %v", err)
+	}
+	if _, err := s.ask(http.MethodPost, "/clock", body); err != nil {
+		s.t.Fatalf("advancing the clock: %v", err)
 	}
 }
 

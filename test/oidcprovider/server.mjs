@@ -2,7 +2,7 @@
 //
 // The first line on stdin is the configuration as JSON; stdin's end means that the test is gone, and ends the server too. The first
 // line on stdout that starts with {"issuer" tells where it listens. A second port, never given to the code under test, answers what
-// a test wants to know and change: GET /requests, PUT /clients, POST /initial-access-tokens.
+// a test wants to know and change: GET /requests, PUT /clients, POST /initial-access-tokens, POST /clock.
 //
 // Usage: node server.mjs FOLDER, where FOLDER/node_modules has oidc-provider.
 
@@ -23,6 +23,11 @@ const lines = readline.createInterface({ input: process.stdin });
 const config = JSON.parse((await lines[Symbol.asyncIterator]().next()).value);
 lines.on('close', () => process.exit(0));
 process.stdin.resume();
+
+// How far a test has set the clock ahead, in milliseconds.
+let ahead = 0;
+const now = Date.now;
+Date.now = () => now() + ahead;
 
 // What the provider stores: one map for all models, gone with the process. Clients live here and not in the provider's static list,
 // so that a test can change one while it runs: the provider keys its cache by their content.
@@ -87,6 +92,9 @@ function build(issuer) {
     responseTypes: [],
     // No ID tokens are issued, but metadata must name an algorithm that the key above can do.
     clientDefaults: { id_token_signed_response_alg: 'ES256' },
+    ...(config.clockTolerance ? { clockTolerance: config.clockTolerance } : {}),
+    // Without the dispatcher that the provider sets, which connects to no loopback address.
+    fetch: (url, options) => globalThis.fetch(url, { ...options, dispatcher: undefined }),
     ttl: { ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime },
     features: {
       devInteractions: { enabled: false },
@@ -164,6 +172,14 @@ const control = http.createServer(async (request, response) => {
     if (request.method === 'POST' && request.url === '/initial-access-tokens') {
       const policies = config.registration.newSecretAtUpdate ? ['new-secret'] : undefined;
       response.end(JSON.stringify({ token: await new provider.InitialAccessToken({ policies }).save() }));
+      return;
+    }
+    if (request.method === 'POST' && request.url === '/clock') {
+      let body = '';
+      for await (const chunk of request) body += chunk;
+      ahead += JSON.parse(body).seconds * 1000;
+      response.statusCode = 204;
+      response.end();
       return;
     }
     response.statusCode = 404;

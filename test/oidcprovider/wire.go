@@ -18,6 +18,7 @@ type wireConfig struct {
 	Lifetime        int              `json:"lifetime"` // seconds
 	CertFile        string           `json:"certFile"`
 	KeyFile         string           `json:"keyFile"`
+	ClockTolerance  int              `json:"clockTolerance"` // seconds
 	// Registration is nil where there is none.
 	Registration *wireRegistration `json:"registration,omitempty"`
 }
@@ -41,8 +42,10 @@ func (c Config) wire() wireConfig {
 	w := wireConfig{
 		Clients:         []map[string]any{},
 		Resources:       []wireResource{},
+		Scopes:          []string{},
 		DefaultResource: c.DefaultResource,
 		Lifetime:        int(c.Lifetime / time.Second),
+		ClockTolerance:  int(c.ClockTolerance / time.Second),
 	}
 	if c.Lifetime == 0 {
 		w.Lifetime = int(defaultLifetime / time.Second)
@@ -89,6 +92,9 @@ func (c Client) metadata() map[string]any {
 	}
 	if c.JWKS != nil {
 		metadata["jwks"] = c.JWKS
+	}
+	if c.JWKSURI != "" {
+		metadata["jwks_uri"] = c.JWKSURI
 	}
 	return metadata
 }
