@@ -45,6 +45,10 @@ type Config struct {
 	// tells that the call of from has begun it, and nothing else of from; nil carries
 	// nothing.
 	CarryTrace func(from, to context.Context) context.Context
+	// Unwrap takes secrets out of wrapping tokens; nil takes none.
+	Unwrap Unwrap
+	// References reads secrets that are owned elsewhere; nil reads none.
+	References References
 	// Logger gets what no caller is told; nil discards.
 	Logger *slog.Logger
 	// CachedClients and CachedTokens bound what is kept in memory; 0 means 100,000.
@@ -76,6 +80,8 @@ type Broker struct {
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
 	carryTrace    func(from, to context.Context) context.Context
+	unwrap        Unwrap
+	references    References
 	log           *slog.Logger
 
 	// replica tells this process from every other one, also of the past.
@@ -90,6 +96,7 @@ type Broker struct {
 	follower  follower
 	announcer announcer
 	watchers  watchers
+	follows   follows
 	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
 	lastSweep *seenVersion
 
@@ -105,6 +112,8 @@ type Broker struct {
 
 	reads   singleflight.Group // of client records, by id
 	flights singleflight.Group // of mints, by token key
+	// following are looks at the owners of secrets, by uid.
+	following singleflight.Group
 
 	background context.Context // ends with Close; detached work hangs on it
 	stop       context.CancelFunc
@@ -121,6 +130,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, carryTrace: cfg.CarryTrace, log: cfg.Logger,
+		unwrap: cfg.Unwrap, references: cfg.References,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},

@@ -6,16 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
-
-// SecretInput is a secret on its way into the store.
-type SecretInput struct {
-	Value secret.Value
-	// ExpireTime is when the authorization server stops taking it; zero if unknown.
-	ExpireTime time.Time
-}
 
 // NewClient is what CreateClient registers.
 type NewClient struct {
@@ -23,7 +14,7 @@ type NewClient struct {
 	Labels      map[string]string
 	Upstream    Upstream
 	TokenPolicy TokenPolicy
-	// Secret becomes current; a zero Value registers without one.
+	// Secret becomes current; the zero SecretInput registers without one.
 	Secret SecretInput
 	// RequestID makes a repetition return the first one's client (AIP-155).
 	RequestID string
@@ -34,7 +25,7 @@ type NewClient struct {
 // that nothing names.
 //
 // INVALID_REQUEST, SECRET_UNUSABLE, UPSTREAM_ADDRESS_REFUSED,
-// CLIENT_ALREADY_EXISTS, or a reason of the store.
+// CLIENT_ALREADY_EXISTS, a WRAPPING_ or REFERENCE_ reason, or one of the store.
 func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error) {
 	var v violations
 	if problem := idProblem(n.ID); problem != "" {
@@ -42,8 +33,8 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	}
 	checkSettings(&v, n.Labels, n.Upstream, n.TokenPolicy)
 	checkRequestID(&v, n.RequestID)
-	if !n.Secret.Value.IsZero() {
-		checkSecret(&v, "secret", n.Secret.Value)
+	if n.Secret.given() {
+		checkInput(&v, "secret", n.Secret)
 	}
 	if err := v.err(); err != nil {
 		return nil, err
@@ -64,8 +55,12 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 		ID: n.ID, UID: newID(), Labels: maps.Clone(n.Labels), Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy,
 		NextVersion: 1, CreateTime: now, CreateRequestID: n.RequestID,
 	}
-	if !n.Secret.Value.IsZero() {
-		version, err := b.writeSecret(ctx, c, n.Secret)
+	if n.Secret.given() {
+		input, err := b.resolve(ctx, n.ID, n.Secret)
+		if err != nil {
+			return nil, err
+		}
+		version, err := b.writeSecret(ctx, c, input)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +94,7 @@ type ClientUpdate struct {
 	// Edit changes the settings of a copy: labels, upstream, token policy; what it
 	// does to other fields is undone.
 	Edit func(*Client)
-	// Secret, if it has a value, becomes current together with the change.
+	// Secret, if there is one, becomes current together with the change.
 	Secret SecretInput
 	// Check may refuse what Edit made of the present client; nil takes all.
 	Check func(present, changed *Client) error
@@ -114,7 +109,7 @@ type ClientUpdate struct {
 //
 // CLIENT_NOT_FOUND, CLIENT_DELETED, ETAG_MISMATCH, CONCURRENT_CHANGE,
 // DESTINATION_NOT_BOUND, INVALID_REQUEST, SECRET_UNUSABLE,
-// TOO_MANY_SECRET_VERSIONS, or a reason of the store.
+// TOO_MANY_SECRET_VERSIONS, a WRAPPING_ or REFERENCE_ reason, or one of the store.
 func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, error) {
 	present, err := b.clientToChange(ctx, u.ID, u.Etag)
 	if err != nil {
@@ -127,8 +122,8 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	c.Labels, c.Upstream, c.TokenPolicy = edited.Labels, edited.Upstream, edited.TokenPolicy
 	var v violations
 	checkSettings(&v, c.Labels, c.Upstream, c.TokenPolicy)
-	if !u.Secret.Value.IsZero() {
-		checkSecret(&v, "secret", u.Secret.Value)
+	if u.Secret.given() {
+		checkInput(&v, "secret", u.Secret)
 	}
 	if err := v.err(); err != nil {
 		return nil, err
@@ -143,7 +138,7 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 			return nil, err
 		}
 	}
-	if u.Secret.Value.IsZero() {
+	if !u.Secret.given() {
 		err := b.checkKeptSecret(ctx, present, c)
 		if err == nil {
 			return b.commit(ctx, c)
@@ -159,7 +154,11 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	if err := c.roomFor(Current); err != nil {
 		return nil, err
 	}
-	version, err := b.writeSecret(ctx, c, u.Secret)
+	input, err := b.resolve(ctx, u.ID, u.Secret)
+	if err != nil {
+		return nil, err
+	}
+	version, err := b.writeSecret(ctx, c, input)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +175,10 @@ func (b *Broker) keptSecret(ctx context.Context, present *Client) (SecretInput, 
 		return SecretInput{}, newError(ReasonDestinationNotBound, present.ID, "only a pending secret is bound elsewhere; retire it first")
 	}
 	value, err := b.readSecret(ctx, present, current)
-	return SecretInput{Value: value, ExpireTime: current.ExpireTime}, err
+	return SecretInput{
+		Value: value, ExpireTime: current.ExpireTime, KeepTrailingSpace: true,
+		Reference: current.Reference, ownerVersion: current.OwnerVersion,
+	}, err
 }
 
 // checkKeptSecret refuses settings that the secrets which the client keeps must
@@ -333,7 +335,7 @@ func (b *Broker) discardUnnamed(ctx context.Context, c *Client) {
 	if err != nil || c.added == 0 {
 		return
 	}
-	if _, named := committed.Secret(c.added); named && committed.UID == c.UID {
+	if named, ok := committed.Secret(c.added); ok && named.Reference.IsZero() && committed.UID == c.UID {
 		return
 	}
 	if err := b.store.Destroy(context.WithoutCancel(ctx), secretKey(c.ID, c.UID, c.added)); err != nil {

@@ -209,7 +209,7 @@ func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) {
 		return
 	}
 	defer value.Wipe()
-	w.add(StageSecretPresent, OutcomePassed, "", fmt.Sprintf("version %d at %s", current.Number, secretKey(c.ID, c.UID, current.Number)))
+	w.add(StageSecretPresent, OutcomePassed, "", fmt.Sprintf("version %d at %s", current.Number, c.place(current)))
 	w.add(StageSecretIntact, OutcomePassed, "", current.Fingerprint)
 	switch err := b.checkSecret(c.Upstream.Authentication, value); {
 	case err != nil:

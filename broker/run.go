@@ -22,8 +22,9 @@ const (
 )
 
 // Run does what nobody waits for, until ctx ends: it follows the changes by other
-// replicas, refreshes tokens that were used since they were had, and sweeps the store
-// (one replica at a time). Without it a Broker serves all the same; it then notices
+// replicas, refreshes tokens that were used since they were had, looks whether the
+// owners of secrets that are used have changed them, and sweeps the store (one replica
+// at a time). Without it a Broker serves all the same; it then notices
 // changes by others late and refreshes only what is asked for. It returns nil.
 func (b *Broker) Run(ctx context.Context) error {
 	var owned sync.WaitGroup
@@ -34,6 +35,9 @@ func (b *Broker) Run(ctx context.Context) error {
 		owned.Go(func() { b.prewarm(ctx) })
 	}
 	owned.Go(func() { b.every(ctx, refreshEvery, b.refreshUsed) })
+	if b.references != nil {
+		owned.Go(func() { b.every(ctx, followEvery, b.followUsed) })
+	}
 	owned.Go(func() { b.every(ctx, sweepEvery, b.sweep) })
 	owned.Wait()
 	return nil
