@@ -155,7 +155,11 @@ func (b *Broker) resolve(ctx context.Context, client string, input SecretInput) 
 	}
 	if err != nil {
 		e := AsError(err)
-		return SecretInput{}, &Error{Reason: e.Reason, Op: "fetch the secret", Client: client, Detail: e.Detail, RetryAfter: e.RetryAfter, Err: err}
+		refusal := &Error{Reason: e.Reason, Op: "fetch the secret", Client: client, Detail: e.Detail, RetryAfter: e.RetryAfter, Err: err}
+		if e.Reason == ReasonWrappingContentInvalid { // whoever wraps secrets need not be an operator, and is told what is wrong
+			refusal.Fields = []FieldViolation{{Field: "secret.wrapping_token", Problem: "does not wrap one secret: " + orElse(e.Detail, "it must be a string")}}
+		}
+		return SecretInput{}, refusal
 	}
 	var v violations
 	checkValue(&v, "secret", fetched)
