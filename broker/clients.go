@@ -60,6 +60,9 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 		if err != nil {
 			return nil, err
 		}
+		if n.Secret.Value.IsZero() {
+			defer input.Value.Wipe()
+		}
 		version, err := b.writeSecret(ctx, c, input)
 		if err != nil {
 			return nil, err
@@ -157,6 +160,9 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	input, err := b.resolve(ctx, u.ID, u.Secret)
 	if err != nil {
 		return nil, err
+	}
+	if u.Secret.Value.IsZero() {
+		defer input.Value.Wipe()
 	}
 	version, err := b.writeSecret(ctx, c, input)
 	if err != nil {

@@ -132,8 +132,8 @@ func checkValue(v *violations, field string, in SecretInput) {
 	}
 }
 
-// resolve returns input with the secret in its Value, which the caller wipes:
-// unwrapped, or read from its owner. What was fetched must then be what checkInput
+// resolve returns input with the secret in its Value: unwrapped, or read from its
+// owner, in which case the caller wipes it. What was fetched must then be what checkInput
 // takes. Since unwrapping uses the token up, everything that could refuse the request
 // without knowing the secret must have been asked before; the end of ctx does not stop
 // it once it has begun.
