@@ -16,7 +16,8 @@ const (
 	followEvery = 27 * time.Second
 	// After a failure to follow nobody tries for holdDown, doubled up to maxHoldDown;
 	// after a refusal by the authorization server for refusedHold, doubled up to
-	// maxRefusedHold: wrong secrets may lock a client out.
+	// maxRefusedHold: wrong secrets may lock a client out. While the store is away the
+	// next look is as good a time as any.
 	refusedHold    = time.Minute
 	maxRefusedHold = time.Hour
 )
@@ -30,8 +31,16 @@ type follows struct {
 }
 
 type followFailure struct {
+	err   error
 	count int
 	until time.Time
+}
+
+// last returns why the last try failed; nil if it did not, or is not known here.
+func (f *follows) last(uid string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed[uid].err
 }
 
 // heldDown reports whether it is too early for another try.
@@ -58,12 +67,15 @@ func (f *follows) note(uid string, err error, now time.Time) {
 		}
 	}
 	first, most := holdDown, maxHoldDown
-	if parks(ReasonOf(err)) {
+	switch {
+	case parks(ReasonOf(err)):
 		first, most = refusedHold, maxRefusedHold
+	case outage(err) || ReasonOf(err) == ReasonStoreSealed:
+		most = followEvery
 	}
 	count := f.failed[uid].count + 1
 	wait := max(min(first<<min(count-1, 10), most), min(AsError(err).RetryAfter, maxRetryAfter))
-	f.failed[uid] = followFailure{count: count, until: now.Add(wait)}
+	f.failed[uid] = followFailure{err: err, count: count, until: now.Add(wait)}
 }
 
 // follow returns c after its owner's last change of the secret that c refers to was
@@ -204,8 +216,8 @@ func (b *Broker) promoteFollowed(ctx context.Context, c *Client, pending SecretV
 	if changed, err = b.commit(ctx, changed); err != nil {
 		return c, err
 	}
-	if !c.Upstream.SingleActiveToken && !b.notShared && !c.TokenPolicy.Unshared {
-		b.publish(ctx, changed, key, token)
+	if !c.Upstream.SingleActiveToken && (c.Upstream.limited() || !b.notShared && !c.TokenPolicy.Unshared) {
+		b.publish(ctx, changed, key, token) // so that nobody asks for another one
 	}
 	b.log.InfoContext(ctx, "secret has followed its owner", "client", c.ID, "secret_version", pending.Number,
 		"reference", pending.Reference.String(), "owner_version", pending.OwnerVersion)

@@ -194,6 +194,11 @@ func TestFollowFails(t *testing.T) {
 				if strings.Contains(f.log.String(), "owned") {
 					t.Error("the log has the secret")
 				}
+				report, err := f.CheckLookup(t.Context(), "acme", broker.DepthSecret)
+				wantReason(t, "CheckLookup", err, "")
+				if last := report.Stages[len(report.Stages)-1]; last.Outcome != broker.OutcomeWarned || last.Reason != test.want {
+					t.Errorf("the check says %s, %s; want a warning of %s", last.Outcome, last.Reason, test.want)
+				}
 				test.mend(t, f)
 				time.Sleep(time.Hour)
 				f.token(t, "acme")
@@ -242,6 +247,34 @@ func TestFollowsOnce(t *testing.T) {
 		}
 		f.wantCurrent(t, 2, "1 previous, 2 current")
 	})
+}
+
+// TestFollowsWithFewTokens: the token that proves the new secret is the one that all
+// have from then on, where each one counts.
+func TestFollowsWithFewTokens(t *testing.T) {
+	for name, limit := range map[string]func(*broker.Upstream){
+		"single active": func(u *broker.Upstream) { u.SingleActiveToken = true },
+		"budget":        func(u *broker.Upstream) { u.IssueBudget = broker.IssueBudget{Tokens: 2, Period: 24 * time.Hour} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newReferring(t)
+				_, err := f.UpdateClient(t.Context(), broker.ClientUpdate{ID: "acme", Edit: func(c *broker.Client) {
+					c.Upstream.AllowedAudiences = nil
+					limit(&c.Upstream)
+				}})
+				wantReason(t, "UpdateClient", err, "")
+				f.token(t, "acme")
+				f.change("owned 2")
+				time.Sleep(brokertest.DefaultLifetime)
+				first, second := f.token(t, "acme"), f.another(t).token(t, "acme")
+				if n := f.asked("owned 2"); n != 1 || first.ID != second.ID {
+					t.Errorf("%d tokens were got with the new secret, want one for all", n)
+				}
+				f.wantCurrent(t, 2, "1 previous, 2 current")
+			})
+		})
+	}
 }
 
 // TestRolledBackIsNotFollowed: who rolls back has a reason.
