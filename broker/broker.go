@@ -51,6 +51,10 @@ type Config struct {
 	// tells that the call of from has begun it, and nothing else of from; nil carries
 	// nothing.
 	CarryTrace func(from, to context.Context) context.Context
+	// Unwrap takes secrets out of wrapping tokens; nil takes none.
+	Unwrap Unwrap
+	// References reads secrets that are owned elsewhere; nil reads none.
+	References References
 	// Logger gets what no caller is told; nil discards.
 	Logger *slog.Logger
 	// CachedClients and CachedTokens bound what is kept in memory; 0 means 100,000.
@@ -86,6 +90,8 @@ type Broker struct {
 	rotators      map[string]Rotator
 	publicKey     func(secret.Value) (string, error) // nil if none are known
 	carryTrace    func(from, to context.Context) context.Context
+	unwrap        Unwrap
+	references    References
 	log           *slog.Logger
 
 	// replica tells this process from every other one, also of the past.
@@ -103,6 +109,7 @@ type Broker struct {
 	watchers  watchers
 	ledger    ledger
 	notify    func(Event)
+	follows   follows
 	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
 	lastSweep *seenVersion
 	// expiriesTold :: uid → what this replica told, or knows to be told, of secrets that
@@ -123,6 +130,8 @@ type Broker struct {
 
 	reads   singleflight.Group // of client records, by id
 	flights singleflight.Group // of mints, by token key
+	// following are looks at the owners of secrets, by uid.
+	following singleflight.Group
 
 	background context.Context // ends with Close; detached work hangs on it
 	stop       context.CancelFunc
@@ -139,6 +148,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
+		unwrap: cfg.Unwrap, references: cfg.References,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,

@@ -196,6 +196,14 @@ type SecretVersion struct {
 	// TokenDestinations are the origins that the broker itself may send tokens to which
 	// were got with this value, fixed when staged.
 	TokenDestinations []string `json:"token_destinations,omitempty"`
+	// Reference names the secret that this version is where it is owned by somebody
+	// else, and OwnerVersion the owner's number of it; no value then lies in the store.
+	// Zero for all others. The current version follows its owner: the latest of
+	// Reference becomes a new version, which is promoted once a token was had with it.
+	Reference    SecretReference `json:"reference,omitzero"`
+	OwnerVersion int64           `json:"owner_version,omitempty"`
+	// Followed says that it was found by following its owner and not staged.
+	Followed bool `json:"followed,omitempty"`
 }
 
 // State is what an operator sees of a client's life.

@@ -6,19 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
-
-// SecretInput is a secret on its way into the store.
-type SecretInput struct {
-	Value secret.Value
-	// ExpireTime is when the authorization server stops taking it; zero if unknown.
-	ExpireTime time.Time
-	// Registration is the registration access token (RFC 7592) that belongs to it; the
-	// zero Value if none does.
-	Registration secret.Value
-}
 
 // NewClient is what CreateClient registers.
 type NewClient struct {
@@ -27,7 +15,7 @@ type NewClient struct {
 	Upstream    Upstream
 	TokenPolicy TokenPolicy
 	Rotation    RotationSettings
-	// Secret becomes current; a zero Value registers without one.
+	// Secret becomes current; the zero SecretInput registers without one.
 	Secret SecretInput
 	// RequestID makes a repetition return the first one's client (AIP-155).
 	RequestID string
@@ -38,7 +26,7 @@ type NewClient struct {
 // that nothing names.
 //
 // INVALID_REQUEST, SECRET_UNUSABLE, UPSTREAM_ADDRESS_REFUSED,
-// CLIENT_ALREADY_EXISTS, or a reason of the store.
+// CLIENT_ALREADY_EXISTS, a WRAPPING_ or REFERENCE_ reason, or one of the store.
 func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error) {
 	var v violations
 	if problem := idProblem(n.ID); problem != "" {
@@ -46,8 +34,8 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	}
 	checkSettings(&v, n.Labels, n.Upstream, n.TokenPolicy, n.Rotation)
 	checkRequestID(&v, n.RequestID)
-	if !n.Secret.Value.IsZero() {
-		checkSecret(&v, "secret", n.Secret.Value)
+	if n.Secret.given() {
+		checkInput(&v, "secret", n.Secret)
 	}
 	if err := v.err(); err != nil {
 		return nil, err
@@ -68,8 +56,15 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 		ID: n.ID, UID: newID(), Labels: maps.Clone(n.Labels), Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy, Rotation: n.Rotation.clone(),
 		NextVersion: 1, CreateTime: now, CreateRequestID: n.RequestID,
 	}
-	if !n.Secret.Value.IsZero() {
-		version, err := b.writeSecret(ctx, c, n.Secret)
+	if n.Secret.given() {
+		input, err := b.resolve(ctx, n.ID, n.Secret)
+		if err != nil {
+			return nil, err
+		}
+		if n.Secret.Value.IsZero() {
+			defer input.Value.Wipe()
+		}
+		version, err := b.writeSecret(ctx, c, input)
 		if err != nil {
 			return nil, err
 		}
@@ -103,7 +98,7 @@ type ClientUpdate struct {
 	// Edit changes the settings of a copy: labels, upstream, token policy; what it
 	// does to other fields is undone.
 	Edit func(*Client)
-	// Secret, if it has a value, becomes current together with the change.
+	// Secret, if there is one, becomes current together with the change.
 	Secret SecretInput
 	// Check may refuse what Edit made of the present client; nil takes all.
 	Check func(present, changed *Client) error
@@ -118,7 +113,7 @@ type ClientUpdate struct {
 //
 // CLIENT_NOT_FOUND, CLIENT_DELETED, ETAG_MISMATCH, CONCURRENT_CHANGE,
 // DESTINATION_NOT_BOUND, INVALID_REQUEST, SECRET_UNUSABLE,
-// TOO_MANY_SECRET_VERSIONS, or a reason of the store.
+// TOO_MANY_SECRET_VERSIONS, a WRAPPING_ or REFERENCE_ reason, or one of the store.
 func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, error) {
 	present, err := b.clientToChange(ctx, u.ID, u.Etag)
 	if err != nil {
@@ -131,8 +126,8 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	c.Labels, c.Upstream, c.TokenPolicy, c.Rotation = edited.Labels, edited.Upstream, edited.TokenPolicy, edited.Rotation
 	var v violations
 	checkSettings(&v, c.Labels, c.Upstream, c.TokenPolicy, c.Rotation)
-	if !u.Secret.Value.IsZero() {
-		checkSecret(&v, "secret", u.Secret.Value)
+	if u.Secret.given() {
+		checkInput(&v, "secret", u.Secret)
 	}
 	if err := v.err(); err != nil {
 		return nil, err
@@ -147,7 +142,7 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 			return nil, err
 		}
 	}
-	if u.Secret.Value.IsZero() {
+	if !u.Secret.given() {
 		err := b.checkKeptSecret(ctx, present, c)
 		if err == nil {
 			return b.commit(ctx, c)
@@ -163,7 +158,14 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	if err := c.roomFor(Current); err != nil {
 		return nil, err
 	}
-	version, err := b.writeSecret(ctx, c, u.Secret)
+	input, err := b.resolve(ctx, u.ID, u.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if u.Secret.Value.IsZero() {
+		defer input.Value.Wipe()
+	}
+	version, err := b.writeSecret(ctx, c, input)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +182,10 @@ func (b *Broker) keptSecret(ctx context.Context, present *Client) (SecretInput, 
 		return SecretInput{}, newError(ReasonDestinationNotBound, present.ID, "only a pending secret is bound elsewhere; retire it first")
 	}
 	value, registration, err := b.readWithRegistration(ctx, present, current)
-	return SecretInput{Value: value, ExpireTime: current.ExpireTime, Registration: registration}, err
+	return SecretInput{
+		Value: value, ExpireTime: current.ExpireTime, KeepTrailingSpace: true, Registration: registration,
+		Reference: current.Reference, ownerVersion: current.OwnerVersion,
+	}, err
 }
 
 // checkKeptSecret refuses settings that the secrets which the client keeps must
@@ -348,7 +353,7 @@ func (b *Broker) discardUnnamed(ctx context.Context, c *Client) {
 	if err != nil || c.added == 0 {
 		return
 	}
-	if _, named := committed.Secret(c.added); named && committed.UID == c.UID {
+	if named, ok := committed.Secret(c.added); ok && named.Reference.IsZero() && committed.UID == c.UID {
 		return
 	}
 	if err := b.store.Destroy(context.WithoutCancel(ctx), secretKey(c.ID, c.UID, c.added)); err != nil {

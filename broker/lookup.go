@@ -209,7 +209,7 @@ func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) {
 		return
 	}
 	defer value.Wipe()
-	w.add(StageSecretPresent, OutcomePassed, "", fmt.Sprintf("version %d at %s", current.Number, secretKey(c.ID, c.UID, current.Number)))
+	w.add(StageSecretPresent, OutcomePassed, "", fmt.Sprintf("version %d at %s", current.Number, c.place(current)))
 	w.add(StageSecretIntact, OutcomePassed, "", current.Fingerprint)
 	switch err := b.checkSecret(c.Upstream.Authentication, value); {
 	case err != nil:
@@ -228,11 +228,16 @@ func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) {
 	b.checkOtherSecrets(ctx, w, c)
 }
 
-// checkOtherSecrets warns of a pending or previous version that could not be used:
-// no lookup needs it today, a promotion or roll-back would.
+// checkOtherSecrets warns of a pending or previous version that could not be used, or a
+// later one of the owner's that this replica could not take over: no lookup needs it
+// today, a promotion or roll-back would.
 func (b *Broker) checkOtherSecrets(ctx context.Context, w *walk, c *Client) {
 	var evidence []string
 	var reason Reason
+	if err := b.follows.last(c.UID); err != nil {
+		reason = ReasonOf(err)
+		evidence = append(evidence, "the owner's latest version of the current secret is not taken over: "+AsError(err).Detail)
+	}
 	for _, stage := range []Stage{Pending, Previous} {
 		version, ok := c.Staged(stage)
 		if !ok {

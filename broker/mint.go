@@ -128,6 +128,7 @@ func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Toke
 	if err != nil {
 		return nil, err
 	}
+	c = b.follow(ctx, c)
 	if err := c.usable(); err != nil {
 		return nil, err
 	}

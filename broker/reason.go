@@ -92,6 +92,7 @@ const (
 
 	ReasonWrappingTokenInvalid   Reason = "WRAPPING_TOKEN_INVALID"
 	ReasonWrappingPathRefused    Reason = "WRAPPING_PATH_REFUSED"
+	ReasonWrappingAnswerLost     Reason = "WRAPPING_ANSWER_LOST"
 	ReasonWrappingContentInvalid Reason = "WRAPPING_CONTENT_INVALID"
 	ReasonReferenceNotAllowed    Reason = "REFERENCE_NOT_ALLOWED"
 	ReasonReferenceUnreadable    Reason = "REFERENCE_UNREADABLE"

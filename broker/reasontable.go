@@ -66,6 +66,7 @@ var reasonTable = []ReasonInfo{
 	// How secrets come and change.
 	{ReasonWrappingTokenInvalid, RecoveryRotateSecret, "The wrapping token is used, expired or invented: Vault answers all three alike.", "If nobody of yours has used it, somebody may have intercepted it: have the secret changed. Then wrap it again and send the new token at once."},
 	{ReasonWrappingPathRefused, RecoveryFixCaller, "The wrapping token was made by a request that the configuration does not list; it was not unwrapped.", "Wrap with one of the requests in secrets.wrapping.creation_paths; sys/wrapping/wrap may mean that somebody intercepted a token and wrapped it again."},
+	{ReasonWrappingAnswerLost, RecoveryFixCaller, "Vault's answer to the unwrapping was lost; the wrapping token may be used up.", "Wrap the secret again and send the new token."},
 	{ReasonWrappingContentInvalid, RecoveryFixCaller, "What the wrapping token wrapped is not one secret; the token is used up.", "Wrap an object with one string field, value, client_secret or private_key."},
 	{ReasonReferenceNotAllowed, RecoveryFixCaller, "The configuration does not let clients refer to that place in Vault.", "Use a place below a prefix of secrets.references, or have the operator add one; never the broker's own mount."},
 	{ReasonReferenceUnreadable, RecoveryFixStore, "The place that the client refers to holds no secret that the broker can read.", "Check mount, path and field, and that the policy of the broker lets it read there."},

@@ -159,7 +159,8 @@ func (e *UnsentError) Unwrap() error { return e.Err }
 
 // Unwrap takes what a Vault response-wrapping token wraps, once, without retry.
 // WRAPPING_TOKEN_INVALID (used, expired, invented: Vault answers alike),
-// WRAPPING_PATH_REFUSED, WRAPPING_CONTENT_INVALID, or a reason of the store.
+// WRAPPING_PATH_REFUSED, which leaves it wrapped, WRAPPING_CONTENT_INVALID,
+// WRAPPING_ANSWER_LOST, or a reason of the store, which leaves it wrapped too.
 type Unwrap func(ctx context.Context, token secret.Value) (secret.Value, error)
 
 // SecretReference names a secret that is owned elsewhere in the same Vault.
@@ -188,8 +189,9 @@ type ReferencedSecret struct {
 // name, REFERENCE_UNREADABLE for one that holds no such secret, or a reason of the
 // store.
 type References interface {
-	// Version returns the number of the latest version without reading it.
+	// Version returns the number of the latest version without reading it. Numbers
+	// begin at 1 and grow, unless the owner begins anew.
 	Version(ctx context.Context, r SecretReference) (int64, error)
-	// Read returns the latest version.
-	Read(ctx context.Context, r SecretReference) (ReferencedSecret, error)
+	// Read returns the version of that number; 0 means the latest.
+	Read(ctx context.Context, r SecretReference, number int64) (ReferencedSecret, error)
 }

@@ -22,10 +22,11 @@ const (
 )
 
 // Run does what nobody waits for, until ctx ends: it follows the changes by other
-// replicas, refreshes tokens that were used since they were had, sweeps the store (one
-// replica at a time), records who used what, which it ends with, and tells of secrets
-// that expire soon. Without it a Broker serves all the same; it then notices changes by
-// others late and refreshes only what is asked for. It returns nil.
+// replicas, refreshes tokens that were used since they were had, looks whether the
+// owners of secrets that are used have changed them, goes on with rotations, sweeps the
+// store (one replica at a time), records who used what, which it ends with, and tells of
+// secrets that expire soon. Without it a Broker serves all the same; it then notices
+// changes by others late and refreshes only what is asked for. It returns nil.
 func (b *Broker) Run(ctx context.Context) error {
 	var owned sync.WaitGroup
 	if b.feedOn {
@@ -36,6 +37,9 @@ func (b *Broker) Run(ctx context.Context) error {
 	}
 	owned.Go(func() { b.rotate(ctx) })
 	owned.Go(func() { b.every(ctx, refreshEvery, b.refreshUsed) })
+	if b.references != nil {
+		owned.Go(func() { b.every(ctx, followEvery, b.followUsed) })
+	}
 	owned.Go(func() { b.every(ctx, sweepEvery, b.sweep) })
 	owned.Go(func() { b.keepBooks(ctx) })
 	owned.Wait()

@@ -16,8 +16,8 @@ import (
 const maxUnlabelledVersions = 5
 
 // writeSecret checks a secret against c's settings and writes its value under a
-// number that was never used, starting at c.NextVersion. It changes no record;
-// the caller adds the version to c and commits.
+// number that was never used, starting at c.NextVersion. One that is owned elsewhere
+// stays there. It changes no record; the caller adds the version to c and commits.
 func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) (SecretVersion, error) {
 	if err := b.checkSecret(c.Upstream.Authentication, input.Value); err != nil {
 		return SecretVersion{}, err
@@ -48,19 +48,22 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 	const tries = 16
 	for number := c.NextVersion; number < c.NextVersion+tries; number++ {
 		now := time.Now().UTC()
-		record := &secretRecord{
-			header: header{UID: c.UID}, Number: number, Value: input.Value.RevealString(), Registration: input.Registration.RevealString(), CreateTime: now,
-		}
-		_, err := b.write(ctx, secretKey(c.ID, c.UID, number), 0, &record.header, record)
-		if ReasonOf(err) == ReasonStoreConflict {
-			continue
-		}
-		if err != nil {
-			return SecretVersion{}, fmt.Errorf("write secret value: %w", err)
+		if input.Reference.IsZero() {
+			record := &secretRecord{
+				header: header{UID: c.UID}, Number: number, Value: input.Value.RevealString(), Registration: input.Registration.RevealString(), CreateTime: now,
+			}
+			_, err := b.write(ctx, secretKey(c.ID, c.UID, number), 0, &record.header, record)
+			if ReasonOf(err) == ReasonStoreConflict {
+				continue
+			}
+			if err != nil {
+				return SecretVersion{}, fmt.Errorf("write secret value: %w", err)
+			}
 		}
 		version := SecretVersion{
 			Number: number, Destinations: destinations, TokenDestinations: slices.Clone(c.Upstream.TokenDestinations),
 			CreateTime: now, ExpireTime: input.ExpireTime.UTC(), Registered: !input.Registration.IsZero(), PublicKey: public,
+			Reference: input.Reference, OwnerVersion: input.ownerVersion,
 		}
 		version.Fingerprint = meta.activeKey().fingerprint(c.UID, number, version.bound(), input.Value)
 		return version, nil
@@ -71,6 +74,9 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 // readSecret reads a version's value and makes sure that it is the one that was
 // staged, for this client and these destinations.
 func (b *Broker) readSecret(ctx context.Context, c *Client, version SecretVersion) (secret.Value, error) {
+	if !version.Reference.IsZero() {
+		return b.readReferenced(ctx, c, version)
+	}
 	key := secretKey(c.ID, c.UID, version.Number)
 	fail := func(reason Reason, err error, detail string, args ...any) (secret.Value, error) {
 		e := newError(reason, c.ID, "version %d at %s: "+detail, append([]any{version.Number, key}, args...)...)
@@ -98,12 +104,10 @@ func (b *Broker) readSecret(ctx context.Context, c *Client, version SecretVersio
 		return secret.Value{}, &Error{Reason: ReasonOf(err), Op: "read secret value", Client: c.ID, Detail: AsError(err).Detail, Err: err}
 	}
 	value := secret.NewString(r.Value)
-	fingerprintKey, known := meta.fingerprintKeyOf(version.Fingerprint)
-	if !known {
-		return fail(ReasonSecretChangedOutside, nil, "its fingerprint was made with a key that the store's meta record does not have")
+	if problem := meta.mismatch(c.UID, version, value); problem != "" {
+		return fail(ReasonSecretChangedOutside, nil, "%s", problem)
 	}
-	if r.UID != c.UID || r.Number != version.Number ||
-		fingerprintKey.fingerprint(c.UID, version.Number, version.bound(), value) != version.Fingerprint {
+	if r.UID != c.UID || r.Number != version.Number {
 		return fail(ReasonSecretChangedOutside, nil, "the fingerprint differs")
 	}
 	return value, nil

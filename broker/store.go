@@ -22,6 +22,11 @@ type Store interface {
 	// *[AbsentError]; a value that is not one JSON object is RECORD_CORRUPT.
 	Read(ctx context.Context, key string) (Record, error)
 
+	// ReadLatest is Read, except that it returns what was written last also under
+	// "secrets/": what a person wrote over a value by hand. It tells nothing about
+	// whether that may be used.
+	ReadLatest(ctx context.Context, key string) (Record, error)
+
 	// Write puts data, one JSON object of at most [MaxRecordBytes], at key if the
 	// record there still has the given version; 0 means that nothing was ever
 	// there. It returns the new version, greater than the old one.

@@ -281,26 +281,9 @@ func checkPolicy(v *violations, prefix string, p TokenPolicy) {
 	}
 }
 
-// checkSecret refuses what cannot be meant: the value itself is never quoted.
+// checkSecret is checkInput of a secret that is in the request.
 func checkSecret(v *violations, field string, s secret.Value) {
-	value := s.Reveal()
-	text := strings.TrimSpace(string(value))
-	switch {
-	case len(value) == 0:
-		v.add(field, "is empty")
-	case len(value) > MaxSecretBytes:
-		v.add(field, "has %d bytes; at most %d", len(value), MaxSecretBytes)
-	case !utf8.Valid(value):
-		v.add(field, "is not UTF-8; if it is binary, ask the provider for its text form")
-	case text == "":
-		v.add(field, "is only white space")
-	case isKeyMaterial(text):
-		// A PEM or JWK may well end in a newline; how it parses is the adapter's to say.
-	case len(text) != len(value):
-		v.add(field, "begins or ends with white space, such as the newline that echo or an editor adds; remove it")
-	case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		v.add(field, "has a control character inside")
-	}
+	checkInput(v, field, SecretInput{Value: s})
 }
 
 func isKeyMaterial(text string) bool {

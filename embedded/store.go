@@ -99,6 +99,11 @@ func (s *Store) Read(ctx context.Context, key string) (record broker.Record, err
 	return record, err
 }
 
+// ReadLatest implements [broker.Store]. There is only one value at a key.
+func (s *Store) ReadLatest(ctx context.Context, key string) (broker.Record, error) {
+	return s.Read(ctx, key)
+}
+
 // Write implements [broker.Store].
 func (s *Store) Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
 	const op = "write record"

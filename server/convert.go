@@ -101,9 +101,17 @@ func secretFromProto(in *pb.SecretInput) (broker.SecretInput, error) {
 		input.Value = secret.NewString(value.ClientSecret)
 	case *pb.SecretInput_PrivateKey:
 		input.Value = secret.NewString(value.PrivateKey)
+	case *pb.SecretInput_WrappingToken:
+		input.Wrapping = secret.NewString(value.WrappingToken)
+	case *pb.SecretInput_Reference:
+		input.Reference = broker.SecretReference{Mount: value.Reference.GetMount(), Path: value.Reference.GetPath(), Field: value.Reference.GetField()}
 	}
-	if input.Value.IsZero() {
-		return input, broker.Invalid("secret", "is empty; set client_secret or private_key")
+	if input.Value.IsZero() && input.Wrapping.IsZero() && input.Reference.IsZero() {
+		return input, broker.Invalid("secret", "is empty; set client_secret, private_key, wrapping_token or reference")
+	}
+	input.KeepTrailingSpace = in.GetKeepTrailingSpace()
+	if token := in.GetRegistrationAccessToken(); token != "" {
+		input.Registration = secret.NewString(token)
 	}
 	if expire := in.GetExpireTime(); expire != nil {
 		if expire.CheckValid() != nil {
@@ -151,12 +159,16 @@ func clientToProto(c *broker.Client) *pb.Client {
 }
 
 func versionToProto(v broker.SecretVersion) *pb.SecretVersion {
-	return &pb.SecretVersion{
+	message := &pb.SecretVersion{
 		Number: v.Number, Stage: stages[v.Stage], Fingerprint: v.Fingerprint, BoundDestinations: v.Destinations,
 		CreateTime: timeToProto(v.CreateTime), VerifyTime: timeToProto(v.VerifyTime),
 		PromoteTime: timeToProto(v.PromoteTime), ExpireTime: timeToProto(v.ExpireTime), Destroying: v.Destroying,
 		ProviderHandle: v.Handle,
 	}
+	if r := v.Reference; !r.IsZero() {
+		message.Reference, message.OwnerVersion = &pb.SecretReference{Mount: r.Mount, Path: r.Path, Field: r.Field}, v.OwnerVersion
+	}
+	return message
 }
 
 func timeToProto(t time.Time) *timestamppb.Timestamp {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +98,7 @@ var needs = map[string]need{
 	pb.ClientService_EnableClient_FullMethodName:   {permission: access.ClientWrite},
 	pb.ClientService_ResetUpstream_FullMethodName:  {permission: access.ClientWrite},
 
-	pb.RotationService_StageSecret_FullMethodName:        {permission: access.SecretStage},
+	pb.RotationService_StageSecret_FullMethodName:        {permission: access.SecretStage, also: secretOf()},
 	pb.RotationService_VerifySecret_FullMethodName:       {permission: access.SecretVerify},
 	pb.RotationService_PromoteSecret_FullMethodName:      {permission: access.SecretPromote},
 	pb.RotationService_RetireSecret_FullMethodName:       {permission: access.SecretRetire},
@@ -127,13 +128,19 @@ func always(permissions ...access.Permission) func(any) []access.Permission {
 	return func(any) []access.Permission { return permissions }
 }
 
-// secretOf asks for permissions where a request brings a secret.
+// secretOf asks for permissions where a request brings a secret, and for one more
+// where that is a reference to another's.
 func secretOf(permissions ...access.Permission) func(any) []access.Permission {
+	referring := slices.Clip(append(slices.Clip(permissions), access.SecretReference))
 	return func(req any) []access.Permission {
-		if r, ok := req.(interface{ GetSecret() *pb.SecretInput }); ok && r.GetSecret() != nil {
-			return permissions
+		r, ok := req.(interface{ GetSecret() *pb.SecretInput })
+		switch {
+		case !ok || r.GetSecret() == nil:
+			return nil
+		case r.GetSecret().GetReference() != nil:
+			return referring
 		}
-		return nil
+		return permissions
 	}
 }
 

@@ -49,7 +49,7 @@ var clientContract = map[string][]provocation{
 		{"store limits", codes.ResourceExhausted, broker.ReasonStoreRateLimited, "", after(storeFails(broker.ReasonStoreRateLimited), getToken("clients/acme", nil))},
 		{"upstream limits", codes.ResourceExhausted, broker.ReasonUpstreamRateLimited, "", after(upstreamFails(broker.ReasonUpstreamRateLimited, time.Minute), getToken("clients/acme", nil))},
 	},
-	"CreateClient": {
+	"CreateClient": slices.Concat(sourceProvocations(createWith), []provocation{
 		{"no client", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.name", create(func(r *pb.CreateClientRequest) { r.Client = nil })},
 		{"bad endpoint", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.token_endpoint", create(func(r *pb.CreateClientRequest) { r.Client.TokenEndpoint = "https://user:pass@auth.example.com/" })},
 		{"no method", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.authentication_method", create(func(r *pb.CreateClientRequest) { r.Client.AuthenticationMethod = 0 })},
@@ -62,7 +62,7 @@ var clientContract = map[string][]provocation{
 		{"bad request id", codes.InvalidArgument, broker.ReasonInvalidRequest, "request_id", create(func(r *pb.CreateClientRequest) { r.RequestId = "a b" })},
 		{"taken", codes.AlreadyExists, broker.ReasonClientAlreadyExists, "", create(func(r *pb.CreateClientRequest) { r.Client.Name = "clients/acme" })},
 		{"taken by a deleted one", codes.AlreadyExists, broker.ReasonClientAlreadyExists, "", after(remove, create(func(r *pb.CreateClientRequest) { r.Client.Name = "clients/acme" }))},
-	},
+	}),
 	"GetClient": {{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
 		_, err := w.clients.GetClient(t.Context(), &pb.GetClientRequest{Name: "clients/nobody"})
 		return err
@@ -72,13 +72,13 @@ var clientContract = map[string][]provocation{
 		{"bad page token", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_token", list(&pb.ListClientsRequest{PageToken: "2"})},
 		{"negative page", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_size", list(&pb.ListClientsRequest{PageSize: -1})},
 	},
-	"UpdateClient": {
+	"UpdateClient": slices.Concat(sourceProvocations(updateWith), []provocation{
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", update("labels", func(c *pb.Client) { c.Name = "clients/nobody" })},
 		{"etag", codes.Aborted, broker.ReasonEtagMismatch, "", update("labels", func(c *pb.Client) { c.Etag = "old" })},
 		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(race, update("labels", func(c *pb.Client) { c.Labels = map[string]string{"a": "b"} }))},
 		{"origin", codes.FailedPrecondition, broker.ReasonDestinationNotBound, "", update("token_endpoint", func(c *pb.Client) { c.TokenEndpoint = "https://thief.example.com/token" })},
 		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, update("labels", nil))},
-	},
+	}),
 	"DeleteClient": {
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
 			_, err := w.clients.DeleteClient(t.Context(), &pb.DeleteClientRequest{Name: "clients/nobody"})

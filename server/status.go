@@ -87,6 +87,7 @@ var codeOf = map[broker.Reason]codes.Code{
 
 	broker.ReasonWrappingTokenInvalid:   codes.FailedPrecondition,
 	broker.ReasonWrappingPathRefused:    codes.PermissionDenied,
+	broker.ReasonWrappingAnswerLost:     codes.FailedPrecondition,
 	broker.ReasonWrappingContentInvalid: codes.InvalidArgument,
 	broker.ReasonReferenceNotAllowed:    codes.PermissionDenied,
 	broker.ReasonReferenceUnreadable:    codes.FailedPrecondition,

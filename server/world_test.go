@@ -59,9 +59,12 @@ type world struct {
 	store    *brokertest.Faulty
 	upstream *brokertest.Upstream
 	broker   *broker.Broker
-	server   *server.Server
-	logs     *logs
-	audit    *auditSink
+	// wrapping and references are where secrets come from besides requests.
+	wrapping   *brokertest.Wrapping
+	references *brokertest.References
+	server     *server.Server
+	logs       *logs
+	audit      *auditSink
 
 	listener net.Listener
 	// stop ends Serve and returns what it returned; it may be called twice.
@@ -81,6 +84,7 @@ type peer struct {
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
 	w := &world{memory: brokertest.NewMemory(), upstream: brokertest.NewUpstream(), logs: &logs{}, audit: &auditSink{}}
+	w.wrapping, w.references = brokertest.NewWrapping(), brokertest.NewReferences()
 	w.store = brokertest.NewFaulty(w.memory)
 	if s.prepare != nil {
 		s.prepare(w)
@@ -103,6 +107,7 @@ func (w *world) start(t *testing.T, s setup) {
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b, err := broker.New(broker.Config{
 		Store: store, RequestToken: request, CheckSecret: checkSecret, CheckEndpoint: checkEndpoint, Logger: log,
+		Unwrap: w.wrapping.Unwrap, References: w.references,
 	})
 	if err != nil {
 		t.Fatalf("make broker: %v", err)

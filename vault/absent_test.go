@@ -85,6 +85,13 @@ func TestOverwrittenByHand(t *testing.T) {
 	}
 	wantRecord(t, store, "secrets/a/u-1", object(1), 1)
 	wantRecord(t, store, "clients/a", object(2), 2)
+	latest, err := store.ReadLatest(t.Context(), "secrets/a/u-1")
+	if err != nil || latest.Version != 2 || latest.Data.RevealString() != object(2).RevealString() {
+		t.Errorf("ReadLatest = version %d, %v; want the one that was written by hand", latest.Version, err)
+	}
+	c.must("DELETE", c.path("data", "secrets/a/u-1"), nil)
+	_, err = store.ReadLatest(t.Context(), "secrets/a/u-1")
+	wantReason(t, "ReadLatest of a deleted version", err, broker.ReasonRecordDeleted)
 
 	if err := store.Destroy(t.Context(), "secrets/a/u-1"); err != nil {
 		t.Fatalf("Destroy: %v", err)

@@ -28,6 +28,7 @@ type rule struct {
 func rules() []rule {
 	return []rule{
 		{400, "check-and-set parameter did not match", broker.ReasonStoreConflict, true, "somebody else wrote this record"},
+		{400, "wrapping token is not valid", broker.ReasonWrappingTokenInvalid, true, "used, expired or invented"},
 		{503, "is sealed", broker.ReasonStoreSealed, true, "the server is sealed, or not initialized"},
 		{0, "active cluster node not found", broker.ReasonStoreStandby, true, "a standby that knows no active node"},
 		{0, "in standby mode", broker.ReasonStoreStandby, true, "a standby"},

@@ -130,13 +130,17 @@ func TestNewReadsTheFiles(t *testing.T) {
 }
 
 func TestPolicy(t *testing.T) {
-	tests := []struct{ golden, mount, prefix string }{
-		{"testdata/policy.hcl", "tokenbroker", ""},
-		{"testdata/policy_prefix.hcl", "team/kv", "prod/eu"},
+	tests := []struct {
+		golden, mount, prefix string
+		places                []vault.Place
+	}{
+		{"testdata/policy.hcl", "tokenbroker", "", nil},
+		{"testdata/policy_prefix.hcl", "team/kv", "prod/eu", nil},
+		{"testdata/policy_places.hcl", "tokenbroker", "", []vault.Place{{Mount: "crm/kv", Prefix: "oauth"}, {Mount: "secrets"}}},
 	}
 	for _, test := range tests {
 		t.Run(test.golden, func(t *testing.T) {
-			got := vault.Policy(test.mount, test.prefix)
+			got := vault.Policy(test.mount, test.prefix, test.places...)
 			want, err := os.ReadFile(test.golden)
 			if err != nil {
 				t.Fatal(err)

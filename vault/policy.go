@@ -1,25 +1,54 @@
 package vault
 
 import (
+	"fmt"
 	"strings"
 )
 
 // Policy returns the least policy, in HCL, under which a [Store] with this mount
-// and prefix works, each line with its reason. Both must be such as
-// [Config.Validate] accepts; prefix may be empty. The head says how to apply it.
-func Policy(mount, prefix string) string {
+// and prefix works and its [References] read in the given places, each line with its
+// reason. All must be such as [Config.Validate] and [Sources.Validate] accept; prefix
+// may be empty. The head says how to apply it.
+func Policy(mount, prefix string, places ...Place) string {
 	below := func(tree string) string {
 		if prefix == "" {
 			return mount + "/" + tree + "/*"
 		}
 		return mount + "/" + tree + "/" + prefix + "/*"
 	}
-	return strings.NewReplacer(
+	policy := strings.NewReplacer(
 		"MOUNT", mount,
 		"DATA", below("data"),
 		"METADATA", below("metadata"),
 		"DESTROY", below("destroy"),
 	).Replace(policyTemplate)
+	for i, place := range places {
+		if i == 0 {
+			policy += referencesHead
+		}
+		policy += place.policy()
+	}
+	return policy
+}
+
+const referencesHead = `
+# Read the secrets of others that clients may refer to, and which version of each is
+# the latest. Nothing is written there.
+`
+
+// policy returns the part of a policy that lets a place be read.
+func (p Place) policy() string {
+	var b strings.Builder
+	for _, tree := range []string{"data", "metadata"} {
+		paths := []string{p.path(tree), p.path(tree) + "/*"}
+		if p.Prefix == "" {
+			paths = paths[1:]
+		}
+		for _, path := range paths {
+			fmt.Fprintf(&b, "path %q {\n  capabilities = [\"read\"]\n}\n", path)
+		}
+	}
+	return b.String()
 }
 
 const policyTemplate = `# The least that the broker needs. To apply it:

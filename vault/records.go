@@ -26,31 +26,51 @@ func immutable(key string) bool { return strings.HasPrefix(key, "secrets/") }
 // Vault's standbys forward to it. A performance standby (Enterprise) is sent
 // X-Vault-Index for this process's own writes only.
 func (s *Store) Read(ctx context.Context, key string) (broker.Record, error) {
+	if !immutable(key) {
+		return s.ReadLatest(ctx, key)
+	}
+	record, v, err := s.readVersion(ctx, key, url.Values{"version": {"1"}})
+	if err == errAbsent {
+		return broker.Record{}, s.absentImmutable(ctx, key, v)
+	}
+	return record, err
+}
+
+// ReadLatest implements [broker.Store].
+func (s *Store) ReadLatest(ctx context.Context, key string) (broker.Record, error) {
+	record, v, err := s.readVersion(ctx, key, nil)
+	if err == errAbsent {
+		how, at := v.absence()
+		return broker.Record{}, broker.Absent(key, how, at, v.Metadata.Version)
+	}
+	return record, err
+}
+
+// errAbsent is readVersion's word for a version that holds nothing.
+var errAbsent = errors.New("absent")
+
+// readVersion reads the version of key that query names, the latest without one. With
+// errAbsent it returns what KV says of the version instead of a record.
+func (s *Store) readVersion(ctx context.Context, key string, query url.Values) (broker.Record, version, error) {
 	const op = "read record"
 	if err := checkKey(key); err != nil {
-		return broker.Record{}, err
+		return broker.Record{}, version{}, err
 	}
-	r := request{op: op, path: s.path("data", key), needs: "read"}
-	if immutable(key) {
-		r.query = url.Values{"version": {"1"}}
-	}
+	r := request{op: op, path: s.path("data", key), needs: "read", query: query}
 	a, err := s.call(ctx, r)
 	if err != nil {
-		return broker.Record{}, err
+		return broker.Record{}, version{}, err
 	}
 	defer a.body.Wipe()
 	v, err := decodeVersion(a)
 	switch {
 	case err != nil:
-		return broker.Record{}, s.notKV2(op, r.path)
-	case !a.absent():
-		return v.record(op, r.path)
-	case immutable(key):
-		return broker.Record{}, s.absentImmutable(ctx, key, v)
-	default:
-		how, at := v.absence()
-		return broker.Record{}, broker.Absent(key, how, at, v.Metadata.Version)
+		return broker.Record{}, version{}, s.notKV2(op, r.path)
+	case a.absent():
+		return broker.Record{}, v, errAbsent
 	}
+	record, err := v.record(op, r.path)
+	return record, version{}, err
 }
 
 // Write implements [broker.Store]. It sends the write once; only one that was

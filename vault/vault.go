@@ -155,12 +155,8 @@ func (s *Store) Close() error {
 func (s *Store) call(ctx context.Context, r request) (answer, error) {
 	const sessions = 3 // the one at hand, one that replaced it meanwhile, a new one
 	for range sessions {
-		sess, err := s.gate.wait(ctx, 2*s.config.Timeout)
+		sess, err := s.session(ctx, r.op)
 		if err != nil {
-			if !s.running.Load() && ctx.Err() == nil {
-				err.Reason, err.Detail = broker.ReasonStoreLoginFailed, "not logged in: Run was not called"
-			}
-			err.Op = r.op
 			return answer{}, err
 		}
 		a := s.send(ctx, sess, r)
@@ -184,6 +180,19 @@ func (s *Store) call(ctx context.Context, r request) (answer, error) {
 	err := diedAgain()
 	err.Op = r.op
 	return answer{}, err
+}
+
+// session returns the current session, or why there is none.
+func (s *Store) session(ctx context.Context, op string) (*session, *broker.Error) {
+	sess, err := s.gate.wait(ctx, 2*s.config.Timeout)
+	if err == nil {
+		return sess, nil
+	}
+	if !s.running.Load() && ctx.Err() == nil {
+		err.Reason, err.Detail = broker.ReasonStoreLoginFailed, "not logged in: Run was not called"
+	}
+	err.Op = op
+	return nil, err
 }
 
 // judge turns an answer into an error unless it is one that KV gives to a

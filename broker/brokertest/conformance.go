@@ -44,6 +44,7 @@ func TestStore(t *testing.T, open func(t *testing.T) broker.Store) {
 		{"one winner of sixteen updaters", testRaceToUpdate},
 		{"writers of different keys all win", testIndependentWriters},
 		{"visible once returned", testVisibility},
+		{"latest of a secret", testReadLatest},
 		{"destroy", testDestroy},
 		{"destroy again, and what is absent", testDestroyAgain},
 		{"write after destroy", testWriteAfterDestroy},

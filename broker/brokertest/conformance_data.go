@@ -148,6 +148,7 @@ func testDeadContext(t *testing.T, s broker.Store) {
 		call func(ctx context.Context) error
 	}{
 		{"Read", func(ctx context.Context) error { _, err := s.Read(ctx, "clients/00/a"); return err }},
+		{"ReadLatest", func(ctx context.Context) error { _, err := s.ReadLatest(ctx, "clients/00/a"); return err }},
 		{"create", func(ctx context.Context) error { _, err := s.Write(ctx, "clients/00/b", object(2), 0); return err }},
 		{"update", func(ctx context.Context) error {
 			_, err := s.Write(ctx, "clients/00/a", object(2), version)

@@ -21,6 +21,7 @@ import (
 type broken struct {
 	*brokertest.Memory
 	read    func(ctx context.Context, key string) (broker.Record, error)
+	latest  func(ctx context.Context, key string) (broker.Record, error)
 	write   func(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error)
 	destroy func(ctx context.Context, key string) error
 	list    func(ctx context.Context, prefix string) ([]string, error)
@@ -31,6 +32,13 @@ func (b *broken) Read(ctx context.Context, key string) (broker.Record, error) {
 		return b.read(ctx, key)
 	}
 	return b.Memory.Read(ctx, key)
+}
+
+func (b *broken) ReadLatest(ctx context.Context, key string) (broker.Record, error) {
+	if b.latest != nil {
+		return b.latest(ctx, key)
+	}
+	return b.Memory.ReadLatest(ctx, key)
 }
 
 func (b *broken) Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
@@ -76,6 +84,20 @@ var mutants = []struct {
 				return version + 1, nil
 			}
 			return m.Write(ctx, key, data, version)
+		}
+	}},
+	{"shows the first value of a secret as the latest", "latest of a secret", func(m *brokertest.Memory, b *broken) {
+		var first sync.Map // key → what it held first
+		b.write = func(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
+			written, err := m.Write(ctx, key, data, version)
+			first.LoadOrStore(key, broker.Record{Data: secret.New(data.Reveal()), Version: written})
+			return written, err
+		}
+		b.latest = func(ctx context.Context, key string) (broker.Record, error) {
+			if record, ok := first.Load(key); ok && strings.HasPrefix(key, "secrets/") {
+				return record.(broker.Record), nil
+			}
+			return m.ReadLatest(ctx, key)
 		}
 	}},
 	{"forgets what was destroyed", "destroy", func(m *brokertest.Memory, b *broken) {

@@ -211,6 +211,33 @@ func testVisibility(t *testing.T, s broker.Store) {
 	}
 }
 
+func testReadLatest(t *testing.T, s broker.Store) {
+	const secretKey, key = "secrets/a/u-1", "clients/00/a"
+	wantLatest := func(key string, data secret.Value, version uint64) {
+		t.Helper()
+		record, err := s.ReadLatest(t.Context(), key)
+		if err != nil {
+			t.Fatalf("ReadLatest(%q): %v", key, err)
+		}
+		if record.Version != version {
+			t.Errorf("ReadLatest(%q) = version %d, want %d", key, record.Version, version)
+		}
+		wantSameJSON(t, key, record.Data.Reveal(), data.Reveal())
+	}
+	for _, key := range []string{secretKey, key} {
+		_, err := s.ReadLatest(t.Context(), key)
+		wantReason(t, "ReadLatest of what never existed", err, broker.ReasonRecordAbsent)
+		first := mustWrite(t, s, key, object(1), 0)
+		wantLatest(key, object(1), first)
+		wantLatest(key, object(2), mustWrite(t, s, key, object(2), first))
+		if err := s.Destroy(t.Context(), key); err != nil {
+			t.Fatalf("Destroy: %v", err)
+		}
+		_, err = s.ReadLatest(t.Context(), key)
+		wantReason(t, "ReadLatest after Destroy", err, broker.ReasonRecordDestroyed)
+	}
+}
+
 func testDestroy(t *testing.T, s broker.Store) {
 	const key = "secrets/a/u-1"
 	first := mustWrite(t, s, key, object(1), 0)

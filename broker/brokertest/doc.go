@@ -1,7 +1,9 @@
 // Package brokertest holds what tests of the broker and of its adapters share:
 // the conformance suite that every [broker.Store] must pass ([TestStore]), a
 // store in memory ([Memory]), a store that fails on demand ([Faulty],
-// [EachFault]) and an authorization server without a network ([Upstream]).
+// [EachFault]), an authorization server without a network ([Upstream]), and where
+// secrets come from besides requests ([Wrapping], [References]) with the suites that
+// the real ones pass too ([TestUnwrap], [TestReferences]).
 //
 // The fakes keep the contracts of package broker to the letter, and where a
 // contract leaves a choice they take the one that is harder on the caller. They

@@ -222,6 +222,18 @@ func (f *Faulty) Read(ctx context.Context, key string) (record broker.Record, er
 	return record, nil
 }
 
+// ReadLatest implements [broker.Store]. It counts as a read.
+func (f *Faulty) ReadLatest(ctx context.Context, key string) (record broker.Record, err error) {
+	err = f.call(ctx, OpRead, key, func() error {
+		record, err = f.store.ReadLatest(ctx, key)
+		return err
+	})
+	if err != nil {
+		return broker.Record{}, err
+	}
+	return record, nil
+}
+
 // Write implements [broker.Store].
 func (f *Faulty) Write(ctx context.Context, key string, data secret.Value, version uint64) (written uint64, err error) {
 	err = f.call(ctx, OpWrite, key, func() error {

@@ -52,6 +52,11 @@ func (l *Lagging) Read(ctx context.Context, key string) (broker.Record, error) {
 	return broker.Record{}, broker.Absent(key, broker.AbsentNeverExisted, time.Time{}, 0)
 }
 
+// ReadLatest implements [broker.Store], except as Read does.
+func (l *Lagging) ReadLatest(ctx context.Context, key string) (broker.Record, error) {
+	return l.Read(ctx, key)
+}
+
 // Write implements [broker.Store].
 func (l *Lagging) Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
 	defer l.note(ctx, key)

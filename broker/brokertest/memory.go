@@ -59,6 +59,11 @@ func (m *Memory) Read(ctx context.Context, key string) (broker.Record, error) {
 	return broker.Record{Data: secret.New(e.data), Version: e.version}, nil
 }
 
+// ReadLatest implements [broker.Store]. There is only one value at a key.
+func (m *Memory) ReadLatest(ctx context.Context, key string) (broker.Record, error) {
+	return m.Read(ctx, key)
+}
+
 // Write implements [broker.Store].
 func (m *Memory) Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
 	if err := alive(ctx, "write record"); err != nil {

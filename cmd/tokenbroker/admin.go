@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
+	"github.com/tokenbroker/tokenbroker/vault"
 )
 
 // adminConfig says where metrics, health pages, profiles and channelz are served,
@@ -73,6 +75,9 @@ func (cfg *config) warnings() []string {
 	var list []string
 	if len(cfg.Callers) == 0 && cfg.Access.File == "" {
 		list = append(list, "callers is empty, so nobody may call")
+	}
+	if slices.Contains(cfg.Secrets.Wrapping.CreationPaths, vault.RewrapPath) {
+		list = append(list, "secrets.wrapping.creation_paths has "+vault.RewrapPath+": a wrapping token that was intercepted and wrapped again passes for sound")
 	}
 	if address := cfg.Admin.address(); address != "" && !telemetry.LoopbackAddress(address) {
 		list = append(list, fmt.Sprintf("admin.address %s is not on loopback: whoever reaches it reads metrics and profiles", address))

@@ -79,16 +79,19 @@ func TestVaultPolicy(t *testing.T) {
 	for _, test := range []struct {
 		args          []string
 		mount, prefix string
+		places        []vault.Place
 	}{
-		{nil, "tokenbroker", ""},
-		{[]string{"--mount", "team/kv", "--prefix", "prod/eu"}, "team/kv", "prod/eu"},
+		{nil, "tokenbroker", "", nil},
+		{[]string{"--mount", "team/kv", "--prefix", "prod/eu"}, "team/kv", "prod/eu", nil},
+		{[]string{"--reference", "team/kv:crm/oauth", "--reference", "others"}, "tokenbroker", "", []vault.Place{{Mount: "team/kv", Prefix: "crm/oauth"}, {Mount: "others"}}},
 	} {
 		got := command(t, append([]string{"vault-policy"}, test.args...)...)
 		got.want(t, 0)
-		if got.stdout != vault.Policy(test.mount, test.prefix) {
+		if got.stdout != vault.Policy(test.mount, test.prefix, test.places...) {
 			t.Errorf("%v: it printed\n%s", test.args, got.stdout)
 		}
 	}
+	command(t, "vault-policy", "--reference", "tokenbroker").want(t, 2, "where the broker keeps its own records")
 }
 
 // keysOf returns the dotted paths of all keys of a configuration, lists as "[]".

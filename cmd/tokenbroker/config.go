@@ -30,6 +30,7 @@ type config struct {
 	JWT      *bearer.Config  `yaml:"jwt"`
 	Audit    auditConfig     `yaml:"audit"`
 	Store    storeConfig     `yaml:"store"`
+	Secrets  vault.Sources   `yaml:"secrets"`
 	Upstream upstreamConfig  `yaml:"upstream"`
 	Rotators []plugin.Config `yaml:"rotators"`
 	JWKS     jwksConfig      `yaml:"jwks"`
@@ -203,6 +204,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	}
 	cfg.Audit.validate(add)
 	cfg.Store.validate(add)
+	cfg.validateSecrets(add)
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
 	cfg.Upstream.prefixes(add)
 	cfg.Tokens.validate(add)
@@ -260,6 +262,20 @@ func (s *storeConfig) validate(add func(key, format string, args ...any)) {
 		for key, path := range s.Vault.Files() {
 			mustRead(add, "store.vault."+key, path)
 		}
+	}
+}
+
+// validateSecrets validates where secrets may come from besides requests.
+func (cfg *config) validateSecrets(add func(key, format string, args ...any)) {
+	mount := ""
+	if cfg.Store.Vault != nil {
+		mount = cfg.Store.Vault.Mount
+	} else if len(cfg.Secrets.Wrapping.CreationPaths)+len(cfg.Secrets.References) > 0 {
+		add("secrets", "is about secrets in Vault and needs store.vault")
+	}
+	for _, p := range joined(cfg.Secrets.Validate(mount)) {
+		key, text, _ := strings.Cut(p.Error(), ": ")
+		add("secrets."+key, "%s", text)
 	}
 }
 

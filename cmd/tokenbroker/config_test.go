@@ -42,6 +42,9 @@ store:
     prefix: prod/eu
     approle: {role_id_file: FILE, secret_id_file: FILE, mount: own}
     timeout: 2500ms
+secrets:
+  wrapping: {creation_paths: ["kv/data/oauth/*", azure/creds/crm]}
+  references: [{mount: team/kv, prefix: crm/oauth}, {mount: others}]
 upstream:
   ca_file: FILE
   insecure_http_loopback: true
@@ -162,6 +165,21 @@ callers:
 			`13: callers[4].identity: "spiffe://example.org/a" is that of callers[0].identity already`,
 			"15: callers[5].identity: insecure-loopback needs listen.insecure_plaintext",
 		}},
+
+		{"sources that are wrong", "listen:" + files + `store:
+  vault: {address: https://vault.example.org, mount: kv, token_file: FILE}
+secrets:
+  wrapping:
+    creation_paths: ["*"]
+  references:
+  - {mount: kv, prefix: a}
+  - {prefix: a}
+`, []string{
+			`9: secrets.wrapping.creation_paths[0]: is "*"; it must be a path such as kv/data/oauth/acme, or the beginning of one and '*'`,
+			`11: secrets.references[0].mount: is "kv", where the broker keeps its own records`,
+			`12: secrets.references[1].mount: is ""; it must be a path of letters, digits, '.', '_', '-' and inner slashes`,
+		}},
+		{"sources without Vault", sound + "secrets: {references: [{mount: kv}]}\n", []string{"7: secrets: is about secrets in Vault and needs store.vault"}},
 
 		{"no store", "listen:" + files, []string{"1: " + noSink, "1: store: needs exactly one of vault and embedded"}},
 		{"two stores", "listen:" + files + "store:\n  vault: {address: 'https://v', token_file: FILE}\n  embedded: {file: a, key_file: b}\n", []string{

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -84,6 +85,8 @@ func (c *checkConfigCommand) Run(p *process) error {
 type vaultPolicyCommand struct {
 	Mount  string `help:"Mount of the KV version 2 engine." default:"tokenbroker" placeholder:"PATH"`
 	Prefix string `help:"Prefix within the mount." placeholder:"PATH"`
+
+	References []string `help:"Place of secrets that clients may refer to, as in secrets.references: its mount, a colon, and its prefix. May be repeated." name:"reference" sep:"none" placeholder:"MOUNT:PREFIX"`
 }
 
 // Run prints the policy, ready for `vault policy write tokenbroker -`.
@@ -94,7 +97,15 @@ func (c *vaultPolicyCommand) Run(p *process) error {
 	if err := settings.Validate(); err != nil {
 		return usageError{err}
 	}
-	_, err := fmt.Fprint(p.stdout, vault.Policy(c.Mount, c.Prefix))
+	var places []vault.Place
+	for _, text := range c.References {
+		mount, prefix, _ := strings.Cut(text, ":")
+		places = append(places, vault.Place{Mount: mount, Prefix: prefix})
+	}
+	if err := (vault.Sources{References: places}).Validate(c.Mount); err != nil {
+		return usageError{err}
+	}
+	_, err := fmt.Fprint(p.stdout, vault.Policy(c.Mount, c.Prefix, places...))
 	return err
 }
 

@@ -30,6 +30,7 @@ import (
 type service struct {
 	store    broker.Store
 	runStore func(context.Context) error // nil if the store needs no looking after
+	vault    *vault.Store                // nil for another store
 	upstream *oauth.Client
 	broker   *broker.Broker
 	server   *server.Server
@@ -90,14 +91,15 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.broker, err = broker.New(broker.Config{
+	settings := broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
 		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
 		PublicKey: oauth.PublicKey, Rotators: rotators, CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
-	})
-	if err != nil {
+	}
+	s.addSources(&settings, cfg.Secrets)
+	if s.broker, err = broker.New(settings); err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, func() error { s.broker.Close(); return nil })
@@ -111,7 +113,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		}
 		s.metrics.ReloadFailing(telemetry.AccessTable, false)
 	}
-	settings := server.Config{
+	border := server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tls(), Plaintext: cfg.Listen.InsecurePlaintext, UNIX: cfg.Listen.UNIXSocket.Path != "",
 		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Tracing: s.tracing, Logger: log,
 	}
@@ -121,7 +123,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		if s.bearer, err = bearer.New(issuers); err != nil {
 			return nil, err
 		}
-		settings.Bearer = s.bearer
+		border.Bearer = s.bearer
 	}
 	if s.audit, err = openAudit(cfg.Audit, log); err != nil {
 		return nil, err
@@ -129,9 +131,9 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	if s.audit != nil {
 		s.closers = append(s.closers, s.audit.close)
 		s.metrics.ObserveAudit(s.audit.Status)
-		settings.Audit = s.audit.Log
+		border.Audit = s.audit.Log
 	}
-	s.server, err = server.New(settings)
+	s.server, err = server.New(border)
 	if err != nil {
 		return nil, err
 	}
@@ -191,9 +193,19 @@ func (s *service) openStore(cfg storeConfig) error {
 	if err != nil {
 		return fmt.Errorf("set up the Vault store: %w", err)
 	}
-	s.store, s.runStore, s.closers = store, store.Run, append(s.closers, store.Close)
+	s.store, s.vault, s.runStore, s.closers = store, store, store.Run, append(s.closers, store.Close)
 	s.metrics.ObserveVaultTokenExpiry(store.TokenExpiry)
 	return nil
+}
+
+// addSources lets secrets come from where the configuration says.
+func (s *service) addSources(settings *broker.Config, sources vault.Sources) {
+	if s.vault != nil && len(sources.Wrapping.CreationPaths) > 0 {
+		settings.Unwrap = s.vault.Unwrapper(sources.Wrapping)
+	}
+	if s.vault != nil && len(sources.References) > 0 {
+		settings.References = s.vault.References(sources.References)
+	}
 }
 
 // addedRoots returns the system's authorities and those of file, which key names;

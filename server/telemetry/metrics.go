@@ -224,6 +224,14 @@ func (s *observedStore) Read(ctx context.Context, key string) (broker.Record, er
 	return record, err
 }
 
+// ReadLatest implements broker.Store.
+func (s *observedStore) ReadLatest(ctx context.Context, key string) (broker.Record, error) {
+	started := time.Now()
+	record, err := s.Store.ReadLatest(ctx, key)
+	s.observe("read", started, err)
+	return record, err
+}
+
 // Write implements broker.Store.
 func (s *observedStore) Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
 	started := time.Now()

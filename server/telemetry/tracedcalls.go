@@ -104,6 +104,14 @@ func (s *tracedStore) Read(ctx context.Context, key string) (broker.Record, erro
 	return record, err
 }
 
+// ReadLatest implements broker.Store.
+func (s *tracedStore) ReadLatest(ctx context.Context, key string) (broker.Record, error) {
+	ctx, finish := s.start(ctx, "read", key)
+	record, err := s.Store.ReadLatest(ctx, key)
+	finish(err)
+	return record, err
+}
+
 // Write implements broker.Store.
 func (s *tracedStore) Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
 	ctx, finish := s.start(ctx, "write", key)

@@ -40,8 +40,13 @@ type ClientServiceClient interface {
 	// CreateClient registers a client and, if one is given, stores its secret as
 	// the current version.
 	//
-	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once;
-	// ALREADY_EXISTS if the name is taken, also by a deleted client.
+	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once, and for a
+	// wrapping token that wraps no secret; ALREADY_EXISTS if the name is taken, also
+	// by a deleted client; PERMISSION_DENIED for a reference that the caller or the
+	// configuration may not name, or a wrapping token that was made elsewhere than the
+	// configuration says; FAILED_PRECONDITION for a wrapping token that was used, has
+	// expired or never was, or a reference to what cannot be read. A wrapping token is
+	// used up by nothing but a request that could else succeed.
 	CreateClient(ctx context.Context, in *CreateClientRequest, opts ...grpc.CallOption) (*CreateClientResponse, error)
 	// GetClient returns one client, also a deleted one. Errors: NOT_FOUND.
 	GetClient(ctx context.Context, in *GetClientRequest, opts ...grpc.CallOption) (*GetClientResponse, error)
@@ -56,7 +61,9 @@ type ClientServiceClient interface {
 	//
 	// Errors: NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION
 	// with DESTINATION_NOT_BOUND for a change of origin without a new secret, or
-	// if the client is deleted.
+	// if the client is deleted; INVALID_ARGUMENT for malformed fields;
+	// PERMISSION_DENIED and FAILED_PRECONDITION as in CreateClient for wrapping tokens
+	// and references.
 	UpdateClient(ctx context.Context, in *UpdateClientRequest, opts ...grpc.CallOption) (*UpdateClientResponse, error)
 	// DeleteClient deletes softly: no more tokens, everything kept, the name stays
 	// taken. Deleting a deleted client succeeds. Errors: NOT_FOUND; ABORTED if the
@@ -186,8 +193,13 @@ type ClientServiceServer interface {
 	// CreateClient registers a client and, if one is given, stores its secret as
 	// the current version.
 	//
-	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once;
-	// ALREADY_EXISTS if the name is taken, also by a deleted client.
+	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once, and for a
+	// wrapping token that wraps no secret; ALREADY_EXISTS if the name is taken, also
+	// by a deleted client; PERMISSION_DENIED for a reference that the caller or the
+	// configuration may not name, or a wrapping token that was made elsewhere than the
+	// configuration says; FAILED_PRECONDITION for a wrapping token that was used, has
+	// expired or never was, or a reference to what cannot be read. A wrapping token is
+	// used up by nothing but a request that could else succeed.
 	CreateClient(context.Context, *CreateClientRequest) (*CreateClientResponse, error)
 	// GetClient returns one client, also a deleted one. Errors: NOT_FOUND.
 	GetClient(context.Context, *GetClientRequest) (*GetClientResponse, error)
@@ -202,7 +214,9 @@ type ClientServiceServer interface {
 	//
 	// Errors: NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION
 	// with DESTINATION_NOT_BOUND for a change of origin without a new secret, or
-	// if the client is deleted.
+	// if the client is deleted; INVALID_ARGUMENT for malformed fields;
+	// PERMISSION_DENIED and FAILED_PRECONDITION as in CreateClient for wrapping tokens
+	// and references.
 	UpdateClient(context.Context, *UpdateClientRequest) (*UpdateClientResponse, error)
 	// DeleteClient deletes softly: no more tokens, everything kept, the name stays
 	// taken. Deleting a deleted client succeeds. Errors: NOT_FOUND; ABORTED if the

@@ -553,7 +553,13 @@ type SecretVersion struct {
 	ProviderHandle string `protobuf:"bytes,10,opt,name=provider_handle,json=providerHandle,proto3" json:"provider_handle,omitempty"`
 	// Output only. When a token of it was last handed out, known to 15 minutes;
 	// absent if not lately. Only ListSecretVersions tells.
-	LastUseTime   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// Output only. Where the secret is, if it is owned by somebody else; absent for
+	// one that the broker keeps. The current version follows its owner: a newer one
+	// there becomes a version of its own, which is current once a token was had with it.
+	Reference *SecretReference `protobuf:"bytes,12,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Output only. The owner's number of it; 0 without `reference`.
+	OwnerVersion  int64 `protobuf:"varint,13,opt,name=owner_version,json=ownerVersion,proto3" json:"owner_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -663,6 +669,20 @@ func (x *SecretVersion) GetLastUseTime() *timestamppb.Timestamp {
 		return x.LastUseTime
 	}
 	return nil
+}
+
+func (x *SecretVersion) GetReference() *SecretReference {
+	if x != nil {
+		return x.Reference
+	}
+	return nil
+}
+
+func (x *SecretVersion) GetOwnerVersion() int64 {
+	if x != nil {
+		return x.OwnerVersion
+	}
+	return 0
 }
 
 // StageSecretRequest brings a new secret.
@@ -2588,7 +2608,7 @@ const file_tokenbroker_v1_rotation_service_proto_rawDesc = "" +
 	"\x0fSecretReference\x12\x14\n" +
 	"\x05mount\x18\x01 \x01(\tR\x05mount\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
-	"\x05field\x18\x03 \x01(\tR\x05field\"\xaa\x04\n" +
+	"\x05field\x18\x03 \x01(\tR\x05field\"\x8e\x05\n" +
 	"\rSecretVersion\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x03R\x06number\x121\n" +
 	"\x05stage\x18\x02 \x01(\x0e2\x1b.tokenbroker.v1.SecretStageR\x05stage\x12 \n" +
@@ -2606,7 +2626,9 @@ const file_tokenbroker_v1_rotation_service_proto_rawDesc = "" +
 	"destroying\x12'\n" +
 	"\x0fprovider_handle\x18\n" +
 	" \x01(\tR\x0eproviderHandle\x12>\n" +
-	"\rlast_use_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\"\xa5\x01\n" +
+	"\rlast_use_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12=\n" +
+	"\treference\x18\f \x01(\v2\x1f.tokenbroker.v1.SecretReferenceR\treference\x12#\n" +
+	"\rowner_version\x18\r \x01(\x03R\fownerVersion\"\xa5\x01\n" +
 	"\x12StageSecretRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x123\n" +
 	"\x06secret\x18\x02 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\x12\x1d\n" +
@@ -2855,77 +2877,78 @@ var file_tokenbroker_v1_rotation_service_proto_depIdxs = []int32{
 	35, // 5: tokenbroker.v1.SecretVersion.promote_time:type_name -> google.protobuf.Timestamp
 	35, // 6: tokenbroker.v1.SecretVersion.expire_time:type_name -> google.protobuf.Timestamp
 	35, // 7: tokenbroker.v1.SecretVersion.last_use_time:type_name -> google.protobuf.Timestamp
-	4,  // 8: tokenbroker.v1.StageSecretRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	6,  // 9: tokenbroker.v1.StageSecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
-	31, // 10: tokenbroker.v1.StageSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	34, // 11: tokenbroker.v1.StageSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
-	6,  // 12: tokenbroker.v1.VerifySecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
-	36, // 13: tokenbroker.v1.VerifySecretResponse.warnings:type_name -> tokenbroker.v1.Warning
-	31, // 14: tokenbroker.v1.VerifySecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	6,  // 15: tokenbroker.v1.PromoteSecretResponse.current:type_name -> tokenbroker.v1.SecretVersion
-	6,  // 16: tokenbroker.v1.PromoteSecretResponse.previous:type_name -> tokenbroker.v1.SecretVersion
-	31, // 17: tokenbroker.v1.PromoteSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	34, // 18: tokenbroker.v1.PromoteSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
-	6,  // 19: tokenbroker.v1.RollbackSecretResponse.current:type_name -> tokenbroker.v1.SecretVersion
-	31, // 20: tokenbroker.v1.RollbackSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	34, // 21: tokenbroker.v1.RollbackSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
-	34, // 22: tokenbroker.v1.RetireSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
-	6,  // 23: tokenbroker.v1.ListSecretVersionsResponse.secret_versions:type_name -> tokenbroker.v1.SecretVersion
-	4,  // 24: tokenbroker.v1.RotateSecretRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	31, // 25: tokenbroker.v1.RotateSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	34, // 26: tokenbroker.v1.RotateSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
-	31, // 27: tokenbroker.v1.AbortRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	6,  // 28: tokenbroker.v1.AdoptSecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
-	31, // 29: tokenbroker.v1.AdoptSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	31, // 30: tokenbroker.v1.GetRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	1,  // 31: tokenbroker.v1.ListRotationsRequest.states:type_name -> tokenbroker.v1.RotationState
-	31, // 32: tokenbroker.v1.ListRotationsResponse.rotations:type_name -> tokenbroker.v1.Rotation
-	31, // 33: tokenbroker.v1.WatchRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
-	1,  // 34: tokenbroker.v1.Rotation.state:type_name -> tokenbroker.v1.RotationState
-	2,  // 35: tokenbroker.v1.Rotation.source:type_name -> tokenbroker.v1.SecretSource
-	3,  // 36: tokenbroker.v1.Rotation.shape:type_name -> tokenbroker.v1.ProviderShape
-	35, // 37: tokenbroker.v1.Rotation.create_time:type_name -> google.protobuf.Timestamp
-	35, // 38: tokenbroker.v1.Rotation.update_time:type_name -> google.protobuf.Timestamp
-	35, // 39: tokenbroker.v1.Rotation.promote_time:type_name -> google.protobuf.Timestamp
-	35, // 40: tokenbroker.v1.Rotation.end_time:type_name -> google.protobuf.Timestamp
-	35, // 41: tokenbroker.v1.Rotation.next_time:type_name -> google.protobuf.Timestamp
-	35, // 42: tokenbroker.v1.Rotation.retire_time:type_name -> google.protobuf.Timestamp
-	32, // 43: tokenbroker.v1.Rotation.events:type_name -> tokenbroker.v1.RotationEvent
-	33, // 44: tokenbroker.v1.Rotation.callers:type_name -> tokenbroker.v1.CallerUse
-	35, // 45: tokenbroker.v1.RotationEvent.time:type_name -> google.protobuf.Timestamp
-	1,  // 46: tokenbroker.v1.RotationEvent.state:type_name -> tokenbroker.v1.RotationState
-	35, // 47: tokenbroker.v1.CallerUse.last_use_time:type_name -> google.protobuf.Timestamp
-	33, // 48: tokenbroker.v1.RotationPlan.callers:type_name -> tokenbroker.v1.CallerUse
-	36, // 49: tokenbroker.v1.RotationPlan.warnings:type_name -> tokenbroker.v1.Warning
-	7,  // 50: tokenbroker.v1.RotationService.StageSecret:input_type -> tokenbroker.v1.StageSecretRequest
-	9,  // 51: tokenbroker.v1.RotationService.VerifySecret:input_type -> tokenbroker.v1.VerifySecretRequest
-	11, // 52: tokenbroker.v1.RotationService.PromoteSecret:input_type -> tokenbroker.v1.PromoteSecretRequest
-	13, // 53: tokenbroker.v1.RotationService.RollbackSecret:input_type -> tokenbroker.v1.RollbackSecretRequest
-	15, // 54: tokenbroker.v1.RotationService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
-	19, // 55: tokenbroker.v1.RotationService.RotateSecret:input_type -> tokenbroker.v1.RotateSecretRequest
-	21, // 56: tokenbroker.v1.RotationService.AbortRotation:input_type -> tokenbroker.v1.AbortRotationRequest
-	23, // 57: tokenbroker.v1.RotationService.AdoptSecret:input_type -> tokenbroker.v1.AdoptSecretRequest
-	25, // 58: tokenbroker.v1.RotationService.GetRotation:input_type -> tokenbroker.v1.GetRotationRequest
-	27, // 59: tokenbroker.v1.RotationService.ListRotations:input_type -> tokenbroker.v1.ListRotationsRequest
-	29, // 60: tokenbroker.v1.RotationService.WatchRotation:input_type -> tokenbroker.v1.WatchRotationRequest
-	17, // 61: tokenbroker.v1.RotationService.ListSecretVersions:input_type -> tokenbroker.v1.ListSecretVersionsRequest
-	8,  // 62: tokenbroker.v1.RotationService.StageSecret:output_type -> tokenbroker.v1.StageSecretResponse
-	10, // 63: tokenbroker.v1.RotationService.VerifySecret:output_type -> tokenbroker.v1.VerifySecretResponse
-	12, // 64: tokenbroker.v1.RotationService.PromoteSecret:output_type -> tokenbroker.v1.PromoteSecretResponse
-	14, // 65: tokenbroker.v1.RotationService.RollbackSecret:output_type -> tokenbroker.v1.RollbackSecretResponse
-	16, // 66: tokenbroker.v1.RotationService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
-	20, // 67: tokenbroker.v1.RotationService.RotateSecret:output_type -> tokenbroker.v1.RotateSecretResponse
-	22, // 68: tokenbroker.v1.RotationService.AbortRotation:output_type -> tokenbroker.v1.AbortRotationResponse
-	24, // 69: tokenbroker.v1.RotationService.AdoptSecret:output_type -> tokenbroker.v1.AdoptSecretResponse
-	26, // 70: tokenbroker.v1.RotationService.GetRotation:output_type -> tokenbroker.v1.GetRotationResponse
-	28, // 71: tokenbroker.v1.RotationService.ListRotations:output_type -> tokenbroker.v1.ListRotationsResponse
-	30, // 72: tokenbroker.v1.RotationService.WatchRotation:output_type -> tokenbroker.v1.WatchRotationResponse
-	18, // 73: tokenbroker.v1.RotationService.ListSecretVersions:output_type -> tokenbroker.v1.ListSecretVersionsResponse
-	62, // [62:74] is the sub-list for method output_type
-	50, // [50:62] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	5,  // 8: tokenbroker.v1.SecretVersion.reference:type_name -> tokenbroker.v1.SecretReference
+	4,  // 9: tokenbroker.v1.StageSecretRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	6,  // 10: tokenbroker.v1.StageSecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
+	31, // 11: tokenbroker.v1.StageSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 12: tokenbroker.v1.StageSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	6,  // 13: tokenbroker.v1.VerifySecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
+	36, // 14: tokenbroker.v1.VerifySecretResponse.warnings:type_name -> tokenbroker.v1.Warning
+	31, // 15: tokenbroker.v1.VerifySecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	6,  // 16: tokenbroker.v1.PromoteSecretResponse.current:type_name -> tokenbroker.v1.SecretVersion
+	6,  // 17: tokenbroker.v1.PromoteSecretResponse.previous:type_name -> tokenbroker.v1.SecretVersion
+	31, // 18: tokenbroker.v1.PromoteSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 19: tokenbroker.v1.PromoteSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	6,  // 20: tokenbroker.v1.RollbackSecretResponse.current:type_name -> tokenbroker.v1.SecretVersion
+	31, // 21: tokenbroker.v1.RollbackSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 22: tokenbroker.v1.RollbackSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	34, // 23: tokenbroker.v1.RetireSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	6,  // 24: tokenbroker.v1.ListSecretVersionsResponse.secret_versions:type_name -> tokenbroker.v1.SecretVersion
+	4,  // 25: tokenbroker.v1.RotateSecretRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	31, // 26: tokenbroker.v1.RotateSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	34, // 27: tokenbroker.v1.RotateSecretResponse.plan:type_name -> tokenbroker.v1.RotationPlan
+	31, // 28: tokenbroker.v1.AbortRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	6,  // 29: tokenbroker.v1.AdoptSecretResponse.secret_version:type_name -> tokenbroker.v1.SecretVersion
+	31, // 30: tokenbroker.v1.AdoptSecretResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	31, // 31: tokenbroker.v1.GetRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	1,  // 32: tokenbroker.v1.ListRotationsRequest.states:type_name -> tokenbroker.v1.RotationState
+	31, // 33: tokenbroker.v1.ListRotationsResponse.rotations:type_name -> tokenbroker.v1.Rotation
+	31, // 34: tokenbroker.v1.WatchRotationResponse.rotation:type_name -> tokenbroker.v1.Rotation
+	1,  // 35: tokenbroker.v1.Rotation.state:type_name -> tokenbroker.v1.RotationState
+	2,  // 36: tokenbroker.v1.Rotation.source:type_name -> tokenbroker.v1.SecretSource
+	3,  // 37: tokenbroker.v1.Rotation.shape:type_name -> tokenbroker.v1.ProviderShape
+	35, // 38: tokenbroker.v1.Rotation.create_time:type_name -> google.protobuf.Timestamp
+	35, // 39: tokenbroker.v1.Rotation.update_time:type_name -> google.protobuf.Timestamp
+	35, // 40: tokenbroker.v1.Rotation.promote_time:type_name -> google.protobuf.Timestamp
+	35, // 41: tokenbroker.v1.Rotation.end_time:type_name -> google.protobuf.Timestamp
+	35, // 42: tokenbroker.v1.Rotation.next_time:type_name -> google.protobuf.Timestamp
+	35, // 43: tokenbroker.v1.Rotation.retire_time:type_name -> google.protobuf.Timestamp
+	32, // 44: tokenbroker.v1.Rotation.events:type_name -> tokenbroker.v1.RotationEvent
+	33, // 45: tokenbroker.v1.Rotation.callers:type_name -> tokenbroker.v1.CallerUse
+	35, // 46: tokenbroker.v1.RotationEvent.time:type_name -> google.protobuf.Timestamp
+	1,  // 47: tokenbroker.v1.RotationEvent.state:type_name -> tokenbroker.v1.RotationState
+	35, // 48: tokenbroker.v1.CallerUse.last_use_time:type_name -> google.protobuf.Timestamp
+	33, // 49: tokenbroker.v1.RotationPlan.callers:type_name -> tokenbroker.v1.CallerUse
+	36, // 50: tokenbroker.v1.RotationPlan.warnings:type_name -> tokenbroker.v1.Warning
+	7,  // 51: tokenbroker.v1.RotationService.StageSecret:input_type -> tokenbroker.v1.StageSecretRequest
+	9,  // 52: tokenbroker.v1.RotationService.VerifySecret:input_type -> tokenbroker.v1.VerifySecretRequest
+	11, // 53: tokenbroker.v1.RotationService.PromoteSecret:input_type -> tokenbroker.v1.PromoteSecretRequest
+	13, // 54: tokenbroker.v1.RotationService.RollbackSecret:input_type -> tokenbroker.v1.RollbackSecretRequest
+	15, // 55: tokenbroker.v1.RotationService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
+	19, // 56: tokenbroker.v1.RotationService.RotateSecret:input_type -> tokenbroker.v1.RotateSecretRequest
+	21, // 57: tokenbroker.v1.RotationService.AbortRotation:input_type -> tokenbroker.v1.AbortRotationRequest
+	23, // 58: tokenbroker.v1.RotationService.AdoptSecret:input_type -> tokenbroker.v1.AdoptSecretRequest
+	25, // 59: tokenbroker.v1.RotationService.GetRotation:input_type -> tokenbroker.v1.GetRotationRequest
+	27, // 60: tokenbroker.v1.RotationService.ListRotations:input_type -> tokenbroker.v1.ListRotationsRequest
+	29, // 61: tokenbroker.v1.RotationService.WatchRotation:input_type -> tokenbroker.v1.WatchRotationRequest
+	17, // 62: tokenbroker.v1.RotationService.ListSecretVersions:input_type -> tokenbroker.v1.ListSecretVersionsRequest
+	8,  // 63: tokenbroker.v1.RotationService.StageSecret:output_type -> tokenbroker.v1.StageSecretResponse
+	10, // 64: tokenbroker.v1.RotationService.VerifySecret:output_type -> tokenbroker.v1.VerifySecretResponse
+	12, // 65: tokenbroker.v1.RotationService.PromoteSecret:output_type -> tokenbroker.v1.PromoteSecretResponse
+	14, // 66: tokenbroker.v1.RotationService.RollbackSecret:output_type -> tokenbroker.v1.RollbackSecretResponse
+	16, // 67: tokenbroker.v1.RotationService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
+	20, // 68: tokenbroker.v1.RotationService.RotateSecret:output_type -> tokenbroker.v1.RotateSecretResponse
+	22, // 69: tokenbroker.v1.RotationService.AbortRotation:output_type -> tokenbroker.v1.AbortRotationResponse
+	24, // 70: tokenbroker.v1.RotationService.AdoptSecret:output_type -> tokenbroker.v1.AdoptSecretResponse
+	26, // 71: tokenbroker.v1.RotationService.GetRotation:output_type -> tokenbroker.v1.GetRotationResponse
+	28, // 72: tokenbroker.v1.RotationService.ListRotations:output_type -> tokenbroker.v1.ListRotationsResponse
+	30, // 73: tokenbroker.v1.RotationService.WatchRotation:output_type -> tokenbroker.v1.WatchRotationResponse
+	18, // 74: tokenbroker.v1.RotationService.ListSecretVersions:output_type -> tokenbroker.v1.ListSecretVersionsResponse
+	63, // [63:75] is the sub-list for method output_type
+	51, // [51:63] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_rotation_service_proto_init() }
