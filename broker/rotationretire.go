@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -67,60 +68,74 @@ func (run *rotationRun) retireVersion(ctx context.Context, number int64) error {
 	return err
 }
 
-// abort gives the new secret up: in the record, at the provider, in the store.
-func (run *rotationRun) abort(ctx context.Context) error {
-	if run.r.Intent == intendCreate && run.r.SecretVersion == 0 {
-		if err := run.forgetCreated(ctx); err != nil {
-			return run.outsideFailed(ctx, "abort", err)
-		}
+// RetireSecret destroys the value of any version but the current one, and has the
+// provider refuse it where the client's rotator can. The record says so first, the
+// value goes second, and the version leaves the record last: a crash in between
+// leaves a version marked as destroying, and a repetition ends the work.
+//
+// CLIENT_NOT_FOUND, SECRET_VERSION_NOT_FOUND, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
+// CONCURRENT_CHANGE, or a reason of the store or of the provider.
+func (b *Broker) RetireSecret(ctx context.Context, id string, number int64) error {
+	present, err := b.GetClient(ctx, id)
+	if err != nil {
+		return err
 	}
-	if err := run.retireVersion(ctx, run.r.SecretVersion); err != nil {
-		return run.outsideFailed(ctx, "abort", err)
+	if r, _, err := b.journal(ctx, present); err != nil {
+		return err
+	} else if r != nil && r.active() && r.SecretVersion == number {
+		return newError(ReasonRotationUnderWay, id, "version %d is its new secret; abort it first", number)
 	}
-	end := RotationAborted
-	if run.r.EndAs == RotationFailed {
-		end = RotationFailed
+	c, err := b.retire(ctx, id, number)
+	if c != nil && err == nil {
+		b.noteRotation(ctx, c, nil)
 	}
-	reason, detail := run.r.Reason, run.r.Detail
-	run.r.move(end, "abort")
-	run.r.Reason, run.r.Detail = reason, detail
-	return run.save(ctx)
+	return err
 }
 
-// forgetCreated undoes a Create of which nobody knows what became.
-func (run *rotationRun) forgetCreated(ctx context.Context) error {
-	rotator, traits, err := run.rotator(run.c)
+// retire does what RetireSecret does, whatever rotation is under way. It returns nil
+// if there was nothing to do.
+func (b *Broker) retire(ctx context.Context, id string, number int64) (*Client, error) {
+	c, err := b.change(ctx, id, "", func(c *Client) (bool, error) {
+		version, ok := c.Secret(number)
+		switch {
+		case number < 1 || number >= c.NextVersion:
+			return false, newError(ReasonSecretVersionNotFound, id, "there is no version %d", number)
+		case version.Stage == Current:
+			return false, newError(ReasonSecretWrongStage, id, "version %d is current; promote another one first", number)
+		case !ok || version.Destroying:
+			return false, nil
+		}
+		c.beginDestroying(number)
+		return true, nil
+	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	call, err := run.rotatorCall(ctx, traits)
-	if err != nil {
-		return err
+	version, ok := c.Secret(number)
+	if !ok {
+		return nil, nil
 	}
-	if traits.TakesChosen {
-		if run.r.Made == nil {
-			return nil
-		}
-		call.Handle = run.r.Made.Handle
-		if call.New, err = run.readSecret(ctx, run.c, *run.r.Made); err != nil {
-			return err
-		}
-		defer call.New.Wipe()
-		limited, cancel := run.outside(ctx)
-		defer cancel()
-		if err := rotator.Revoke(limited, call); err != nil {
-			return err
-		}
-		return run.store.Destroy(ctx, secretKey(run.c.ID, run.c.UID, run.r.Made.Number))
+	if err := b.revokeUpstream(ctx, c, version); err != nil {
+		return nil, err
 	}
-	limited, cancel := run.outside(ctx)
-	defer cancel()
-	found, err := rotator.Recover(limited, call)
-	if err != nil || found.Outcome != CreateDone {
-		run.r.Intent = intendNothing // whoever aborts was told to look at the provider's console
-		return err
+	return b.destroySecret(ctx, c, number)
+}
+
+// beginDestroying takes the label from a version and marks it.
+func (c *Client) beginDestroying(number int64) {
+	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number })
+	c.Secrets[i].Stage, c.Secrets[i].Destroying = Unlabelled, true
+}
+
+// destroySecret destroys the value of a version that is marked as destroying, then
+// removes it from the record.
+func (b *Broker) destroySecret(ctx context.Context, c *Client, number int64) (*Client, error) {
+	if err := b.store.Destroy(ctx, secretKey(c.ID, c.UID, number)); err != nil {
+		return nil, &Error{Reason: ReasonOf(err), Op: "destroy secret value", Client: c.ID, Detail: AsError(err).Detail, RetryAfter: AsError(err).RetryAfter, Err: err}
 	}
-	call.New, call.Handle = found.Created.Value, found.Created.Handle
-	defer call.New.Wipe()
-	return rotator.Revoke(limited, call)
+	return b.change(ctx, c.ID, "", func(c *Client) (bool, error) {
+		before := len(c.Secrets)
+		c.Secrets = slices.DeleteFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number && v.Destroying })
+		return len(c.Secrets) != before, nil
+	})
 }
