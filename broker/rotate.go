@@ -27,8 +27,9 @@ type RotationRequest struct {
 // is over or needs an operator. It returns as soon as that is in the journal.
 //
 // INVALID_REQUEST, CLIENT_NOT_FOUND, CLIENT_DELETED, CLIENT_DISABLED,
-// ROTATION_UNDER_WAY, ROTATION_GAP_NOT_ACCEPTED, ROTATOR_NOT_SET, TOO_MANY_REQUESTS,
-// the reasons of StageSecret if a secret is given, or one of the store.
+// ROTATION_UNDER_WAY, ROTATION_WRONG_STATE while the last one needs an operator who
+// says what became of the secret that it brings, ROTATION_GAP_NOT_ACCEPTED,
+// ROTATOR_NOT_SET, TOO_MANY_REQUESTS, CONCURRENT_CHANGE, the reasons of StageSecret if a secret is given, or one of the store.
 func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation, error) {
 	c, err := b.clientToRotate(ctx, q)
 	if err != nil {
@@ -41,8 +42,11 @@ func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation
 	if last != nil && q.RequestID != "" && last.RequestID == q.RequestID && last.Automatic {
 		return b.repeat(ctx, c, last, version)
 	}
-	if last != nil && last.active() {
+	if last != nil && last.goesOn() {
 		return nil, b.noneUnderWay(ctx, c)
+	}
+	if err := last.mayBeLeft(q); err != nil {
+		return nil, err
 	}
 	r, err := b.begun(ctx, c, last, q)
 	if err != nil {
@@ -52,15 +56,10 @@ func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation
 		r.Fence = last.Fence + 1
 		r.Failures = last.Failures
 	}
-	if err := b.enlist(ctx, c); err != nil {
+	if err := b.enlist(ctx, c, r.ID, false); err != nil {
 		return nil, err
 	}
-	// A version that is staged for it has made a journal by itself, so read again.
-	_, version, err = b.readRotation(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := b.writeRotation(ctx, r, version); err != nil {
+	if _, err := b.writeRotation(ctx, r, version); err != nil { // over the journal that was read: one of two at once wins
 		if ReasonOf(err) == ReasonStoreConflict {
 			return nil, newError(ReasonConcurrentChange, c.ID, "somebody else began a rotation")
 		}
@@ -69,13 +68,23 @@ func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation
 	return b.goes(ctx, c, r)
 }
 
+// mayBeLeft refuses to have another secret made while it is not known what became of
+// the last one, or that one is the only one that the provider takes.
+func (r *rotationRecord) mayBeLeft(q RotationRequest) error {
+	if r == nil || r.State != RotationNeedsOperator || !q.Secret.Value.IsZero() || !r.Replaced && r.Intent == intendNothing {
+		return nil
+	}
+	return newError(ReasonRotationWrongState, r.ClientID, "rotation %s needs an operator: repeat its request, abort it, or give a secret", r.ID)
+}
+
 // goes has a journal that was just written gone on with.
 func (b *Broker) goes(ctx context.Context, c *Client, r *rotationRecord) (*Rotation, error) {
-	if err := b.enlist(ctx, c); err != nil { // again: another replica may have seen it before the journal
+	if err := b.enlist(ctx, c, r.ID, true); err != nil {
 		b.log.WarnContext(ctx, "other replicas do not look after a rotation", "client", c.ID, "reason", ReasonOf(err))
 	}
+	told := r.Rotation.clone() // from here on r is the driver's
 	b.kick(c)
-	return r.Rotation.clone(), nil
+	return told, nil
 }
 
 func (b *Broker) clientToRotate(ctx context.Context, q RotationRequest) (*Client, error) {
@@ -97,13 +106,19 @@ func (b *Broker) clientToRotate(ctx context.Context, q RotationRequest) (*Client
 // repeat goes on with a rotation that needed an operator.
 func (b *Broker) repeat(ctx context.Context, c *Client, r *rotationRecord, version uint64) (*Rotation, error) {
 	if r.State != RotationNeedsOperator {
-		b.kick(c)
+		b.takeUp(c, r)
 		return r.Rotation.clone(), nil
 	}
 	r.move(r.Resume, "go on")
-	r.Resume, r.Lease = "", nil
+	r.Lease = nil
 	r.Fence++
+	if err := b.enlist(ctx, c, r.ID, false); err != nil {
+		return nil, err
+	}
 	if _, err := b.writeRotation(ctx, r, version); err != nil {
+		if ReasonOf(err) == ReasonStoreConflict {
+			return nil, newError(ReasonConcurrentChange, c.ID, "somebody else went on with the rotation")
+		}
 		return nil, err
 	}
 	return b.goes(ctx, c, r)

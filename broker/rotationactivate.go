@@ -30,6 +30,7 @@ func (run *rotationRun) activate(ctx context.Context) error {
 	}
 	defer call.New.Wipe()
 	call.Handle = version.Handle
+	first := run.r.Intent == intendNothing
 	run.r.Intent, run.r.Replaced = intendActivate, true // from here on it may have been ended
 	if err := run.save(ctx); err != nil {
 		return err
@@ -37,12 +38,12 @@ func (run *rotationRun) activate(ctx context.Context) error {
 	limited, cancel := run.outside(ctx)
 	defer cancel()
 	if err := rotator.Activate(limited, call); err != nil { // doing so twice succeeds
-		if known(err) {
+		if first && known(err) {
 			run.r.Intent, run.r.Replaced = intendNothing, false
 		}
 		return run.outsideFailed(ctx, "activate", err)
 	}
-	run.r.Intent, run.r.Activated, run.r.Attempts = intendNothing, true, 0
+	run.r.Intent, run.r.Activated, run.r.ActivateTime, run.r.Attempts = intendNothing, true, time.Now().UTC(), 0
 	run.r.note(time.Now().UTC(), "activate", "")
 	return run.save(ctx)
 }
@@ -58,7 +59,11 @@ func (run *rotationRun) bridge(ctx context.Context) error {
 		return err
 	}
 	for _, q := range queries {
-		if _, _, err := run.GetToken(ctx, q); err != nil && !errors.Is(err, context.Canceled) {
+		_, _, err := run.GetToken(ctx, q)
+		switch reason := ReasonOf(err); {
+		case parks(reason), reason == ReasonLiveTokensSpent: // no other one can be had: what is there has to do
+			run.r.note(time.Now().UTC(), "bridge", reason)
+		case err != nil && !errors.Is(err, context.Canceled):
 			return err
 		}
 	}
@@ -79,7 +84,9 @@ func (b *Broker) liveQueries(ctx context.Context, c *Client) ([]TokenQuery, erro
 		}
 	}
 	folder := "tokens/" + c.UID + "/"
-	names, err := b.store.List(ctx, folder)
+	limited, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	names, err := b.store.List(limited, folder)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +146,7 @@ func (run *rotationRun) activateAndPromote(ctx context.Context) error {
 		return err
 	}
 	if c.Rotation.Account != "" {
-		return run.delist(ctx, nil, map[string]bool{c.UID: true})
+		return run.freeAccount(ctx, c)
 	}
 	return nil
 }
@@ -158,6 +165,7 @@ func (run *rotationRun) promoteFor(ctx context.Context, pending SecretVersion) (
 	c.promote(pending.Number, time.Now().UTC())
 	if had {
 		c.beginDestroying(replaced.Number)
+		run.r.ReplacedVersion = replaced.Number
 	}
 	c.MinSecretVersion = pending.Number
 	return run.commit(ctx, c)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
@@ -26,6 +28,10 @@ func (run *rotationRun) create(ctx context.Context) error {
 	}
 	if wait := run.accountBusy(ctx); wait > 0 && run.r.Intent == intendNothing {
 		run.r.NextTime = time.Now().UTC().Add(wait)
+		return run.save(ctx)
+	}
+	if err := run.c.roomFor(Pending); err != nil && run.r.Intent == intendNothing { // what is made must have a place
+		run.callOperator("create", err)
 		return run.save(ctx)
 	}
 	if traits.Shape == ShapeReplaced && run.r.Intent == intendNothing {
@@ -72,7 +78,9 @@ func (run *rotationRun) recover(ctx context.Context, rotator Rotator, call Rotat
 	case CreateNotDone:
 		run.r.Intent = intendNothing
 		run.r.note(time.Now().UTC(), "recover", "")
-		return run.save(ctx)
+		if run.r.Forced { // somebody has aborted it, and there is a way back
+			run.r.move(RotationAborted, "abort")
+		}
 	case CreateDone:
 		return run.keep(ctx, found.Created, rotator.Traits(run.c.Rotation))
 	case CreateLost:
@@ -83,13 +91,18 @@ func (run *rotationRun) recover(ctx context.Context, rotator Rotator, call Rotat
 		run.r.Reason = reason
 		run.log.ErrorContext(ctx, "the provider has replaced a secret that nobody knows", "client", run.c.ID, "rotation", run.r.ID)
 	default:
-		run.callOperator("recover", newError(ReasonRotatorOutcomeUnknown, run.c.ID, ""))
+		err := newError(ReasonRotatorOutcomeUnknown, run.c.ID, "")
+		if run.r.EndAs != RotationAborted {
+			run.callOperator("recover", err)
+			break
+		}
+		run.r.move(RotationAborted, "abort") // by somebody who was told what is not known
+		run.r.Reason, run.r.Detail = err.Reason, err.Detail
 	}
 	return run.save(ctx)
 }
 
-// keep stores a secret that the provider made: until that is done it is in memory only,
-// so a store that is away is asked again for as long as the process lives.
+// keep stores a secret that the provider made: until that is done it is in memory only.
 func (run *rotationRun) keep(ctx context.Context, created CreatedSecret, traits RotatorTraits) error {
 	defer created.Value.Wipe()
 	s := staging{
@@ -102,30 +115,64 @@ func (run *rotationRun) keep(ctx context.Context, created CreatedSecret, traits 
 	if sameOrigin(created.RegistrationEndpoint, run.c.Rotation.Endpoint) {
 		s.endpoint = created.RegistrationEndpoint
 	}
-	version, err := run.stage(ctx, s)
-	for wait := pollBegin; err != nil; wait = min(2*wait, 5*time.Second) {
-		reason := ReasonOf(err)
-		if !outage(err) && reason != ReasonStoreAnswerLost && reason != ReasonConcurrentChange && reason != ReasonStoreConflict || !sleep(ctx, wait) {
-			break
-		}
-		if version, err = run.stagedAlready(ctx); err != nil {
-			version, err = run.stage(ctx, s)
-		}
-	}
+	version, err := run.stageMade(ctx, s)
 	switch {
+	case errors.Is(err, errLeaseLost), ctx.Err() != nil && err != nil:
+		return err
 	case ReasonOf(err) == ReasonSecretUnchanged: // it made the same one again
 		run.r.Intent = intendNothing
 		run.callOperator("create", newError(ReasonRotatorRefused, run.c.ID, "the provider returned the present secret"))
 		return run.save(ctx)
-	case err != nil && !outage(err) && ReasonOf(err) != ReasonStoreSealed && ReasonOf(err) != ReasonShuttingDown:
+	case err != nil:
 		run.callOperator("stage", err) // the intent stays: what was made is found out anew
 		return run.save(ctx)
-	case err != nil:
-		return err
 	}
-	run.r.Replaced = traits.Shape == ShapeReplaced
 	run.r.staged(version, "create")
 	return run.save(ctx)
+}
+
+// stageMade stages a secret that nobody else has. A store that is away is asked again
+// for as long as ctx and the lease last; where the provider has ended the present
+// secret for it, for as long as ctx does.
+func (run *rotationRun) stageMade(ctx context.Context, s staging) (SecretVersion, error) {
+	for wait := pollBegin; ; wait = min(2*wait, maxKeepPause) {
+		if err := run.stillMine(ctx); err != nil {
+			return SecretVersion{}, err
+		}
+		version, err := run.stage(ctx, s)
+		reason := ReasonOf(err)
+		again := outage(err) || strings.HasPrefix(string(reason), "STORE_") || reason == ReasonConcurrentChange
+		if err == nil || !again || !sleep(ctx, wait) {
+			return version, err
+		}
+		if version, err = run.stagedAlready(ctx); err == nil {
+			return version, nil
+		}
+	}
+}
+
+// maxKeepPause is the longest pause between tries to store what a provider made.
+const maxKeepPause = 5 * time.Second
+
+// stillMine extends a lease that is about to end. A successor has the provider remove
+// what nobody seems to have got, so a late holder must not store it any more; but where
+// the present secret has ended and the successor has found nothing to take its place,
+// what the late holder has is all there is.
+func (run *rotationRun) stillMine(ctx context.Context) error {
+	if time.Since(run.sent) < rotationLease-leaseMargin {
+		return nil
+	}
+	err := run.save(ctx)
+	if err == nil || outage(err) {
+		return nil
+	}
+	if !errors.Is(err, errLeaseLost) || run.r.Shape != ShapeReplaced {
+		return err
+	}
+	if r, _, readErr := run.readRotation(ctx, run.c); readErr == nil && (r == nil || r.ID != run.r.ID || r.SecretVersion != 0) {
+		return err
+	}
+	return nil
 }
 
 // stagedAlready finds the version that a write of unknown outcome staged.
@@ -170,24 +217,17 @@ func (run *rotationRun) createChosen(ctx context.Context, rotator Rotator, call 
 		return err
 	}
 	if run.r.Made == nil {
-		value, handle, err := makeSecret(rotator, call)
-		if err != nil {
+		if err := run.makeChosen(ctx, rotator, call); err != nil {
 			return run.outsideFailed(ctx, "create", err)
-		}
-		version, err := run.writeSecret(ctx, run.c, SecretInput{Value: value})
-		value.Wipe()
-		if err != nil {
-			return err
-		}
-		version.RotationID, version.Handle = run.r.ID, handle
-		run.r.Made = &version
-		if err := run.save(ctx); err != nil {
-			return err
 		}
 	}
 	var err error
-	if call.New, err = run.readSecret(ctx, run.c, *run.r.Made); err != nil {
-		return run.outsideFailed(ctx, "create", err)
+	if call.New, err = run.readSecret(ctx, run.c, *run.r.Made); unreadable(err) {
+		run.r.Made = nil // somebody removed it: the next one takes its place at the provider
+		run.retry("create", err, 0)
+		return run.save(ctx)
+	} else if err != nil {
+		return err
 	}
 	defer call.New.Wipe()
 	call.Handle = run.r.Made.Handle
@@ -203,26 +243,60 @@ func (run *rotationRun) createChosen(ctx context.Context, rotator Rotator, call 
 	}
 	made := *run.r.Made
 	made.Handle, made.ExpireTime = orElse(created.Handle, made.Handle), created.ExpireTime.UTC()
-	c := run.c.clone()
-	if err := c.roomFor(Pending); err != nil {
+	pending, err := run.commitMade(ctx, made)
+	if ReasonOf(err) == ReasonTooManySecretVersions {
 		run.callOperator("stage", err)
 		return run.save(ctx)
 	}
-	if made.Number < c.NextVersion { // somebody staged another one since
-		run.r.Made = nil
-		return run.save(ctx)
-	}
-	pending, err := run.commitStaged(ctx, c, made)
 	if err != nil {
-		if ReasonOf(err) == ReasonConcurrentChange {
-			run.r.Made = nil // its value went with the lost write
-			return run.save(ctx)
-		}
 		return err
 	}
-	run.r.Replaced = run.r.Shape == ShapeReplaced
 	run.r.staged(pending, "create")
 	return run.save(ctx)
+}
+
+// makeChosen makes a secret, stores it and notes that in the journal.
+func (run *rotationRun) makeChosen(ctx context.Context, rotator Rotator, call RotatorCall) error {
+	value, handle, err := makeSecret(rotator, call)
+	if err != nil {
+		return err
+	}
+	defer value.Wipe()
+	version, err := run.writeSecret(ctx, run.c, SecretInput{Value: value})
+	if err != nil {
+		return err
+	}
+	version.RotationID, version.Handle = run.r.ID, handle
+	run.r.Made = &version
+	return run.save(ctx)
+}
+
+// commitMade makes a version pending whose value the provider knows already: it must
+// not get lost in a race with a change of the client.
+func (run *rotationRun) commitMade(ctx context.Context, made SecretVersion) (SecretVersion, error) {
+	for wait := pollBegin; ; wait = min(2*wait, pollMost) {
+		present, err := run.GetClient(ctx, run.c.ID)
+		if err != nil {
+			return SecretVersion{}, err
+		}
+		if version, there := present.Secret(made.Number); there {
+			return version, nil
+		}
+		c := present.clone()
+		if err := c.roomFor(Pending); err != nil {
+			return SecretVersion{}, err
+		}
+		c.addVersion(made)
+		c.added = 0 // the journal names the value: another revision that wins does not make it unnamed
+		c.relabel(made.Number, Pending)
+		if c, err = run.commit(ctx, c); err == nil {
+			version, _ := c.Secret(made.Number)
+			return version, nil
+		}
+		if ReasonOf(err) != ReasonConcurrentChange || !sleep(ctx, wait) {
+			return SecretVersion{}, err
+		}
+	}
 }
 
 func makeSecret(rotator Rotator, call RotatorCall) (secret.Value, string, error) {

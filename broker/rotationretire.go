@@ -11,7 +11,7 @@ import (
 // client's rotator can and the version was made by it.
 func (b *Broker) revokeUpstream(ctx context.Context, c *Client, version SecretVersion) error {
 	rotator, traits, err := b.rotator(c)
-	if err != nil || traits.Shape == ShapeReplaced || version.Handle == "" && traits.Shape != ShapeKeyPair {
+	if err != nil || traits.Shape == ShapeReplaced || version.Handle == "" && traits.Shape != ShapeKeyPair && !traits.TakesChosen {
 		return nil // the provider has ended it itself, or a person has to
 	}
 	call, err := b.callFor(ctx, c, orElse(version.RotationID, newID()), traits)
@@ -32,38 +32,58 @@ func (b *Broker) revokeUpstream(ctx context.Context, c *Client, version SecretVe
 	return nil
 }
 
+// beginRetiring ends the time in which the new secret is watched. While the
+// authorization server refuses it and takes the replaced one, that one stays.
+func (run *rotationRun) beginRetiring(ctx context.Context) error {
+	record, _, err := run.readUpstream(ctx, run.c)
+	if err != nil {
+		return err
+	}
+	if refused := record.Refused; refused != nil && refused.Version == run.r.SecretVersion && refused.PreviousWorked && !run.r.Compromised {
+		run.callOperator("retire", newError(ReasonClientRejected, run.c.ID,
+			"the authorization server refuses version %d and takes version %d, which is therefore not retired", run.r.SecretVersion, run.r.ReplacedVersion))
+		return run.save(ctx)
+	}
+	return run.becomes(ctx, RotationRetiring, "retire")
+}
+
 // retireReplaced ends the replaced secret: in the record, at the provider, in the store.
 func (run *rotationRun) retireReplaced(ctx context.Context) error {
 	if run.r.Compromised && !run.r.Revoked {
-		if _, err := run.RevokeTokens(ctx, run.c.ID); err != nil && !outage(err) {
-			run.r.note(time.Now().UTC(), "revoke tokens", ReasonOf(err)) // they are dropped all the same
-		} else if err != nil {
+		_, err := run.RevokeTokens(ctx, run.c.ID)
+		switch {
+		case ReasonOf(err) == ReasonConcurrentChange, outage(err):
 			return err
+		case err != nil:
+			run.r.note(time.Now().UTC(), "revoke tokens", ReasonOf(err)) // they are dropped all the same
 		}
 		run.r.Revoked = true
 		if err := run.save(ctx); err != nil {
 			return err
 		}
 	}
-	err := run.retireVersion(ctx, run.r.ReplacedVersion)
-	if err != nil {
+	if current, _ := run.c.Staged(Current); current.Number == run.r.ReplacedVersion {
+		return nil // somebody rolled back: follow says so
+	}
+	switch err := run.retireVersion(ctx, run.r.ReplacedVersion); ReasonOf(err) {
+	case "":
+		return run.becomes(ctx, RotationCompleted, "retire")
+	case ReasonSecretWrongStage: // as above, at this moment
+		return nil
+	default:
 		return run.outsideFailed(ctx, "retire", err)
 	}
-	return run.becomes(ctx, RotationCompleted, "retire")
 }
 
-// retireVersion retires a version of the rotation; one that is gone, or that somebody
-// made current again, is left alone.
+// retireVersion retires a version of the rotation; one that is gone is left alone.
+// SECRET_WRONG_STAGE for one that somebody has made current.
 func (run *rotationRun) retireVersion(ctx context.Context, number int64) error {
 	if number == 0 {
 		return nil
 	}
 	_, err := run.retire(ctx, run.c.ID, number)
-	switch ReasonOf(err) {
-	case ReasonSecretWrongStage, ReasonSecretVersionNotFound:
+	if ReasonOf(err) == ReasonSecretVersionNotFound {
 		return nil
-	case ReasonConcurrentChange:
-		return &Error{Reason: ReasonStoreConflict, Op: "retire", Client: run.c.ID, Err: err}
 	}
 	return err
 }
@@ -130,7 +150,9 @@ func (c *Client) beginDestroying(number int64) {
 // destroySecret destroys the value of a version that is marked as destroying, then
 // removes it from the record.
 func (b *Broker) destroySecret(ctx context.Context, c *Client, number int64) (*Client, error) {
-	if err := b.store.Destroy(ctx, secretKey(c.ID, c.UID, number)); err != nil {
+	limited, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if err := b.store.Destroy(limited, secretKey(c.ID, c.UID, number)); err != nil {
 		return nil, &Error{Reason: ReasonOf(err), Op: "destroy secret value", Client: c.ID, Detail: AsError(err).Detail, RetryAfter: AsError(err).RetryAfter, Err: err}
 	}
 	return b.change(ctx, c.ID, "", func(c *Client) (bool, error) {

@@ -13,8 +13,8 @@ const (
 	// rotationBackoff doubles with each failure of a step, up to maxRotationBackoff.
 	rotationBackoff    = 2 * time.Second
 	maxRotationBackoff = 10 * time.Minute
-	// driveTimeout bounds one replica's work on a rotation at a time; what is left then
-	// is taken up again.
+	// driveTimeout is after what time a replica begins no further step before it has
+	// given others the chance to.
 	driveTimeout = 10 * time.Minute
 	// soon is what a run waits for rather than give the rotation away.
 	soon = 2 * time.Second
@@ -48,7 +48,7 @@ func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 			return nil, e
 		}
 	}
-	if r, _ = b.settleRotation(c, r); r == nil {
+	if r = b.settleRotation(c, r); r == nil {
 		return nil, nil
 	}
 	if r.State == RotationVerifying && !r.Automatic { // whoever verified is gone
@@ -107,6 +107,24 @@ func (run *rotationRun) release(ctx context.Context) {
 	run.leases.set(run.leaseID, false)
 }
 
+// pause waits for d and keeps the lease.
+func (run *rotationRun) pause(ctx context.Context, d time.Duration) error {
+	for end := time.Now().Add(d); ; {
+		wait := min(time.Until(end), rotationLease/3)
+		if wait <= 0 {
+			return nil
+		}
+		if !sleep(ctx, wait) {
+			return &Error{Reason: ReasonDeadlineExceeded, Op: "wait", Client: run.c.ID, Detail: "give the call more time", Err: ctx.Err()}
+		}
+		if time.Since(run.sent) >= rotationLease/3 {
+			if err := run.save(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 // becomes moves the rotation and writes that.
 func (run *rotationRun) becomes(ctx context.Context, next RotationState, step string) error {
 	run.r.move(next, step)
@@ -138,8 +156,11 @@ func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
 	if r == nil || !r.goesOn() {
 		return time.Time{}, nil
 	}
+	if err := b.lookAfter(ctx, c, r); err != nil {
+		b.log.WarnContext(ctx, "other replicas do not look after a rotation", "client", id, "reason", ReasonOf(err))
+	}
 	if wait := time.Until(r.NextTime); wait > soon {
-		return r.NextTime, nil
+		return r.lookAgain(), nil
 	}
 	run, err := b.take(ctx, c)
 	if err != nil || run == nil {
@@ -150,8 +171,9 @@ func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
 	}
 	err = run.goOn(ctx)
 	if !errors.Is(err, errLeaseLost) {
-		run.release(context.WithoutCancel(ctx))
+		run.release(ctx)
 	}
+	b.leases.set(run.leaseID, false)
 	switch {
 	case err != nil:
 		return again(), err
@@ -160,8 +182,33 @@ func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
 	case run.r.NextTime.IsZero():
 		return again(), nil
 	default:
-		return run.r.NextTime, nil
+		return run.r.lookAgain(), nil
 	}
+}
+
+// lookAfter puts a rotation on the list that it should be on, which somebody may have
+// removed, and frees its account when it is promoted.
+func (b *Broker) lookAfter(ctx context.Context, c *Client, r *rotationRecord) error {
+	if err := b.enlist(ctx, c, r.ID, true); err != nil {
+		return err
+	}
+	if c.Rotation.Account != "" && r.State.promoted() {
+		return b.freeAccount(ctx, c)
+	}
+	return nil
+}
+
+// lookAgain is when to look at r again: at NextTime, or before, since on another replica
+// somebody may have changed what is next.
+func (r *rotationRecord) lookAgain() time.Time {
+	most := time.Minute
+	if r.State == RotationPromoted {
+		most = 10 * time.Minute // a rollback ends it
+	}
+	if latest := time.Now().Add(most); r.NextTime.After(latest) {
+		return latest
+	}
+	return r.NextTime
 }
 
 // goesOn reports whether the broker has something to do for r now or later.
@@ -171,7 +218,7 @@ func (r *rotationRecord) goesOn() bool {
 
 // goOn makes steps while they are due.
 func (run *rotationRun) goOn(ctx context.Context) error {
-	for run.r.goesOn() {
+	for begun := time.Now(); run.r.goesOn() && time.Since(begun) < driveTimeout; {
 		if wait := time.Until(run.r.NextTime); wait > soon {
 			return nil
 		} else if wait > 0 && !sleep(ctx, wait) {
@@ -204,11 +251,11 @@ func (run *rotationRun) goOn(ctx context.Context) error {
 // step does what the state asks for. Its errors are those of the store and of a lost
 // lease; what fails outside is in the journal.
 func (run *rotationRun) step(ctx context.Context) error {
-	if err := run.c.usable(); err != nil && run.r.before() {
+	if err := run.c.usable(); err != nil && run.r.State.before() {
 		run.retry("wait for the client", err, time.Minute)
 		return run.save(ctx)
 	}
-	if run.r.Forced && run.r.before() && run.r.SecretVersion != 0 {
+	if run.r.Forced && run.r.State.before() && run.r.SecretVersion != 0 {
 		return run.activateAndPromote(ctx)
 	}
 	switch run.r.State {
@@ -221,7 +268,7 @@ func (run *rotationRun) step(ctx context.Context) error {
 	case RotationVerified:
 		return run.activateAndPromote(ctx)
 	case RotationPromoted:
-		return run.becomes(ctx, RotationRetiring, "retire")
+		return run.beginRetiring(ctx)
 	case RotationRetiring:
 		return run.retireReplaced(ctx)
 	case RotationAborting:
@@ -239,8 +286,9 @@ func (run *rotationRun) retry(step string, err error, least time.Duration) {
 		return
 	}
 	run.r.fail(step, err)
-	wait := max(min(rotationBackoff<<min(run.r.Attempts-1, 10), maxRotationBackoff), AsError(err).RetryAfter, least)
-	run.r.NextTime = time.Now().UTC().Add(wait/2 + rand.N(wait/2+1) + least/2)
+	wait := min(rotationBackoff<<min(run.r.Attempts-1, 10), maxRotationBackoff)
+	wait = max(wait/2+rand.N(wait/2+1), AsError(err).RetryAfter, least)
+	run.r.NextTime = time.Now().UTC().Add(wait)
 }
 
 // callOperator stops the rotation until a person has acted.

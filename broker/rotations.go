@@ -15,18 +15,20 @@ func (b *Broker) GetRotation(ctx context.Context, id string) (*Rotation, error) 
 	if err != nil {
 		return nil, err
 	}
-	return b.rotationOf(ctx, c)
-}
-
-func (b *Broker) rotationOf(ctx context.Context, c *Client) (*Rotation, error) {
-	r, _, err := b.journal(ctx, c)
+	r, err := b.rotationOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	if r == nil {
-		return nil, newError(ReasonRotationNotFound, c.ID, "its secret was never rotated")
-	}
+	b.takeUp(c, r)
 	return r.Rotation.clone(), nil
+}
+
+func (b *Broker) rotationOf(ctx context.Context, c *Client) (*rotationRecord, error) {
+	r, _, err := b.journal(ctx, c)
+	if err == nil && r == nil {
+		err = newError(ReasonRotationNotFound, c.ID, "its secret was never rotated")
+	}
+	return r, err
 }
 
 // RotationPage is one page of rotations.
@@ -54,7 +56,9 @@ func (b *Broker) ListRotations(ctx context.Context, q ListQuery, keep func(*Rota
 				if err != nil && ReasonOf(err) != ReasonRotationNotFound {
 					b.log.WarnContext(ctx, "rotation left out of a list", "client", c.ID, "reason", ReasonOf(err))
 				}
-				found[i] = r
+				if err == nil {
+					found[i] = &r.Rotation
+				}
 				return nil
 			})
 		})

@@ -36,7 +36,11 @@ func (b *Broker) stage(ctx context.Context, s staging) (SecretVersion, error) {
 	if err := v.err(); err != nil {
 		return SecretVersion{}, err
 	}
-	present, err := b.clientToChange(ctx, s.id, "")
+	read := b.clientToChange
+	if s.made { // it may be all that the provider takes, and who is deleted can be undeleted
+		read = func(ctx context.Context, id, _ string) (*Client, error) { return b.GetClient(ctx, id) }
+	}
+	present, err := read(ctx, s.id, "")
 	if err != nil {
 		return SecretVersion{}, err
 	}
@@ -87,13 +91,22 @@ func (b *Broker) commitStaged(ctx context.Context, c *Client, version SecretVers
 // noneUnderWay refuses while a rotation goes on by itself.
 func (b *Broker) noneUnderWay(ctx context.Context, c *Client) error {
 	r, _, err := b.journal(ctx, c)
-	if err != nil || r == nil || !r.active() {
+	if err != nil || r == nil || !r.goesOn() {
 		return err
 	}
+	b.takeUp(c, r)
 	if r.State == RotationPromoted {
 		return newError(ReasonRotationUnderWay, c.ID, "version %d is retired at %s by itself, or now by RetireSecret", r.ReplacedVersion, r.RetireTime.Format(time.RFC3339))
 	}
 	return newError(ReasonRotationUnderWay, c.ID, "it is %s", r.State)
+}
+
+// takeUp goes on with a rotation that this replica does not know of: somebody may have
+// removed the list that names it.
+func (b *Broker) takeUp(c *Client, r *rotationRecord) {
+	if r.goesOn() && !b.rotations.takenUp(c.ID) {
+		b.kick(c)
+	}
 }
 
 // journal reads a client's journal and settles it with the client record; nil if it
@@ -103,8 +116,7 @@ func (b *Broker) journal(ctx context.Context, c *Client) (*rotationRecord, uint6
 	if err != nil {
 		return nil, 0, err
 	}
-	r, _ = b.settleRotation(c, r)
-	return r, version, nil
+	return b.settleRotation(c, r), version, nil
 }
 
 // noteRotation lets edit change the journal after a step by hand, and writes it. What
@@ -123,7 +135,10 @@ func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotatio
 		}
 		r.Lease = nil
 		r.Fence++
-		if _, err = b.writeRotation(ctx, r, version); ReasonOf(err) != ReasonStoreConflict || !sleep(ctx, pollBegin) {
+		if _, err = b.writeRotation(ctx, r, version); err == nil {
+			b.takeUp(c, r)
+		}
+		if ReasonOf(err) != ReasonStoreConflict || !sleep(ctx, pollBegin) {
 			break
 		}
 	}
@@ -142,7 +157,8 @@ func (c *Client) stagedBy(requestID string) (SecretVersion, bool) {
 
 // VerifySecret gets tokens with the pending secret, asking for the client's defaults,
 // as many in a row as its rotation settings say, and notes the success in the record.
-// number 0 means whichever is pending.
+// number 0 means whichever is pending. A rotation that goes on by itself and needed an
+// operator goes on when this succeeds.
 //
 // CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
 // CONCURRENT_CHANGE, ISSUANCE_BUDGET_SPENT, a reason of the store or of the
@@ -160,28 +176,50 @@ func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (Sec
 	if err != nil {
 		return SecretVersion{}, nil, err
 	}
-	defer run.release(context.WithoutCancel(ctx))
+	verified, warnings, err := run.verifyByHand(ctx, pending)
+	run.release(ctx)
+	if err == nil && run.r.goesOn() {
+		_, err = b.goes(ctx, c, run.r)
+	}
+	return verified, warnings, err
+}
+
+func (run *rotationRun) verifyByHand(ctx context.Context, pending SecretVersion) (SecretVersion, []Warning, error) {
+	state, resume := run.r.State, run.r.Resume
 	if err := run.becomes(ctx, RotationVerifying, "verify"); err != nil {
 		return SecretVersion{}, nil, err
+	}
+	fail := func(err error) (SecretVersion, []Warning, error) {
+		run.r.fail("verify", err)
+		reason, detail := run.r.Reason, run.r.Detail
+		next := RotationStaged
+		if state == RotationNeedsOperator {
+			next = state
+		}
+		run.r.move(next, "verify")
+		run.r.Reason, run.r.Detail = reason, detail
+		if next == RotationNeedsOperator {
+			run.r.Resume = resume
+		}
+		return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
 	}
 	var warnings []Warning
 	for run.r.Verified = 0; run.r.Verified < run.r.Required; {
 		token, err := run.verifyOnce(ctx, pending)
 		if err != nil {
-			run.r.fail("verify", err)
-			reason, detail := run.r.Reason, run.r.Detail
-			run.r.move(RotationStaged, "verify")
-			run.r.Reason, run.r.Detail = reason, detail
-			return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
+			return fail(err)
 		}
 		warnings = token.warnings
-		if run.r.Verified < run.r.Required && !sleep(ctx, c.Rotation.verifySpacing()) {
-			return SecretVersion{}, nil, &Error{Reason: ReasonDeadlineExceeded, Op: "verify", Client: id, Detail: "give the call more time", Err: ctx.Err()}
+		if run.r.Verified == run.r.Required {
+			break
+		}
+		if err := run.pause(ctx, run.c.Rotation.verifySpacing()); err != nil {
+			return fail(err)
 		}
 	}
-	verified, err := b.noteVerified(ctx, c, pending)
+	verified, err := run.noteVerified(ctx, run.c, pending)
 	if err != nil {
-		return SecretVersion{}, nil, err
+		return fail(err)
 	}
 	run.r.move(RotationVerified, "verify")
 	return verified, warnings, nil
@@ -263,7 +301,7 @@ func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error
 	switch {
 	case err != nil:
 		return nil, err
-	case r != nil && r.active():
+	case r != nil && r.goesOn():
 		return nil, newError(ReasonRotationUnderWay, p.ClientID, "it is %s and goes on by itself", r.State)
 	case r != nil && r.State == RotationVerifying && b.leasedBy(r, version, "") > 0:
 		return nil, newError(ReasonRotationWrongState, p.ClientID, "version %d is being verified", pending.Number)
@@ -297,6 +335,7 @@ func (b *Broker) promote(ctx context.Context, present *Client, pending SecretVer
 // previous; 0 means whichever is. Rolling back to what is current already succeeds.
 //
 // CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, SECRET_VERSION_NOT_FOUND,
+// ROTATION_WRONG_STATE where the provider is known to have ended the previous one,
 // DESTINATION_NOT_BOUND, TOO_MANY_SECRET_VERSIONS, CONCURRENT_CHANGE, or a reason of
 // the store.
 func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*Client, error) {
@@ -315,6 +354,11 @@ func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*
 		return nil, newError(ReasonSecretWrongStage, id, "no version is previous; stage the secret again")
 	case number != 0 && number != previous.Number:
 		return nil, newError(ReasonSecretWrongStage, id, "version %d is not previous; version %d is", number, previous.Number)
+	}
+	if r, _, err := b.journal(ctx, present); outage(err) {
+		return nil, err // an unreadable journal is no reason to keep a secret that does not work
+	} else if r != nil && r.Replaced && r.ReplacedVersion == previous.Number {
+		return nil, newError(ReasonRotationWrongState, id, "the provider has ended version %d; stage another secret", previous.Number)
 	}
 	c, err := b.rollBack(ctx, present, previous)
 	if err != nil {

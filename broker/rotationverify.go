@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -44,11 +45,20 @@ func (run *rotationRun) verify(ctx context.Context) error {
 			return nil // somebody changed the client: look again
 		}
 		return run.becomes(ctx, RotationVerified, "verify")
-	case !fromUpstream(ReasonOf(err)) && ReasonOf(err) != ReasonIssuanceBudgetSpent && ReasonOf(err) != ReasonLiveTokensSpent && !unreadable(err):
-		return err // the store's
+	case outage(err), ours(ReasonOf(err)):
+		return err
 	}
 	run.refused(err)
 	return run.save(ctx)
+}
+
+// ours reports whether a failure says nothing of the secret that was tried.
+func ours(reason Reason) bool {
+	switch reason {
+	case ReasonShuttingDown, ReasonDeadlineExceeded, ReasonTooManyRequests, ReasonConcurrentChange, ReasonInternal:
+		return true
+	}
+	return strings.HasPrefix(string(reason), "STORE_")
 }
 
 // unreadable reports whether err says that a value is not what was staged.
@@ -63,7 +73,11 @@ func unreadable(err error) bool {
 // refused decides what a failed verification means.
 func (run *rotationRun) refused(err error) {
 	_, traits, _ := run.rotator(run.c)
-	settled := time.Since(run.r.StageTime) > run.propagation(traits)
+	since := run.r.StageTime
+	if run.r.ActivateTime.After(since) {
+		since = run.r.ActivateTime
+	}
+	settled := time.Since(since) > run.propagation(traits)
 	rejection := !transient(ReasonOf(err)) && ReasonOf(err) != ReasonUpstreamRateLimited && AsError(err).RetryAfter == 0
 	switch {
 	case !rejection || !settled:
