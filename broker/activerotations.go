@@ -29,6 +29,9 @@ type activeRecord struct {
 type activeRotation struct {
 	ID  string `json:"id"`
 	UID string `json:"uid"`
+	// Rotation is the one that it is about; Begun says that its journal was written.
+	Rotation string `json:"rotation"`
+	Begun    bool   `json:"begun,omitempty"`
 	// Account is the provider account that has room for one rotation at a time, until
 	// Promoted.
 	Account  string `json:"account,omitempty"`
@@ -41,6 +44,8 @@ type rotations struct {
 	// due :: client id → when to look at it again
 	due     map[string]time.Time
 	driving map[string]bool
+	// stuck :: rotation id → that somebody was told that it does not go on
+	stuck map[string]bool
 	// listing is held while the record of active rotations is changed, so that callers
 	// of one replica do not race with each other.
 	listing sync.Mutex
@@ -55,7 +60,11 @@ func (b *Broker) readActive(ctx context.Context) (*activeRecord, uint64, error) 
 		return nil, 0, fmt.Errorf("read the active rotations: %w", err)
 	}
 	r := &activeRecord{}
-	if err := decode(activeKey, record, r); err != nil {
+	if err := decode(activeKey, record, r); ReasonOf(err) == ReasonRecordCorrupt || ReasonOf(err) == ReasonRecordFieldMissing {
+		// The journals are what holds: each is found again when somebody looks at it.
+		b.log.ErrorContext(ctx, "the list of active rotations is damaged and made anew", "reason", ReasonOf(err), "cause", err)
+		return &activeRecord{}, record.Version, nil
+	} else if err != nil {
 		return nil, 0, fmt.Errorf("read the active rotations: %w", err)
 	}
 	return r, record.Version, nil
@@ -90,12 +99,17 @@ func (b *Broker) changeActive(ctx context.Context, edit func(*activeRecord) (boo
 	return nil
 }
 
-// enlist makes a rotation one that all replicas look after.
-func (b *Broker) enlist(ctx context.Context, c *Client) error {
+// enlist makes a rotation one that all replicas look after: once before its journal is
+// written, since a crash in between must leave no journal that nobody finds, and once
+// after, since a replica may have found the journal of the one before and have taken
+// it from the list.
+func (b *Broker) enlist(ctx context.Context, c *Client, rotation string, begun bool) error {
 	return b.changeActive(ctx, func(r *activeRecord) (bool, error) {
 		i := slices.IndexFunc(r.Rotations, func(a activeRotation) bool { return a.UID == c.UID })
-		if i >= 0 && !r.Rotations[i].Promoted {
-			return false, nil
+		if i >= 0 && r.Rotations[i].Rotation == rotation {
+			changed := begun && !r.Rotations[i].Begun
+			r.Rotations[i].Begun = r.Rotations[i].Begun || begun
+			return changed, nil
 		}
 		if i >= 0 {
 			r.Rotations = slices.Delete(r.Rotations, i, i+1)
@@ -103,26 +117,42 @@ func (b *Broker) enlist(ctx context.Context, c *Client) error {
 		if len(r.Rotations) >= maxActiveRotations {
 			return false, newError(ReasonTooManyRequests, c.ID, "%d rotations are under way", len(r.Rotations))
 		}
-		r.Rotations = append(r.Rotations, activeRotation{ID: c.ID, UID: c.UID, Account: c.Rotation.Account})
+		r.Rotations = append(r.Rotations, activeRotation{ID: c.ID, UID: c.UID, Rotation: rotation, Begun: begun, Account: c.Rotation.Account})
 		return true, nil
 	})
 }
 
-// delist forgets rotations that are over, and frees the accounts of those that are
-// promoted.
-func (b *Broker) delist(ctx context.Context, uids map[string]bool, promoted map[string]bool) error {
-	if len(uids)+len(promoted) == 0 {
-		return nil
-	}
+// freeAccount lets the next rotation of c's provider account begin.
+func (b *Broker) freeAccount(ctx context.Context, c *Client) error {
 	return b.changeActive(ctx, func(r *activeRecord) (bool, error) {
-		before, changed := len(r.Rotations), false
-		r.Rotations = slices.DeleteFunc(r.Rotations, func(a activeRotation) bool { return uids[a.UID] })
-		for i, a := range r.Rotations {
-			if promoted[a.UID] && !a.Promoted {
-				r.Rotations[i].Promoted, changed = true, true
+		i := slices.IndexFunc(r.Rotations, func(a activeRotation) bool { return a.UID == c.UID && !a.Promoted })
+		if i >= 0 {
+			r.Rotations[i].Promoted = true
+		}
+		return i >= 0, nil
+	})
+}
+
+// delistIfOver takes a client from the list whose rotation does not go on. The journal
+// is read after the list and the list is written over what was read, so that a
+// rotation that begins at this moment stays on it.
+func (b *Broker) delistIfOver(ctx context.Context, a activeRotation) error {
+	return b.changeActive(ctx, func(r *activeRecord) (bool, error) {
+		i := slices.IndexFunc(r.Rotations, func(other activeRotation) bool { return other.UID == a.UID })
+		if i < 0 {
+			return false, nil
+		}
+		c, err := b.GetClient(ctx, a.ID)
+		if err != nil && ReasonOf(err) != ReasonClientNotFound {
+			return false, err
+		}
+		if err == nil && c.UID == a.UID {
+			if journal, _, err := b.journal(ctx, c); err != nil || journal != nil && journal.goesOn() {
+				return false, err
 			}
 		}
-		return changed || len(r.Rotations) != before, nil
+		r.Rotations = slices.Delete(r.Rotations, i, i+1)
+		return true, nil
 	})
 }
 
@@ -199,32 +229,24 @@ func (b *Broker) driveOne(ctx context.Context, a activeRotation) {
 	var next time.Time
 	defer func() { b.rotations.end(a.ID, next) }()
 	_ = b.guarded(ctx, func() error {
-		limited, cancel := context.WithTimeout(ctx, driveTimeout)
-		defer cancel()
+		next = time.Now().Add(activeEvery) // unless it says better
 		var err error
-		next, err = b.drive(limited, a.ID)
+		next, err = b.drive(ctx, a.ID)
 		if err != nil && ctx.Err() == nil {
 			b.log.WarnContext(ctx, "rotation does not go on", "client", a.ID, "reason", ReasonOf(err), "cause", err)
 		}
 		if next.IsZero() && ctx.Err() == nil {
-			return b.delistIfOver(limited, a)
+			return b.delistIfOver(ctx, a)
 		}
 		return nil
 	}) // guarded logs a panic; what delisting says is found again
 }
 
-// delistIfOver looks once more, since somebody may have begun the next rotation.
-func (b *Broker) delistIfOver(ctx context.Context, a activeRotation) error {
-	c, err := b.GetClient(ctx, a.ID)
-	if err != nil && ReasonOf(err) != ReasonClientNotFound {
-		return err
-	}
-	if err == nil && c.UID == a.UID {
-		if r, _, err := b.readRotation(ctx, c); err != nil || r != nil && r.goesOn() {
-			return err
-		}
-	}
-	return b.delist(ctx, map[string]bool{a.UID: true}, nil)
+// takenUp reports whether this replica knows when to go on with a client's rotation.
+func (r *rotations) takenUp(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.driving[id] || !r.due[id].IsZero()
 }
 
 // begin reports whether the caller is the one to go on with a client's rotation at now;

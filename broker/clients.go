@@ -33,6 +33,7 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 		v.add("client.name", "%s", problem)
 	}
 	checkSettings(&v, n.Labels, n.Upstream, n.TokenPolicy, n.Rotation)
+	b.checkRotator(&v, n.Rotation)
 	checkRequestID(&v, n.RequestID)
 	if n.Secret.given() {
 		checkInput(&v, "secret", n.Secret)
@@ -126,6 +127,9 @@ func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, err
 	c.Labels, c.Upstream, c.TokenPolicy, c.Rotation = edited.Labels, edited.Upstream, edited.TokenPolicy, edited.Rotation
 	var v violations
 	checkSettings(&v, c.Labels, c.Upstream, c.TokenPolicy, c.Rotation)
+	if c.Rotation.Rotator != present.Rotation.Rotator || !maps.Equal(c.Rotation.Parameters, present.Rotation.Parameters) {
+		b.checkRotator(&v, c.Rotation)
+	}
 	if u.Secret.given() {
 		checkInput(&v, "secret", u.Secret)
 	}

@@ -18,7 +18,8 @@ const (
 // refuses while a previous one is there to fall back to.
 type refusedSecret struct {
 	Version int64 `json:"version"`
-	// Refusals counts all, Attempts those that came refusalPause after the one before.
+	// Refusals counts all since the provider must know the secret, Attempts those of
+	// them that came refusalPause after the one before.
 	Refusals int `json:"refusals"`
 	Attempts int `json:"attempts"`
 	// Time is of the last attempt.
@@ -100,16 +101,24 @@ func (b *Broker) requestPrevious(ctx context.Context, c *Client, previous Secret
 // that is proven.
 func (b *Broker) noteRefusal(ctx context.Context, c *Client, current SecretVersion, previousWorked bool) {
 	ctx = context.WithoutCancel(ctx)
-	b.log.ErrorContext(ctx, "the authorization server refuses the current secret", "client", c.ID, "secret_version", current.Number,
-		"reason", ReasonUsingPreviousSecret, "previous_works", previousWorked)
+	_, traits, _ := b.rotator(c)
+	known := current.PromoteTime.Add(orDefault(c.Rotation.Propagation, traits.Propagation))
+	first := false
 	record, err := b.changeUpstream(ctx, c, func(r *upstreamRecord) (bool, error) {
 		now := time.Now().UTC()
+		first = previousWorked && (r.Refused == nil || r.Refused.Version != current.Number || !r.Refused.PreviousWorked)
 		if r.Refused == nil || r.Refused.Version != current.Number {
 			r.Refused = &refusedSecret{Version: current.Number}
 		}
-		r.Refused.Refusals++
-		if now.Sub(r.Refused.Time) >= refusalPause {
-			r.Refused.Attempts, r.Refused.Time = r.Refused.Attempts+1, now
+		counts, apart := !now.Before(known), now.Sub(r.Refused.Time) >= refusalPause
+		if counts {
+			r.Refused.Refusals++
+		}
+		if counts && apart {
+			r.Refused.Attempts++
+		}
+		if apart {
+			r.Refused.Time = now
 		}
 		r.Refused.PreviousWorked = r.Refused.PreviousWorked || previousWorked
 		return true, nil
@@ -117,6 +126,9 @@ func (b *Broker) noteRefusal(ctx context.Context, c *Client, current SecretVersi
 	if err != nil {
 		b.log.WarnContext(ctx, "other replicas are not told that a secret is refused", "client", c.ID, "reason", ReasonOf(err))
 		return
+	}
+	if first {
+		b.tell(ctx, Event{Type: EventUsingPreviousSecret, ClientID: c.ID, SecretVersion: current.Number, Reason: ReasonUsingPreviousSecret})
 	}
 	if record.Refused.proven() {
 		b.rollBackRefused(ctx, c.ID)
@@ -145,8 +157,7 @@ func (b *Broker) rollBackRefused(ctx context.Context, id string) {
 	if err != nil || r == nil || r.State != RotationPromoted || r.Compromised {
 		return
 	}
-	_, traits, _ := b.rotator(c)
-	if r.Shape != ShapeOverlapping && r.Shape != ShapeKeyPair || time.Since(r.PromoteTime) < orDefault(c.Rotation.Propagation, traits.Propagation) {
+	if r.Shape != ShapeOverlapping && r.Shape != ShapeKeyPair {
 		return
 	}
 	previous, ok := c.Staged(Previous)
@@ -158,7 +169,6 @@ func (b *Broker) rollBackRefused(ctx context.Context, id string) {
 		b.log.WarnContext(ctx, "secret not rolled back", "client", id, "reason", ReasonOf(err), "cause", err)
 		return
 	}
-	b.log.ErrorContext(ctx, "secret rolled back: the authorization server refuses the new one", "client", id, "secret_version", previous.Number, "refused_version", current.Number)
 	b.noteRotation(ctx, c, func(r *rotationRecord) {
 		r.Reason, r.Detail = ReasonClientRejected, "the authorization server refused the new secret and took the replaced one"
 	})

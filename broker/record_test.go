@@ -64,10 +64,20 @@ func indented(t *testing.T, text string) string {
 	return b.String() + "\n"
 }
 
+// noRotator takes settings and is never asked for more.
+type noRotator struct{ broker.Rotator }
+
+func (noRotator) Traits(broker.RotationSettings) broker.RotatorTraits {
+	return broker.RotatorTraits{Shape: broker.ShapeOverlapping, Optional: []string{"application_id"}}
+}
+
 // everything returns a store with a client that has a value in each field.
 func everything(t *testing.T) *fixture {
 	t.Helper()
-	f := newFixture(t)
+	memory := brokertest.NewMemory()
+	f := open(t, memory, brokertest.NewFaulty(memory), brokertest.NewUpstream(), func(cfg *broker.Config) {
+		cfg.Rotators = map[string]broker.Rotator{"entra": noRotator{}}
+	})
 	now := time.Now()
 	f.create(t, "acme", func(n *broker.NewClient) {
 		n.Labels, n.RequestID = map[string]string{"env": "prod", "team": "crm"}, "request-1"

@@ -118,6 +118,9 @@ func (b *Broker) followOwner(ctx context.Context, c *Client, current SecretVersi
 	if err != nil || latest == current.OwnerVersion || c.hasLeft(current.Reference, latest) {
 		return c, err
 	}
+	if err := b.noneUnderWay(ctx, c); err != nil {
+		return c, err
+	}
 	pending, ok := c.Staged(Pending)
 	switch {
 	case ok && !pending.Followed:

@@ -54,11 +54,12 @@ var rotationMoves = map[RotationState][]RotationState{
 	},
 	RotationVerified: {RotationVerifying, RotationPromoted, RotationAborting, RotationAborted, RotationNeedsOperator},
 	RotationPromoted: {RotationRetiring, RotationCompleted, RotationRolledBack, RotationNeedsOperator},
-	RotationRetiring: {RotationCompleted, RotationNeedsOperator},
-	RotationAborting: {RotationAborted, RotationFailed, RotationNeedsOperator},
+	RotationRetiring: {RotationCompleted, RotationRolledBack, RotationNeedsOperator},
+	RotationAborting: {RotationAborted, RotationFailed, RotationPromoted, RotationNeedsOperator},
 	RotationFailed:   {RotationStaged}, // the lost secret turned up after all
 	RotationNeedsOperator: {
-		RotationCreating, RotationStaged, RotationVerifying, RotationVerified, RotationPromoted, RotationRetiring, RotationCompleted, RotationAborting, RotationAborted,
+		RotationCreating, RotationStaged, RotationVerifying, RotationVerified, RotationPromoted, RotationRetiring, RotationCompleted,
+		RotationAborting, RotationAborted, RotationRolledBack,
 	},
 }
 
@@ -70,6 +71,18 @@ func (s RotationState) Over() bool {
 	}
 	return false
 }
+
+// before reports whether the new secret is not current yet and nothing else is decided.
+func (s RotationState) before() bool {
+	switch s {
+	case RotationCreating, RotationStaged, RotationVerifying, RotationVerified:
+		return true
+	}
+	return false
+}
+
+// promoted reports whether the new secret is current and the replaced one not gone.
+func (s RotationState) promoted() bool { return s == RotationPromoted || s == RotationRetiring }
 
 // MayBecome reports whether next may follow s.
 func (s RotationState) MayBecome(next RotationState) bool {
@@ -189,8 +202,7 @@ func (r *Rotation) fail(step string, err error) {
 func (r *Rotation) note(now time.Time, step string, reason Reason) {
 	last := len(r.Events) - 1
 	if last >= 0 && r.Events[last].State == r.State && r.Events[last].Step == step && r.Events[last].Reason == reason {
-		r.Events[last].Time = now
-		return
+		return // when it began is worth more than when it last happened, which UpdateTime tells
 	}
 	r.Events = append(r.Events, RotationEvent{Time: now, State: r.State, Step: step, Reason: reason})
 	if over := len(r.Events) - maxRotationEvents; over > 0 {

@@ -5,124 +5,69 @@ import (
 	"fmt"
 )
 
-// PlanStage says what StageSecret would do. A wrapping token is not unwrapped, so what
-// is wrong with its content is not known. Its errors are those of StageSecret.
-func (b *Broker) PlanStage(ctx context.Context, id string, input SecretInput, requestID string) (RotationPlan, error) {
-	var v violations
-	if !input.Value.IsZero() {
-		checkSecret(&v, "secret", input.Value)
-	}
-	checkRequestID(&v, requestID)
-	if err := v.err(); err != nil {
-		return RotationPlan{}, err
-	}
-	c, err := b.clientToChange(ctx, id, "")
+// RotationPlan says what a call would do.
+type RotationPlan struct {
+	// Steps are in words.
+	Steps []string
+	// Warnings are what to think about first.
+	Warnings []Warning
+}
+
+// PlanRotation says what RotateSecret would do. Its errors are those of RotateSecret
+// that can be known beforehand.
+func (b *Broker) PlanRotation(ctx context.Context, q RotationRequest) (RotationPlan, error) {
+	c, err := b.clientToRotate(ctx, q)
 	if err != nil {
 		return RotationPlan{}, err
-	}
-	if staged, ok := c.stagedBy(requestID); ok {
-		return planned("nothing: version %d was staged by this request", staged.Number), nil
 	}
 	if err := b.noneUnderWay(ctx, c); err != nil {
 		return RotationPlan{}, err
 	}
-	if err := c.roomFor(Pending); err != nil {
+	rotator, traits, err := b.rotator(c)
+	pending, isPending := c.Staged(Pending)
+	given := q.Secret.given()
+	if !given && rotator == nil && !isPending {
 		return RotationPlan{}, err
 	}
-	if !input.Value.IsZero() {
-		if err := b.checkSecret(c.Upstream.Authentication, input.Value); err != nil {
-			return RotationPlan{}, err
-		}
-		if err := b.checkChanged(ctx, c, input.Value); err != nil {
-			return RotationPlan{}, err
-		}
-	}
-	plan := planned("store the secret as version %d, pending", c.NextVersion)
-	if pending, ok := c.Staged(Pending); ok {
-		plan.Steps = append(plan.Steps, fmt.Sprintf("take the label from version %d, which is pending now", pending.Number))
-	}
-	return plan, nil
-}
-
-// PlanPromotion says what PromoteSecret would do. Its errors are those of PromoteSecret.
-func (b *Broker) PlanPromotion(ctx context.Context, p Promotion) (RotationPlan, error) {
-	c, err := b.clientToChange(ctx, p.ClientID, "")
-	if err != nil {
-		return RotationPlan{}, err
-	}
-	current, has := c.Staged(Current)
-	if has && p.Number == current.Number {
-		return planned("nothing: version %d is current", current.Number), nil
-	}
-	pending, err := b.promotable(ctx, c, p)
-	if err != nil {
+	if err := b.checkGap(c, traits, q); err != nil {
 		return RotationPlan{}, err
 	}
 	if err := c.roomFor(Current); err != nil {
 		return RotationPlan{}, err
 	}
-	plan := planned("make version %d current: tokens are got with it from then on", pending.Number)
-	if has {
-		plan.Steps = append(plan.Steps, fmt.Sprintf("keep version %d as previous, to fall back to", current.Number))
-	}
-	if p.DropTokens {
-		plan.Steps = append(plan.Steps, "stop serving tokens of older secrets; callers get new ones at their next call")
-	}
-	if pending.VerifyTime.IsZero() {
-		plan.Warnings = append(plan.Warnings, Warning{Reason: ReasonSecretNotVerified, Detail: fmt.Sprintf("version %d", pending.Number)})
-	}
-	return plan, nil
+	return b.planOf(c, traits, given, pending, q), nil
 }
 
-// PlanRollback says what RollbackSecret would do. Its errors are those of
-// RollbackSecret.
-func (b *Broker) PlanRollback(ctx context.Context, id string, number int64) (RotationPlan, error) {
-	c, err := b.clientToChange(ctx, id, "")
-	if err != nil {
-		return RotationPlan{}, err
-	}
-	current, has := c.Staged(Current)
-	if has && number != 0 && number == current.Number {
-		return planned("nothing: version %d is current", current.Number), nil
-	}
-	previous, err := c.previous(number)
-	if err != nil {
-		return RotationPlan{}, err
-	}
-	plan := planned("make version %d current again", previous.Number)
-	if has {
-		plan.Steps = append(plan.Steps, fmt.Sprintf("take the label from version %d; its value is kept until it is retired", current.Number))
-	}
-	return plan, nil
-}
-
-// PlanRetirement says what RetireSecret would do. Its errors are those of RetireSecret
-// that can be known beforehand.
-func (b *Broker) PlanRetirement(ctx context.Context, id string, number int64) (RotationPlan, error) {
-	c, err := b.GetClient(ctx, id)
-	if err != nil {
-		return RotationPlan{}, err
-	}
-	version, ok := c.Secret(number)
-	switch {
-	case number < 1 || number >= c.NextVersion:
-		return RotationPlan{}, newError(ReasonSecretVersionNotFound, id, "there is no version %d", number)
-	case ok && version.Stage == Current:
-		return RotationPlan{}, newError(ReasonSecretWrongStage, id, "version %d is current; promote another one first", number)
-	case !ok:
-		return planned("nothing: version %d is retired", number), nil
-	}
+func (b *Broker) planOf(c *Client, traits RotatorTraits, given bool, pending SecretVersion, q RotationRequest) RotationPlan {
 	var plan RotationPlan
-	if _, _, err := b.rotator(c); err == nil && version.Handle != "" {
-		plan.Steps = append(plan.Steps, "have the provider refuse it")
+	step := func(text string, args ...any) { plan.Steps = append(plan.Steps, fmt.Sprintf(text, args...)) }
+	shape := b.shapeOf(c)
+	replaces := !given && (shape == ShapeReplaced || shape == ShapeActivated)
+	if replaces && !c.Rotation.TokensEndWithSecret {
+		step("get tokens with the present secret, for callers to live on")
 	}
-	plan.Steps = append(plan.Steps, fmt.Sprintf("destroy the value of version %d for good", number))
-	if version.Stage == Previous {
-		plan.Warnings = append(plan.Warnings, Warning{Reason: ReasonSecretWrongStage, Detail: "it is previous: there is nothing to roll back to afterwards"})
+	switch {
+	case given:
+		step("stage the given secret as version %d", c.NextVersion)
+	case c.Rotation.Rotator == "":
+		step("take version %d, which is pending", pending.Number)
+	default:
+		step("have %s make a new secret and stage it as version %d", c.Rotation.Rotator, c.NextVersion)
 	}
-	return plan, nil
-}
-
-func planned(step string, args ...any) RotationPlan {
-	return RotationPlan{Steps: []string{fmt.Sprintf(step, args...)}}
+	if shape == ShapeKeyPair {
+		step("wait %v, until the new key is known", orDefault(c.Rotation.Propagation, traits.Propagation))
+	}
+	step("verify it with %d tokens in a row", c.verifyTokens())
+	step("promote it: from then on tokens are got with it")
+	current, ok := c.Staged(Current)
+	switch {
+	case ok && q.Compromised:
+		step("drop all tokens that were got until then, revoke them where the client has a revocation endpoint, and destroy version %d at once", current.Number)
+	case ok:
+		step("watch it, and roll back where the provider takes both and refuses it; retire version %d after %v or the longest life of a token", current.Number, c.Rotation.overlap())
+	}
+	if replaces {
+		plan.Warnings = append(plan.Warnings, Warning{Reason: ReasonUpstreamSecretLost, Detail: "if the provider's answer is lost the new secret has to be staged by hand"})
+	}
+	return plan
 }

@@ -24,8 +24,10 @@ type rotationRecord struct {
 	Fence int64 `json:"fence"`
 	// Intent is an effect outside that was begun and whose result is not known.
 	Intent rotationIntent `json:"intent,omitempty"`
-	// Activated says that the provider was told to activate the new secret.
-	Activated bool `json:"activated,omitempty"`
+	// Activated says that the provider was told to activate the new secret, at
+	// ActivateTime.
+	Activated    bool      `json:"activated,omitempty"`
+	ActivateTime time.Time `json:"activate_time,omitzero"`
 	// Made is the version whose value was written before the provider was told of it.
 	Made *SecretVersion `json:"made,omitempty"`
 	// Bridged says that tokens were made with the secret that is about to end, Revoked
@@ -38,6 +40,8 @@ type rotationRecord struct {
 	EndAs RotationState `json:"end_as,omitempty"`
 	// Resume is the state that a rotation which needs an operator goes on from.
 	Resume RotationState `json:"resume,omitempty"`
+	// Told is the state that somebody was last told of.
+	Told RotationState `json:"told,omitempty"`
 	// Failures counts rotations in a row that began by themselves and did not complete.
 	Failures int `json:"failures,omitempty"`
 }
@@ -54,7 +58,7 @@ const (
 func rotationKey(uid string) string { return "rotations/" + uid }
 
 // readRotation reads the journal of a client; nil and the version to write over if
-// there is none.
+// there is none, or one that cannot be understood.
 func (b *Broker) readRotation(ctx context.Context, c *Client) (*rotationRecord, uint64, error) {
 	key := rotationKey(c.UID)
 	record, err := b.read(ctx, key)
@@ -67,10 +71,10 @@ func (b *Broker) readRotation(ctx context.Context, c *Client) (*rotationRecord, 
 	}
 	r := &rotationRecord{}
 	if err := decode(key, record, r, "id", "state"); err != nil {
-		return nil, 0, fmt.Errorf("read the rotation record: %w", err)
+		return nil, record.Version, fmt.Errorf("read the rotation record: %w", err)
 	}
 	if r.UID != c.UID {
-		return nil, 0, newError(ReasonRecordCorrupt, c.ID, "%s: holds the record of another client", key)
+		return nil, record.Version, newError(ReasonRecordCorrupt, c.ID, "%s: holds the record of another client", key)
 	}
 	return r, record.Version, nil
 }
@@ -88,9 +92,16 @@ func (b *Broker) leasedBy(r *rotationRecord, version uint64, id string) time.Dur
 // writeRotation writes the journal over version.
 func (b *Broker) writeRotation(ctx context.Context, r *rotationRecord, version uint64) (uint64, error) {
 	r.UpdateTime = time.Now().UTC()
+	event, tell := r.event()
+	if tell {
+		r.Told = r.State
+	}
 	written, err := b.write(ctx, rotationKey(r.UID), version, &r.header, r)
 	if err == nil {
 		b.watchers.wake(r.ClientID)
+	}
+	if err == nil && tell {
+		b.tell(ctx, event)
 	}
 	return written, err
 }
@@ -107,24 +118,42 @@ func newRotation(c *Client, shape Shape, source SecretSource, state RotationStat
 	return r
 }
 
-// settleRotation makes the journal say what the client record shows: a crash, or a person, may
-// have come between the two. It returns nil if there is nothing to tell, and whether
-// it has changed anything.
-func (b *Broker) settleRotation(c *Client, r *rotationRecord) (settled *rotationRecord, changed bool) {
+// settleRotation makes the journal say what the client record shows: a crash, or a
+// person, may have come between the two. It returns nil if there is nothing to tell.
+func (b *Broker) settleRotation(c *Client, r *rotationRecord) *rotationRecord {
 	pending, isPending := c.Staged(Pending)
-	if isPending && (r == nil || r.SecretVersion != pending.Number && r.ID != pending.RotationID && !r.active()) {
-		return b.stagedByHand(c, pending), true
+	if isPending && (r == nil || !r.brings(pending)) {
+		return b.stagedByHand(c, pending)
 	}
 	if r == nil {
-		return nil, false
+		return nil
 	}
-	before := r.State
-	if isPending && r.SecretVersion == 0 && r.ID == pending.RotationID &&
-		(r.State == RotationCreating || r.State == RotationFailed && r.Reason == ReasonUpstreamSecretLost) {
-		r.staged(pending, "found")
+	if isPending && r.SecretVersion == 0 && r.ID == pending.RotationID {
+		switch {
+		case r.State == RotationCreating, r.lost():
+			r.staged(pending, "found")
+		case r.State == RotationAborting: // its Create ended after it was given up
+			r.SecretVersion = pending.Number
+		}
 	}
 	r.follow(c)
-	return r, r.State != before
+	return r
+}
+
+// brings reports whether pending is the version that r is about.
+func (r *rotationRecord) brings(pending SecretVersion) bool {
+	switch {
+	case r.SecretVersion == pending.Number || r.goesOn():
+		return true
+	case r.State.Over(): // a Create that nobody waited for any more
+		return r.ID == pending.RotationID && r.lost()
+	}
+	return r.ID == pending.RotationID
+}
+
+// lost reports whether r ended because nobody knows the secret that the provider made.
+func (r *rotationRecord) lost() bool {
+	return r.State == RotationFailed && r.Reason == ReasonUpstreamSecretLost
 }
 
 // stagedByHand is the journal of a pending version that no other one is about.
@@ -144,45 +173,62 @@ func (b *Broker) stagedByHand(c *Client, pending SecretVersion) *rotationRecord 
 func (r *rotationRecord) staged(version SecretVersion, step string) {
 	r.SecretVersion, r.StageTime, r.Intent = version.Number, time.Now().UTC(), intendNothing
 	r.EndTime = time.Time{}
+	made := r.Source == SourceProvider || r.Source == SourceBroker
+	r.Replaced = r.Replaced || made && r.Shape == ShapeReplaced
 	r.move(RotationStaged, step)
 }
 
 // follow moves r to where c's stages show it to be.
 func (r *rotationRecord) follow(c *Client) {
+	if r.SecretVersion == 0 || r.State.Over() {
+		return
+	}
 	current, _ := c.Staged(Current)
-	version, there := c.Secret(r.SecretVersion)
+	version, _ := c.Secret(r.SecretVersion)
 	_, replacedThere := c.Secret(r.ReplacedVersion)
-	waiting := r.State == RotationNeedsOperator
+	waiting, at := r.State == RotationNeedsOperator, r.State
+	if waiting {
+		at = r.Resume
+	}
 	switch {
-	case r.SecretVersion == 0 || r.State.Over():
-	case current.Number == r.SecretVersion && (r.before() || waiting && r.PromoteTime.IsZero()):
+	case current.Number == r.SecretVersion && (at.before() || at == RotationAborting):
 		r.promoted(c, "found promoted")
-	case r.before() && r.State != RotationCreating && !waiting && (!there || version.Stage != Pending):
-		if r.Replaced {
-			r.needOperator("superseded", newError(ReasonConcurrentChange, c.ID, "somebody took the label from version %d, the only one that the provider takes", r.SecretVersion))
-			return
-		}
-		r.move(RotationAborted, "superseded")
-		r.Reason = ReasonConcurrentChange
-	case r.State == RotationPromoted && current.Number == r.ReplacedVersion && r.ReplacedVersion != 0:
+	case at.before() && version.Stage != Pending:
+		r.superseded(c)
+	case !at.promoted():
+	case current.Number == r.ReplacedVersion && r.ReplacedVersion != 0:
 		r.move(RotationRolledBack, "found rolled back")
-	case r.State == RotationPromoted && !r.Automatic && !replacedThere:
+	case !replacedThere && (waiting || at == RotationPromoted && !(r.Automatic && r.Compromised)):
 		r.move(RotationCompleted, "retired by hand")
 	}
 }
 
-// before reports whether the new secret is not current yet and nothing else is decided.
-func (r *rotationRecord) before() bool {
-	switch r.State {
-	case RotationCreating, RotationStaged, RotationVerifying, RotationVerified:
-		return true
+// superseded ends a rotation whose pending version has lost that label.
+func (r *rotationRecord) superseded(c *Client) {
+	switch {
+	case !r.Replaced:
+		r.move(RotationAborted, "superseded")
+		r.Reason = ReasonConcurrentChange
+	case r.State != RotationNeedsOperator:
+		r.needOperator("superseded", newError(ReasonConcurrentChange, c.ID, "somebody took the label from version %d, the only one that the provider takes", r.SecretVersion))
 	}
-	return false
+}
+
+// move is that of [Rotation]; what a rotation that needs an operator goes on from is
+// forgotten when it does.
+func (r *rotationRecord) move(next RotationState, step string) {
+	if next != RotationNeedsOperator {
+		r.Resume = ""
+	}
+	r.Rotation.move(next, step)
 }
 
 // promoted notes that c's current version is the one that the rotation brought.
 func (r *rotationRecord) promoted(c *Client, step string) {
 	current, _ := c.Staged(Current)
+	if previous, ok := c.Staged(Previous); ok { // the client may have been given another secret since it began
+		r.ReplacedVersion = previous.Number
+	}
 	r.PromoteTime = current.PromoteTime
 	r.RetireTime = r.PromoteTime.Add(max(c.Rotation.overlap(), r.TokenLifetime))
 	r.move(RotationPromoted, step)

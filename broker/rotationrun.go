@@ -13,8 +13,8 @@ const (
 	// rotationBackoff doubles with each failure of a step, up to maxRotationBackoff.
 	rotationBackoff    = 2 * time.Second
 	maxRotationBackoff = 10 * time.Minute
-	// driveTimeout bounds one replica's work on a rotation at a time; what is left then
-	// is taken up again.
+	// driveTimeout is after what time a replica begins no further step before it has
+	// given others the chance to.
 	driveTimeout = 10 * time.Minute
 	// soon is what a run waits for rather than give the rotation away.
 	soon = 2 * time.Second
@@ -48,7 +48,7 @@ func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 			return nil, e
 		}
 	}
-	if r, _ = b.settleRotation(c, r); r == nil {
+	if r = b.settleRotation(c, r); r == nil {
 		return nil, nil
 	}
 	if r.State == RotationVerifying && !r.Automatic { // whoever verified is gone
@@ -107,6 +107,24 @@ func (run *rotationRun) release(ctx context.Context) {
 	run.leases.set(run.leaseID, false)
 }
 
+// pause waits for d and keeps the lease.
+func (run *rotationRun) pause(ctx context.Context, d time.Duration) error {
+	for end := time.Now().Add(d); ; {
+		wait := min(time.Until(end), rotationLease/3)
+		if wait <= 0 {
+			return nil
+		}
+		if !sleep(ctx, wait) {
+			return &Error{Reason: ReasonDeadlineExceeded, Op: "wait", Client: run.c.ID, Detail: "give the call more time", Err: ctx.Err()}
+		}
+		if time.Since(run.sent) >= rotationLease/3 {
+			if err := run.save(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 // becomes moves the rotation and writes that.
 func (run *rotationRun) becomes(ctx context.Context, next RotationState, step string) error {
 	run.r.move(next, step)
@@ -120,30 +138,9 @@ func (run *rotationRun) outside(ctx context.Context) (context.Context, context.C
 	return context.WithTimeout(ctx, left/2)
 }
 
-// verifyOnce gets one token with the pending secret.
-func (run *rotationRun) verifyOnce(ctx context.Context, pending SecretVersion) (*Token, error) {
-	key, err := keyOf(run.c, TokenQuery{})
-	if err != nil {
-		return nil, err
-	}
-	limited, cancel := context.WithTimeout(ctx, mintTimeout)
-	defer cancel()
-	token, err := run.requestWith(limited, run.c, pending, key)
-	if err != nil {
-		run.r.Verified = 0
-		return nil, err
-	}
-	if run.c.Upstream.SingleActiveToken { // it has ended the one that all hold
-		run.publish(ctx, run.c, key, token)
-	}
-	run.r.Verified++
-	run.r.TokenLifetime = max(run.r.TokenLifetime, token.lifetime())
-	return token, run.save(ctx)
-}
-
 // drive goes on with a client's rotation until it is over, waits for longer than soon,
 // or somebody else has it. It returns when to look again; zero if never.
-func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
+func (b *Broker) drive(ctx context.Context, id string) (next time.Time, failed error) {
 	again := func() time.Time { return time.Now().Add(5*time.Second + rand.N(5*time.Second)) }
 	c, err := b.GetClient(ctx, id)
 	if ReasonOf(err) == ReasonClientNotFound {
@@ -159,8 +156,11 @@ func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
 	if r == nil || !r.goesOn() {
 		return time.Time{}, nil
 	}
+	if err := b.lookAfter(ctx, c, r); err != nil {
+		b.log.WarnContext(ctx, "other replicas do not look after a rotation", "client", id, "reason", ReasonOf(err))
+	}
 	if wait := time.Until(r.NextTime); wait > soon {
-		return r.NextTime, nil
+		return r.lookAgain(), nil
 	}
 	run, err := b.take(ctx, c)
 	if err != nil || run == nil {
@@ -171,8 +171,9 @@ func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
 	}
 	err = run.goOn(ctx)
 	if !errors.Is(err, errLeaseLost) {
-		run.release(context.WithoutCancel(ctx))
+		run.release(ctx)
 	}
+	b.leases.set(run.leaseID, false)
 	switch {
 	case err != nil:
 		return again(), err
@@ -181,8 +182,33 @@ func (b *Broker) drive(ctx context.Context, id string) (time.Time, error) {
 	case run.r.NextTime.IsZero():
 		return again(), nil
 	default:
-		return run.r.NextTime, nil
+		return run.r.lookAgain(), nil
 	}
+}
+
+// lookAfter puts a rotation on the list that it should be on, which somebody may have
+// removed, and frees its account when it is promoted.
+func (b *Broker) lookAfter(ctx context.Context, c *Client, r *rotationRecord) error {
+	if err := b.enlist(ctx, c, r.ID, true); err != nil {
+		return err
+	}
+	if c.Rotation.Account != "" && r.State.promoted() {
+		return b.freeAccount(ctx, c)
+	}
+	return nil
+}
+
+// lookAgain is when to look at r again: at NextTime, or before, since on another replica
+// somebody may have changed what is next.
+func (r *rotationRecord) lookAgain() time.Time {
+	most := time.Minute
+	if r.State == RotationPromoted {
+		most = 10 * time.Minute // a rollback ends it
+	}
+	if latest := time.Now().Add(most); r.NextTime.After(latest) {
+		return latest
+	}
+	return r.NextTime
 }
 
 // goesOn reports whether the broker has something to do for r now or later.
@@ -192,7 +218,7 @@ func (r *rotationRecord) goesOn() bool {
 
 // goOn makes steps while they are due.
 func (run *rotationRun) goOn(ctx context.Context) error {
-	for run.r.goesOn() {
+	for begun := time.Now(); run.r.goesOn() && time.Since(begun) < driveTimeout; {
 		if wait := time.Until(run.r.NextTime); wait > soon {
 			return nil
 		} else if wait > 0 && !sleep(ctx, wait) {
@@ -225,11 +251,11 @@ func (run *rotationRun) goOn(ctx context.Context) error {
 // step does what the state asks for. Its errors are those of the store and of a lost
 // lease; what fails outside is in the journal.
 func (run *rotationRun) step(ctx context.Context) error {
-	if err := run.c.usable(); err != nil && run.r.before() {
+	if err := run.c.usable(); err != nil && run.r.State.before() {
 		run.retry("wait for the client", err, time.Minute)
 		return run.save(ctx)
 	}
-	if run.r.Forced && run.r.before() && run.r.SecretVersion != 0 {
+	if run.r.Forced && run.r.State.before() && run.r.SecretVersion != 0 {
 		return run.activateAndPromote(ctx)
 	}
 	switch run.r.State {
@@ -242,7 +268,7 @@ func (run *rotationRun) step(ctx context.Context) error {
 	case RotationVerified:
 		return run.activateAndPromote(ctx)
 	case RotationPromoted:
-		return run.becomes(ctx, RotationRetiring, "retire")
+		return run.beginRetiring(ctx)
 	case RotationRetiring:
 		return run.retireReplaced(ctx)
 	case RotationAborting:
@@ -260,141 +286,12 @@ func (run *rotationRun) retry(step string, err error, least time.Duration) {
 		return
 	}
 	run.r.fail(step, err)
-	wait := max(min(rotationBackoff<<min(run.r.Attempts-1, 10), maxRotationBackoff), AsError(err).RetryAfter, least)
-	run.r.NextTime = time.Now().UTC().Add(wait/2 + rand.N(wait/2+1) + least/2)
+	wait := min(rotationBackoff<<min(run.r.Attempts-1, 10), maxRotationBackoff)
+	wait = max(wait/2+rand.N(wait/2+1), AsError(err).RetryAfter, least)
+	run.r.NextTime = time.Now().UTC().Add(wait)
 }
 
 // callOperator stops the rotation until a person has acted.
 func (run *rotationRun) callOperator(step string, err error) {
 	run.r.needOperator(step, err)
-	run.log.Error("rotation needs an operator", "client", run.c.ID, "rotation", run.r.ID, "step", step, "reason", run.r.Reason, "detail", run.r.Detail)
-}
-
-// prepare is what is between a staged secret and its verification: a provider that
-// takes time, or one that has to be told first.
-func (run *rotationRun) prepare(ctx context.Context) error {
-	_, traits, err := run.rotator(run.c)
-	if err != nil && run.r.Shape != ShapeByHand && run.r.Shape != ShapeOverlapping {
-		run.callOperator("verify", err)
-		return run.save(ctx)
-	}
-	if run.r.Shape == ShapeKeyPair && run.r.NextTime.IsZero() { // a refusal is certain until the key is known there
-		run.r.NextTime = run.r.StageTime.Add(run.propagation(traits))
-		return run.save(ctx)
-	}
-	if run.r.Shape == ShapeActivated && !traits.WorksBeforeActivation && !run.r.Activated {
-		return run.activate(ctx)
-	}
-	return run.becomes(ctx, RotationVerifying, "verify")
-}
-
-// verify gets the next token with the new secret.
-func (run *rotationRun) verify(ctx context.Context) error {
-	pending, ok := run.c.Secret(run.r.SecretVersion)
-	if !ok {
-		return nil // follow says what that means
-	}
-	_, err := run.verifyOnce(ctx, pending)
-	switch {
-	case errors.Is(err, errLeaseLost):
-		return err
-	case err == nil && run.r.Verified < run.r.Required:
-		run.r.NextTime = time.Now().UTC().Add(run.c.Rotation.verifySpacing())
-		return run.save(ctx)
-	case err == nil:
-		if _, err := run.noteVerified(ctx, run.c, pending); err != nil && ReasonOf(err) != ReasonConcurrentChange {
-			return err
-		} else if err != nil {
-			return nil // somebody changed the client: look again
-		}
-		return run.becomes(ctx, RotationVerified, "verify")
-	case !fromUpstream(ReasonOf(err)) && ReasonOf(err) != ReasonIssuanceBudgetSpent && ReasonOf(err) != ReasonLiveTokensSpent && !unreadable(err):
-		return err // the store's
-	}
-	run.refused(err)
-	return run.save(ctx)
-}
-
-// unreadable reports whether err says that a value is not what was staged.
-func unreadable(err error) bool {
-	switch ReasonOf(err) {
-	case ReasonSecretAbsent, ReasonSecretDeleted, ReasonSecretDestroyed, ReasonSecretPruned, ReasonSecretChangedOutside, ReasonDestinationNotBound, ReasonSecretUnusable:
-		return true
-	}
-	return false
-}
-
-// refused decides what a failed verification means.
-func (run *rotationRun) refused(err error) {
-	_, traits, _ := run.rotator(run.c)
-	settled := time.Since(run.r.StageTime) > run.propagation(traits)
-	rejection := !transient(ReasonOf(err)) && ReasonOf(err) != ReasonUpstreamRateLimited && AsError(err).RetryAfter == 0
-	switch {
-	case !rejection || !settled:
-		run.retry("verify", err, 0)
-	case run.r.Replaced:
-		run.callOperator("verify", err) // the old one is dead: giving the new one up would help nobody
-	default:
-		run.r.fail("verify", err)
-		reason, detail := run.r.Reason, run.r.Detail
-		run.r.EndAs = RotationFailed
-		run.r.move(RotationAborting, "verify")
-		run.r.Reason, run.r.Detail = reason, detail
-	}
-}
-
-// propagation is how long a refusal of a new secret proves nothing.
-func (run *rotationRun) propagation(traits RotatorTraits) time.Duration {
-	return orDefault(run.c.Rotation.Propagation, traits.Propagation)
-}
-
-// activateAndPromote ends the replaced secret where the provider wants that, and makes
-// the new one current.
-func (run *rotationRun) activateAndPromote(ctx context.Context) error {
-	pending, ok := run.c.Staged(Pending)
-	if !ok || pending.Number != run.r.SecretVersion {
-		return nil
-	}
-	if run.r.Shape == ShapeActivated && !run.r.Activated {
-		return run.activate(ctx)
-	}
-	c, err := run.promoteFor(ctx, pending)
-	if err != nil {
-		if reason := ReasonOf(err); reason == ReasonTooManySecretVersions || reason == ReasonDestinationNotBound {
-			run.callOperator("promote", err)
-			return run.save(ctx)
-		}
-		if ReasonOf(err) == ReasonConcurrentChange {
-			return nil
-		}
-		return err
-	}
-	run.c = c
-	run.r.promoted(c, "promote")
-	if err := run.save(ctx); err != nil {
-		return err
-	}
-	if c.Rotation.Account != "" {
-		return run.delist(ctx, nil, map[string]bool{c.UID: true})
-	}
-	return nil
-}
-
-// promoteFor promotes as the rotation asks. A compromised secret loses its label in
-// the same write, so that nothing can fall back to it.
-func (run *rotationRun) promoteFor(ctx context.Context, pending SecretVersion) (*Client, error) {
-	if !run.r.Compromised {
-		return run.promote(ctx, run.c, pending, run.r.DropTokens)
-	}
-	if err := checkBound(run.c, pending); err != nil {
-		return nil, err
-	}
-	c := run.c.clone()
-	replaced, had := c.Staged(Current)
-	c.promote(pending.Number, time.Now().UTC())
-	if had {
-		c.beginDestroying(replaced.Number)
-	}
-	c.MinSecretVersion = pending.Number
-	return run.commit(ctx, c)
 }

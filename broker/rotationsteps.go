@@ -19,15 +19,20 @@ import (
 func (b *Broker) StageSecret(ctx context.Context, id string, input SecretInput, requestID string) (SecretVersion, error) {
 	version, err := b.stage(ctx, staging{id: id, requestID: requestID, rotationID: newID(), input: input})
 	if err == nil && version.Stage == Pending {
-		b.noteStaged(ctx, id)
+		b.noteStaged(ctx, id, input.source())
 	}
 	return version, err
 }
 
 // noteStaged writes the journal of what was staged by hand.
-func (b *Broker) noteStaged(ctx context.Context, id string) {
-	if c, err := b.GetClient(ctx, id); err == nil {
+func (b *Broker) noteStaged(ctx context.Context, id string, source SecretSource) {
+	c, err := b.GetClient(ctx, id)
+	switch {
+	case err != nil:
+	case source == SourceRequest:
 		b.noteRotation(ctx, c, nil)
+	default:
+		b.noteRotation(ctx, c, func(r *rotationRecord) { r.Source = source })
 	}
 }
 
@@ -44,12 +49,16 @@ type staging struct {
 
 func (b *Broker) stage(ctx context.Context, s staging) (SecretVersion, error) {
 	var v violations
-	checkSecret(&v, "secret", s.input.Value)
+	checkInput(&v, "secret", s.input)
 	checkRequestID(&v, s.requestID)
 	if err := v.err(); err != nil {
 		return SecretVersion{}, err
 	}
-	present, err := b.clientToChange(ctx, s.id, "")
+	read := b.clientToChange
+	if s.made { // it may be all that the provider takes, and who is deleted can be undeleted
+		read = func(ctx context.Context, id, _ string) (*Client, error) { return b.GetClient(ctx, id) }
+	}
+	present, err := read(ctx, s.id, "")
 	if err != nil {
 		return SecretVersion{}, err
 	}
@@ -65,13 +74,20 @@ func (b *Broker) stage(ctx context.Context, s staging) (SecretVersion, error) {
 	if err := c.roomFor(Pending); err != nil {
 		return SecretVersion{}, err
 	}
-	if err := b.checkChanged(ctx, c, s.input.Value); err != nil {
+	input, err := b.resolve(ctx, s.id, s.input) // last of what can refuse: it uses a wrapping token up
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	if s.input.Value.IsZero() {
+		defer input.Value.Wipe()
+	}
+	if err := b.checkChanged(ctx, c, input.Value); err != nil {
 		return SecretVersion{}, err
 	}
 	if s.endpoint != "" {
 		c.Rotation.Endpoint = s.endpoint
 	}
-	version, err := b.writeSecret(ctx, c, s.input)
+	version, err := b.writeSecret(ctx, c, input)
 	if err != nil {
 		return SecretVersion{}, err
 	}
@@ -109,13 +125,22 @@ func (b *Broker) commitStaged(ctx context.Context, c *Client, version SecretVers
 // noneUnderWay refuses while a rotation goes on by itself.
 func (b *Broker) noneUnderWay(ctx context.Context, c *Client) error {
 	r, _, err := b.journal(ctx, c)
-	if err != nil || r == nil || !r.active() {
+	if err != nil || r == nil || !r.goesOn() {
 		return err
 	}
+	b.takeUp(c, r)
 	if r.State == RotationPromoted {
 		return newError(ReasonRotationUnderWay, c.ID, "version %d is retired at %s by itself, or now by RetireSecret", r.ReplacedVersion, r.RetireTime.Format(time.RFC3339))
 	}
 	return newError(ReasonRotationUnderWay, c.ID, "it is %s", r.State)
+}
+
+// takeUp goes on with a rotation that this replica does not know of: somebody may have
+// removed the list that names it.
+func (b *Broker) takeUp(c *Client, r *rotationRecord) {
+	if r.goesOn() && !b.rotations.takenUp(c.ID) {
+		b.kick(c)
+	}
 }
 
 // journal reads a client's journal and settles it with the client record; nil if it
@@ -125,8 +150,7 @@ func (b *Broker) journal(ctx context.Context, c *Client) (*rotationRecord, uint6
 	if err != nil {
 		return nil, 0, err
 	}
-	r, _ = b.settleRotation(c, r)
-	return r, version, nil
+	return b.settleRotation(c, r), version, nil
 }
 
 // noteRotation lets edit change the journal after a step by hand, and writes it. What
@@ -140,8 +164,12 @@ func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotatio
 		if r, version, err = b.readRotation(ctx, c); err != nil {
 			break
 		}
-		var changed bool
-		if r, changed = b.settleRotation(c, r); r == nil || !changed && edit == nil {
+		var before Rotation
+		if r != nil {
+			before = r.Rotation
+		}
+		r = b.settleRotation(c, r)
+		if r == nil || edit == nil && r.ID == before.ID && r.State == before.State && r.SecretVersion == before.SecretVersion {
 			return
 		}
 		if edit != nil {
@@ -149,7 +177,10 @@ func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotatio
 		}
 		r.Lease = nil
 		r.Fence++
-		if _, err = b.writeRotation(ctx, r, version); ReasonOf(err) != ReasonStoreConflict || !sleep(ctx, pollBegin) {
+		if _, err = b.writeRotation(ctx, r, version); err == nil {
+			b.takeUp(c, r)
+		}
+		if ReasonOf(err) != ReasonStoreConflict || !sleep(ctx, pollBegin) {
 			break
 		}
 	}
@@ -168,7 +199,8 @@ func (c *Client) stagedBy(requestID string) (SecretVersion, bool) {
 
 // VerifySecret gets tokens with the pending secret, asking for the client's defaults,
 // as many in a row as its rotation settings say, and notes the success in the record.
-// number 0 means whichever is pending.
+// number 0 means whichever is pending. A rotation that goes on by itself and needed an
+// operator goes on when this succeeds.
 //
 // CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
 // CONCURRENT_CHANGE, ISSUANCE_BUDGET_SPENT, a reason of the store or of the
@@ -186,28 +218,50 @@ func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (Sec
 	if err != nil {
 		return SecretVersion{}, nil, err
 	}
-	defer run.release(context.WithoutCancel(ctx))
+	verified, warnings, err := run.verifyByHand(ctx, pending)
+	run.release(ctx)
+	if err == nil && run.r.goesOn() {
+		_, err = b.goes(ctx, c, run.r)
+	}
+	return verified, warnings, err
+}
+
+func (run *rotationRun) verifyByHand(ctx context.Context, pending SecretVersion) (SecretVersion, []Warning, error) {
+	state, resume := run.r.State, run.r.Resume
 	if err := run.becomes(ctx, RotationVerifying, "verify"); err != nil {
 		return SecretVersion{}, nil, err
+	}
+	fail := func(err error) (SecretVersion, []Warning, error) {
+		run.r.fail("verify", err)
+		reason, detail := run.r.Reason, run.r.Detail
+		next := RotationStaged
+		if state == RotationNeedsOperator {
+			next = state
+		}
+		run.r.move(next, "verify")
+		run.r.Reason, run.r.Detail = reason, detail
+		if next == RotationNeedsOperator {
+			run.r.Resume = resume
+		}
+		return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
 	}
 	var warnings []Warning
 	for run.r.Verified = 0; run.r.Verified < run.r.Required; {
 		token, err := run.verifyOnce(ctx, pending)
 		if err != nil {
-			run.r.fail("verify", err)
-			reason, detail := run.r.Reason, run.r.Detail
-			run.r.move(RotationStaged, "verify")
-			run.r.Reason, run.r.Detail = reason, detail
-			return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
+			return fail(err)
 		}
 		warnings = token.warnings
-		if run.r.Verified < run.r.Required && !sleep(ctx, c.Rotation.verifySpacing()) {
-			return SecretVersion{}, nil, &Error{Reason: ReasonDeadlineExceeded, Op: "verify", Client: id, Detail: "give the call more time", Err: ctx.Err()}
+		if run.r.Verified == run.r.Required {
+			break
+		}
+		if err := run.pause(ctx, run.c.Rotation.verifySpacing()); err != nil {
+			return fail(err)
 		}
 	}
-	verified, err := b.noteVerified(ctx, c, pending)
+	verified, err := run.noteVerified(ctx, run.c, pending)
 	if err != nil {
-		return SecretVersion{}, nil, err
+		return fail(err)
 	}
 	run.r.move(RotationVerified, "verify")
 	return verified, warnings, nil
@@ -303,7 +357,7 @@ func (b *Broker) promotable(ctx context.Context, c *Client, p Promotion) (Secret
 	switch {
 	case err != nil:
 		return SecretVersion{}, err
-	case r != nil && r.active():
+	case r != nil && r.goesOn():
 		return SecretVersion{}, newError(ReasonRotationUnderWay, p.ClientID, "it is %s and goes on by itself", r.State)
 	case r != nil && r.State == RotationVerifying && b.leasedBy(r, version, "") > 0:
 		return SecretVersion{}, newError(ReasonRotationWrongState, p.ClientID, "version %d is being verified", pending.Number)
@@ -332,6 +386,7 @@ func (b *Broker) promote(ctx context.Context, present *Client, pending SecretVer
 // previous; 0 means whichever is. Rolling back to what is current already succeeds.
 //
 // CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, SECRET_VERSION_NOT_FOUND,
+// ROTATION_WRONG_STATE where the provider is known to have ended the previous one,
 // DESTINATION_NOT_BOUND, TOO_MANY_SECRET_VERSIONS, CONCURRENT_CHANGE, or a reason of
 // the store.
 func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*Client, error) {
@@ -345,6 +400,11 @@ func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*
 	previous, err := present.previous(number)
 	if err != nil {
 		return nil, err
+	}
+	if r, _, err := b.journal(ctx, present); outage(err) {
+		return nil, err // an unreadable journal is no reason to keep a secret that does not work
+	} else if r != nil && r.Replaced && r.ReplacedVersion == previous.Number {
+		return nil, newError(ReasonRotationWrongState, id, "the provider has ended version %d; stage another secret", previous.Number)
 	}
 	c, err := b.rollBack(ctx, present, previous)
 	if err != nil {
@@ -380,76 +440,4 @@ func (b *Broker) rollBack(ctx context.Context, present *Client, previous SecretV
 	c.relabel(previous.Number, Current)
 	c.MinSecretVersion = min(c.MinSecretVersion, previous.Number) // else none of its tokens could be served
 	return b.commit(ctx, c)
-}
-
-// RetireSecret destroys the value of any version but the current one, and has the
-// provider refuse it where the client's rotator can. The record says so first, the
-// value goes second, and the version leaves the record last: a crash in between
-// leaves a version marked as destroying, and a repetition ends the work.
-//
-// CLIENT_NOT_FOUND, SECRET_VERSION_NOT_FOUND, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
-// CONCURRENT_CHANGE, or a reason of the store or of the provider.
-func (b *Broker) RetireSecret(ctx context.Context, id string, number int64) error {
-	present, err := b.GetClient(ctx, id)
-	if err != nil {
-		return err
-	}
-	if r, _, err := b.journal(ctx, present); err != nil {
-		return err
-	} else if r != nil && r.active() && r.SecretVersion == number {
-		return newError(ReasonRotationUnderWay, id, "version %d is its new secret; abort it first", number)
-	}
-	c, err := b.retire(ctx, id, number)
-	if c != nil && err == nil {
-		b.noteRotation(ctx, c, nil)
-	}
-	return err
-}
-
-// retire does what RetireSecret does, whatever rotation is under way. It returns nil
-// if there was nothing to do.
-func (b *Broker) retire(ctx context.Context, id string, number int64) (*Client, error) {
-	c, err := b.change(ctx, id, "", func(c *Client) (bool, error) {
-		version, ok := c.Secret(number)
-		switch {
-		case number < 1 || number >= c.NextVersion:
-			return false, newError(ReasonSecretVersionNotFound, id, "there is no version %d", number)
-		case version.Stage == Current:
-			return false, newError(ReasonSecretWrongStage, id, "version %d is current; promote another one first", number)
-		case !ok || version.Destroying:
-			return false, nil
-		}
-		c.beginDestroying(number)
-		return true, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	version, ok := c.Secret(number)
-	if !ok {
-		return nil, nil
-	}
-	if err := b.revokeUpstream(ctx, c, version); err != nil {
-		return nil, err
-	}
-	return b.destroySecret(ctx, c, number)
-}
-
-// beginDestroying takes the label from a version and marks it.
-func (c *Client) beginDestroying(number int64) {
-	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number })
-	c.Secrets[i].Stage, c.Secrets[i].Destroying = Unlabelled, true
-}
-
-// destroySecret destroys the value of a version that is marked as destroying, then
-// removes it from the record.
-func (b *Broker) destroySecret(ctx context.Context, c *Client, number int64) (*Client, error) {
-	if err := b.store.Destroy(ctx, secretKey(c.ID, c.UID, number)); err != nil {
-		return nil, &Error{Reason: ReasonOf(err), Op: "destroy secret value", Client: c.ID, Detail: AsError(err).Detail, RetryAfter: AsError(err).RetryAfter, Err: err}
-	}
-	return b.change(ctx, c.ID, "", func(c *Client) (bool, error) {
-		before := len(c.Secrets)
-		c.Secrets = slices.DeleteFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == number && v.Destroying })
-		return len(c.Secrets) != before, nil
-	})
 }

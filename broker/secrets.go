@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -164,7 +165,8 @@ func sameSecret(a, b secret.Value) bool {
 // addVersion appends a version that writeSecret made.
 func (c *Client) addVersion(v SecretVersion) {
 	c.Secrets = append(c.Secrets, v)
-	c.NextVersion, c.added = v.Number+1, v.Number
+	slices.SortFunc(c.Secrets, func(a, b SecretVersion) int { return cmp.Compare(a.Number, b.Number) })
+	c.NextVersion, c.added = max(c.NextVersion, v.Number+1), v.Number
 }
 
 // relabel gives stage to the version of that number and takes it from any other.

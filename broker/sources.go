@@ -37,6 +37,18 @@ func (in SecretInput) given() bool {
 	return !in.Value.IsZero() || !in.Wrapping.IsZero() || !in.Reference.IsZero()
 }
 
+// source says how the secret comes.
+func (in SecretInput) source() SecretSource {
+	switch {
+	case !in.Wrapping.IsZero():
+		return SourceWrapped
+	case !in.Reference.IsZero():
+		return SourceReference
+	default:
+		return SourceRequest
+	}
+}
+
 // Bounds on what names a secret, in bytes.
 const (
 	maxWrappingToken  = 4 << 10

@@ -103,7 +103,7 @@ var needs = map[string]need{
 	pb.RotationService_PromoteSecret_FullMethodName:      {permission: access.SecretPromote},
 	pb.RotationService_RetireSecret_FullMethodName:       {permission: access.SecretRetire},
 	pb.RotationService_RollbackSecret_FullMethodName:     {permission: access.SecretRollback},
-	pb.RotationService_RotateSecret_FullMethodName:       {permission: access.SecretPromote, also: always(access.SecretStage, access.SecretVerify, access.SecretRetire)},
+	pb.RotationService_RotateSecret_FullMethodName:       {permission: access.SecretPromote, also: rotating},
 	pb.RotationService_AbortRotation_FullMethodName:      {permission: access.SecretRollback},
 	pb.RotationService_AdoptSecret_FullMethodName:        {permission: access.SecretStage},
 	pb.RotationService_GetRotation_FullMethodName:        {permission: access.ClientRead, observes: true},
@@ -123,9 +123,10 @@ var needs = map[string]need{
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {kind: forListed, observes: true},
 }
 
-// always asks for permissions besides the method's own.
-func always(permissions ...access.Permission) func(any) []access.Permission {
-	return func(any) []access.Permission { return permissions }
+// rotating asks for the permissions of all steps, whatever brings the secret.
+func rotating(req any) []access.Permission {
+	steps := []access.Permission{access.SecretStage, access.SecretVerify, access.SecretRetire}
+	return append(steps, secretOf()(req)...)
 }
 
 // secretOf asks for permissions where a request brings a secret, and for one more

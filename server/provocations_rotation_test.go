@@ -23,7 +23,7 @@ func joined(parts ...map[string][]provocation) map[string][]provocation {
 
 // rotationContract is the part of RotationService.
 var rotationContract = map[string][]provocation{
-	"StageSecret": {
+	"StageSecret": append(sourceProvocations(stageWith), []provocation{
 		{"no secret", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", "")},
 		{"space around it", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", " new")},
 		{"too large", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", stage("acme", strings.Repeat("x", broker.MaxSecretBytes+1))},
@@ -33,7 +33,7 @@ var rotationContract = map[string][]provocation{
 		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, stage("acme", "new"))},
 		{"eight versions", codes.FailedPrecondition, broker.ReasonTooManySecretVersions, "", after(eightVersions, stage("acme", "one more"))},
 		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(race, stage("acme", "new"))},
-	},
+	}...),
 	"VerifySecret": {
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", verify("nobody", 0)},
 		{"no such version", codes.NotFound, broker.ReasonSecretVersionNotFound, "", verify("acme", 9)},
@@ -175,4 +175,10 @@ func raceOfJournals(t *testing.T, w *world) {
 			w.store.Once(brokertest.Before(func(brokertest.Call) { w.rewrite(t, key) }), brokertest.On(brokertest.OpWrite, key))
 		}
 	}
+}
+
+func stageWith(t *testing.T, w *world, input *pb.SecretInput) error {
+	t.Helper()
+	_, err := w.rotations.StageSecret(t.Context(), &pb.StageSecretRequest{Client: "clients/acme", Secret: input})
+	return err
 }

@@ -65,8 +65,8 @@ func TestOpenRotators(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &service{}
-	if all, err := s.openRotators(cfg); err != nil || len(all) != 0 {
-		t.Errorf("without any: %v, %v", all, err)
+	if all, err := s.openRotators(cfg); err != nil || len(all) != len(builtInRotators)-1 || all[keyPairRotator] != nil {
+		t.Errorf("without public keys: %v, %v; want all that are built in but key pairs", all, err)
 	}
 	cfg.JWKS = jwksConfig{Address: "127.0.0.1:0", MaxAge: 10 * time.Minute}
 	all, err := s.openRotators(cfg)
