@@ -162,6 +162,11 @@ func (b *Broker) drive(ctx context.Context, id string) (next time.Time, failed e
 	if wait := time.Until(r.NextTime); wait > soon {
 		return r.lookAgain(), nil
 	}
+	defer func() {
+		if failed != nil {
+			b.tellStuck(ctx, r)
+		}
+	}()
 	run, err := b.take(ctx, c)
 	if err != nil || run == nil {
 		if retry := AsError(err).RetryAfter; err != nil && retry > 0 {

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
 // Bounds on a client's settings. They keep an encoded record far below
@@ -279,11 +277,6 @@ func checkPolicy(v *violations, prefix string, p TokenPolicy) {
 	if p.AssumedLifetime < 0 || p.AssumedLifetime > maxAssumedLifetime {
 		v.add(prefix+"assumed_lifetime", "must lie between 0 and %v", maxAssumedLifetime)
 	}
-}
-
-// checkSecret is checkInput of a secret that is in the request.
-func checkSecret(v *violations, field string, s secret.Value) {
-	checkInput(v, field, SecretInput{Value: s})
 }
 
 func isKeyMaterial(text string) bool {
