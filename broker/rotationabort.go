@@ -53,7 +53,11 @@ func (b *Broker) giveUp(ctx context.Context, c *Client, expected string) (*rotat
 	if err != nil && !damaged {
 		return nil, 0, err
 	}
-	if r = b.settleRotation(c, r); r == nil && damaged {
+	r, settleErr := b.settled(ctx, c, r)
+	if settleErr != nil {
+		return nil, 0, settleErr
+	}
+	if r == nil && damaged {
 		r = newRotation(c, b.shapeOf(c), SourceRequest, RotationAborted)
 		r.EndTime, r.Reason = r.CreateTime, ReasonOf(err)
 		_, err = b.writeRotation(ctx, r, version)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -116,6 +117,34 @@ func newRotation(c *Client, shape Shape, source SecretSource, state RotationStat
 		r.ReplacedVersion = current.Number
 	}
 	return r
+}
+
+// settled is the journal that was just read as the client record shows it to be; nil if
+// there is nothing to tell. c may have been read before the journal, and what the two
+// seem to say together need never have been so: a change of state is believed only of a
+// client record that was read after it.
+func (b *Broker) settled(ctx context.Context, c *Client, r *rotationRecord) (*rotationRecord, error) {
+	settled := b.settleRotation(c, r.copy())
+	if r == nil && settled == nil || r != nil && settled != nil && r.ID == settled.ID && r.State == settled.State && r.SecretVersion == settled.SecretVersion {
+		return settled, nil
+	}
+	fresh, err := b.readClient(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	if fresh.UID != c.UID {
+		return nil, newError(ReasonConcurrentChange, c.ID, "it was made anew")
+	}
+	return b.settleRotation(fresh, r.copy()), nil
+}
+
+func (r *rotationRecord) copy() *rotationRecord {
+	if r == nil {
+		return nil
+	}
+	d := *r
+	d.Events = slices.Clone(r.Events)
+	return &d
 }
 
 // settleRotation makes the journal say what the client record shows: a crash, or a

@@ -48,8 +48,8 @@ func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 			return nil, e
 		}
 	}
-	if r = b.settleRotation(c, r); r == nil {
-		return nil, nil
+	if r, err = b.settled(ctx, c, r); err != nil || r == nil {
+		return nil, err
 	}
 	if r.State == RotationVerifying && !r.Automatic { // whoever verified is gone
 		r.move(RotationStaged, "verification was left")

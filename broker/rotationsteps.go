@@ -150,7 +150,8 @@ func (b *Broker) journal(ctx context.Context, c *Client) (*rotationRecord, uint6
 	if err != nil {
 		return nil, 0, err
 	}
-	return b.settleRotation(c, r), version, nil
+	r, err = b.settled(ctx, c, r)
+	return r, version, err
 }
 
 // noteRotation lets edit change the journal after a step by hand, and writes it. What
@@ -168,7 +169,9 @@ func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotatio
 		if r != nil {
 			before = r.Rotation
 		}
-		r = b.settleRotation(c, r)
+		if r, err = b.settled(ctx, c, r); err != nil {
+			break
+		}
 		if r == nil || edit == nil && r.ID == before.ID && r.State == before.State && r.SecretVersion == before.SecretVersion {
 			return
 		}
