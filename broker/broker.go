@@ -67,6 +67,9 @@ type Config struct {
 	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
 	// notice each other's changes when a record is used that was read 5 s ago.
 	Feed bool
+	// PurgeDeletedAfter is how long after their deletion clients are purged while
+	// [Broker.Run] runs; 0 purges none.
+	PurgeDeletedAfter time.Duration
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -94,8 +97,14 @@ type Broker struct {
 	announcer announcer
 	rotations rotations
 	watchers  watchers
-	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
-	lastSweep *seenVersion
+	schedule  schedule
+	outcomes  outcomes
+	// sinces are what must be so for some time before it is acted on, destroyed the
+	// paths of secret values that need not be looked at again.
+	sinces, destroyed sinces
+	valuesSwept       atomic.Int64
+	census            atomic.Pointer[Census]
+	purgeDeletedAfter time.Duration
 
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
@@ -126,8 +135,9 @@ func New(cfg Config) (*Broker, error) {
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, log: cfg.Logger,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
-		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
-		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		purgeDeletedAfter: cfg.PurgeDeletedAfter,
+		watchers:          watchers{byClient: map[string]map[chan struct{}]bool{}},
+		leases:            &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly

@@ -58,7 +58,7 @@ func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation
 	}
 	if last != nil {
 		r.Fence = last.Fence + 1
-		r.Failures = last.Failures
+		r.Failures = last.failuresInARow()
 	}
 	if err := b.enlist(ctx, c); err != nil {
 		return nil, err

@@ -91,6 +91,7 @@ func (b *Broker) writeRotation(ctx context.Context, r *rotationRecord, version u
 	written, err := b.write(ctx, rotationKey(r.UID), version, &r.header, r)
 	if err == nil {
 		b.watchers.wake(r.ClientID)
+		b.outcomes.note(r)
 	}
 	return written, err
 }
