@@ -76,6 +76,20 @@ func (c *Client) spread() float64 {
 	return 2*float64(binary.BigEndian.Uint32(sum[:4]))/math.MaxUint32 - 1
 }
 
+// NextRotation returns when c's secret is next to be rotated by itself, not before now,
+// within its windows if it has some; zero if never. A rotation that is under way, or
+// that failed, may put it off.
+func (c *Client) NextRotation(now time.Time) time.Time {
+	at := c.rotationDue()
+	if at.IsZero() {
+		return at
+	}
+	if at.Before(now) {
+		at = now
+	}
+	return c.Rotation.nextBegin(at)
+}
+
 // nextBegin returns the first moment from t on at which a rotation may begin by itself.
 func (s RotationSettings) nextBegin(t time.Time) time.Time {
 	if s.mayBegin(t) {
@@ -100,22 +114,15 @@ func scheduleKey(c *Client) string {
 	return fmt.Sprintf("%s-%d", c.UID, current.Number)
 }
 
-// begins returns when c's next rotation begins as far as this replica knows, not before
-// now; zero if never.
+// begins is NextRotation as far as this replica knows what stands against it.
 func (b *Broker) begins(c *Client, now time.Time) time.Time {
-	at := c.rotationDue()
-	if at.IsZero() {
-		return at
-	}
 	b.schedule.mu.Lock()
 	wait := b.schedule.notBefore[scheduleKey(c)]
 	b.schedule.mu.Unlock()
-	for _, t := range []time.Time{now, wait} {
-		if at.Before(t) {
-			at = t
-		}
+	if wait.After(now) {
+		now = wait
 	}
-	return c.Rotation.nextBegin(at)
+	return c.NextRotation(now)
 }
 
 // plan begins c's rotation if it is due, or has it begun when it will soon be.
