@@ -157,13 +157,13 @@ func TestOneRotationPerDueDate(t *testing.T) {
 		// within is how long after it is due one may have to wait for a window.
 		within time.Duration
 	}{
-		{"at any time", 2 * day, nil, 0},
-		{"in a window across midnight", 2 * day, []broker.RotationWindow{night}, day},
+		{"at any time", day, nil, 0},
+		{"in a window across midnight", day, []broker.RotationWindow{night}, day},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const lasts = 12 * day
+				const lasts = 5 * day
 				memory, a := brokertest.NewMemory(), newAlmanac(brokertest.NewUpstream())
 				var f *fixture
 				for _, ahead := range []time.Duration{-10 * time.Minute, 10 * time.Minute, 0} {
@@ -334,8 +334,8 @@ func TestScheduledRotationsThatFail(t *testing.T) {
 		memory, a := brokertest.NewMemory(), newAlmanac(brokertest.NewUpstream())
 		a.setRefuse(&broker.Error{Reason: broker.ReasonClientRejected})
 		f := scheduled(t, memory, memory, a)
-		f.create(t, "acme", rotatedEvery(30*day))
-		time.Sleep(40 * day)
+		f.create(t, "acme", rotatedEvery(2*day))
+		time.Sleep(4 * day)
 		times := a.all()
 		if len(times) != 5 {
 			t.Fatalf("%d tries at %v, want 5", len(times), times)
@@ -356,7 +356,7 @@ func TestScheduledRotationsThatFail(t *testing.T) {
 		if _, err := f.RotateSecret(t.Context(), broker.RotationRequest{ClientID: "acme"}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(32 * day)
+		time.Sleep(5 * day / 2)
 		if got := len(a.all()); got != 7 {
 			t.Errorf("%d secrets were asked for, want one by hand and one by schedule after it", got-5)
 		}
@@ -377,7 +377,7 @@ func TestScheduleWaits(t *testing.T) {
 		maker.stage(t, "staged", "by-hand")
 		f := scheduled(t, memory, memory, a)
 		time.Sleep(3 * day)
-		var byClient = map[string][]time.Time{}
+		byClient := map[string][]time.Time{}
 		for _, id := range []string{"staged", "narrow"} {
 			r, err := f.GetRotation(t.Context(), id)
 			if err != nil || !r.Scheduled {

@@ -69,6 +69,7 @@ func (b *Broker) sweepValues(ctx context.Context, c *Client, r *rotationRecord, 
 			return fmt.Errorf("destroy a value that nothing names: %w", err)
 		}
 		b.sinces.forget(v.key)
+		b.destroyed.since(v.key)
 		b.valuesSwept.Add(1)
 		b.log.WarnContext(ctx, "secret value destroyed that no record named", "client", c.ID, "uid", v.uid, "secret_version", v.number)
 	}
