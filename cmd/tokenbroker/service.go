@@ -80,12 +80,15 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
+		PurgeDeletedAfter: cfg.Clients.PurgeDeletedAfter,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, func() error { s.broker.Close(); return nil })
 	s.metrics.ObserveSecretExpiry(s.broker.SoonestSecretExpiry)
+	s.metrics.ObserveCensus(s.broker.Census)
+	s.metrics.ObserveRotations(s.broker.RotationsEnded, s.broker.SecretValuesSwept)
 	if cfg.Access.File != "" {
 		if s.access, err = access.NewReloader(cfg.Access.File, s.tableReloaded); err != nil {
 			return nil, err
