@@ -75,15 +75,15 @@ func (k *crawler) look(ctx context.Context) bool {
 	version, r := record.Version, crawlRecord{}
 	if absent, ok := absence(err); ok {
 		version = absent.Version
-	} else if err == nil {
-		err = decode(crawlKey, record, &r)
-		if err != nil { // it can be made anew
-			k.log.WarnContext(ctx, "the crawler's record cannot be read", "reason", ReasonOf(err))
-		} else {
-			k.census.Store(&r.Census)
-		}
-	} else {
+	} else if err != nil {
 		return false
+	} else if err := decode(crawlKey, record, &r); ReasonOf(err) == ReasonRecordSchemaNewer {
+		return false // a later release crawls
+	} else if err != nil { // it can be made anew
+		r = crawlRecord{}
+		k.log.WarnContext(ctx, "the crawler's record cannot be read", "reason", ReasonOf(err))
+	} else {
+		k.census.Store(&r.Census)
 	}
 	if k.seen.IsZero() || version != k.version {
 		k.version, k.seen, k.record = version, time.Now(), r

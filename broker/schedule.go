@@ -116,6 +116,9 @@ func scheduleKey(c *Client) string {
 
 // begins is NextRotation as far as this replica knows what stands against it.
 func (b *Broker) begins(c *Client, now time.Time) time.Time {
+	if c.Rotation.Rotator == "" { // most have none, and all in memory are asked
+		return time.Time{}
+	}
 	b.schedule.mu.Lock()
 	wait := b.schedule.notBefore[scheduleKey(c)]
 	b.schedule.mu.Unlock()
