@@ -63,11 +63,6 @@ func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation
 	if err := b.enlist(ctx, c); err != nil {
 		return nil, err
 	}
-	// A version that is staged for it has made a journal by itself, so read again.
-	_, version, err = b.readRotation(ctx, c)
-	if err != nil {
-		return nil, err
-	}
 	if _, err := b.writeRotation(ctx, r, version); err != nil {
 		if ReasonOf(err) == ReasonStoreConflict {
 			return nil, newError(ReasonConcurrentChange, c.ID, "somebody else began a rotation")

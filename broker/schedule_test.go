@@ -157,13 +157,13 @@ func TestOneRotationPerDueDate(t *testing.T) {
 		// within is how long after it is due one may have to wait for a window.
 		within time.Duration
 	}{
-		{"at any time", day, nil, 0},
-		{"in a window across midnight", day, []broker.RotationWindow{night}, day},
+		{"at any time", 6 * time.Hour, nil, 0},
+		{"in a window across midnight", 6 * time.Hour, []broker.RotationWindow{night}, day},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const lasts = 5 * day
+				const lasts = 74 * time.Hour
 				memory, a := brokertest.NewMemory(), newAlmanac(brokertest.NewUpstream())
 				var f *fixture
 				for _, ahead := range []time.Duration{-10 * time.Minute, 10 * time.Minute, 0} {
