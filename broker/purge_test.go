@@ -301,3 +301,68 @@ func TestDeletedClientsArePurged(t *testing.T) {
 		}
 	})
 }
+
+// TestAPurgedClientIsServedNowhere, neither by replicas that have its token nor by one
+// that comes up later.
+func TestAPurgedClientIsServedNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		replicas := runningFleet(t, 3)
+		f := replicas[0]
+		c := f.create(t, "acme")
+		for _, r := range replicas {
+			r.token(t, "acme")
+		}
+		_, err := f.DeleteClient(t.Context(), "acme", "")
+		wantReason(t, "DeleteClient", err, "")
+		wantReason(t, "PurgeClient", f.PurgeClient(t.Context(), broker.Purge{ID: "acme", Confirm: c.UID}), "")
+		time.Sleep(2 * time.Second)
+		for _, r := range append(replicas, f.replica(t)) {
+			r.wantGone(t)
+		}
+		made := f.create(t, "acme")
+		time.Sleep(2 * time.Second)
+		for _, r := range replicas {
+			if got := r.token(t, "acme"); got.SecretVersion != 1 || r.get(t, "acme").UID != made.UID {
+				t.Errorf("the next one of that name gets %+v", got)
+			}
+		}
+	})
+}
+
+// TestWhatComesAfterAPurge is looked for during 30 days; what belongs to the next client
+// of that name stays.
+func TestWhatComesAfterAPurge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		c := f.deleted(t)
+		wantReason(t, "PurgeClient", f.PurgeClient(t.Context(), broker.Purge{ID: "acme", Confirm: c.UID}), "")
+		late := func() {
+			f.memory.Put("tokens/"+c.UID+"/late", `{"schema":1,"uid":"`+c.UID+`","write_id":"w","fence":1}`)
+			f.orphan(c.UID, 3, "late-secret", time.Now())
+			f.orphan("theuidofthenextone", 1, "another-secret", time.Now())
+		}
+		late()
+		time.Sleep(29 * day)
+		wantReason(t, "LookAfter", f.LookAfter(t.Context(), "acme"), broker.ReasonClientNotFound)
+		if got := remains(t, f.memory, c.UID); len(got) != 0 {
+			t.Errorf("%q are left", got)
+		}
+		if len(f.memory.Contains("another-secret")) == 0 {
+			t.Error("the value of a client that is just being created is gone")
+		}
+		time.Sleep(2 * day)
+		late()
+		f.store.Reset()
+		wantReason(t, "LookAfter", f.LookAfter(t.Context(), "acme"), broker.ReasonClientNotFound)
+		if got := f.store.Calls(); len(got) != 1 {
+			t.Errorf("after 30 days it still takes %v", got)
+		}
+		f.create(t, "acme")
+		time.Sleep(2 * day)
+		wantReason(t, "LookAfter", f.LookAfter(t.Context(), "acme"), "")
+		if got := f.memory.Contains("late-secret"); len(got) != 0 {
+			t.Errorf("its predecessor's value stays at %q", got)
+		}
+		f.wantTokenWith(t, password)
+	})
+}
