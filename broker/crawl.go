@@ -179,7 +179,10 @@ func (k *crawler) visitShard(ctx context.Context, end time.Time) error {
 			continue
 		}
 		thorough := (k.record.Round+int64(idNumber(id)))%thoroughEvery == 0
-		if err := k.visit(ctx, id, thorough, &counted); err != nil {
+		err := k.guarded(ctx, func() error { return k.visit(ctx, id, thorough, &counted) })
+		if ReasonOf(err) == ReasonInternal { // it panicked, and would again
+			counted.Unreadable++
+		} else if err != nil {
 			return err
 		}
 		if !k.pause(ctx, max(time.Until(end)/time.Duration(len(names)-i), crawlPause)) {

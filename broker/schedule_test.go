@@ -351,6 +351,9 @@ func TestScheduledRotationsThatFail(t *testing.T) {
 		if got := f.Census(); got.Stuck != 1 {
 			t.Errorf("the census counts %d stuck, want 1: %+v", got.Stuck, got)
 		}
+		if got := f.RotationsEnded(); got[broker.RotationFailed] != 5 || got[broker.RotationCompleted] != 0 {
+			t.Errorf("RotationsEnded = %v, want 5 failed", got)
+		}
 		f.wantTokenWith(t, password)
 		a.setRefuse(nil)
 		if _, err := f.RotateSecret(t.Context(), broker.RotationRequest{ClientID: "acme"}); err != nil {
