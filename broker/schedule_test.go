@@ -46,6 +46,7 @@ func (a *almanac) Create(_ context.Context, call broker.RotatorCall) (broker.Cre
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if made, ok := a.made[call.Token]; ok {
+		made.Value = secret.NewString(made.Handle) // the broker wiped the first one
 		return made, nil
 	}
 	a.times = append(a.times, time.Now())

@@ -165,3 +165,48 @@ func TestTwoRotationsThatBeginAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestAScheduledRotationSurvivesEachFault: whatever call to the store fails, is lost, or
+// is the last one of the replica that begins it, one secret is made and becomes current.
+func TestAScheduledRotationSurvivesEachFault(t *testing.T) {
+	var memory *brokertest.Memory
+	brokertest.EachFaultOn(t, func(*testing.T) broker.Store {
+		memory = brokertest.NewMemory()
+		return memory
+	}, func(t *testing.T, run *brokertest.Run) {
+		synctest.Test(t, func(t *testing.T) {
+			provider := newAlmanac(brokertest.NewUpstream())
+			process := func(store *brokertest.Faulty) *fixture {
+				return open(t, memory, store, provider.upstream, func(cfg *broker.Config) {
+					cfg.Rotators = map[string]broker.Rotator{"almanac": provider}
+				})
+			}
+			dying := process(run.Store)
+			dying.create(t, "acme", rotatedEvery(30*day))
+			time.Sleep(33 * day)
+			run.Start()
+			err := dying.LookAfter(t.Context(), "acme")
+			time.Sleep(10 * time.Second) // as far as it gets by itself
+			run.Stop()
+			if run.Clean() {
+				wantReason(t, "LookAfter", err, "")
+			}
+			dying.Close()
+			wantSound(t, memory, "acme")
+			next := process(brokertest.NewFaulty(memory))
+			next.run(t)
+			time.Sleep(5 * time.Hour)
+			if got := len(provider.all()); got != 1 {
+				t.Errorf("%d secrets were made, want one", got)
+			}
+			if got := stages(next.get(t, "acme")); got != "2 current" && got != "3 current" { // a value may have kept its number
+				t.Errorf("stages = %q, want the new one current and no other", got)
+			}
+			if r, err := next.GetRotation(t.Context(), "acme"); err != nil || r.State != broker.RotationCompleted || !r.Scheduled {
+				t.Errorf("the rotation is %+v, %v", r, err)
+			}
+			next.wantTokenWith(t, "made-by-the-provider-1")
+			wantSound(t, memory, "acme")
+		})
+	})
+}
