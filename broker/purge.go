@@ -125,6 +125,7 @@ func (b *Broker) writeTombstone(ctx context.Context, c *Client) (*Client, error)
 		return nil, &Error{Reason: e.Reason, Op: "write client record", Client: c.ID, Detail: e.Detail, RetryAfter: e.RetryAfter, Err: err}
 	}
 	c.version = version
+	b.secrets.forgetClient(c.UID)
 	b.clients.Invalidate(c.ID)
 	b.watchers.wake(c.ID)
 	return c, nil

@@ -118,6 +118,9 @@ var (
 )
 
 func (l late) shift(data string, by time.Duration) string {
+	if by == 0 {
+		return data
+	}
 	data = stamp.ReplaceAllStringFunc(data, func(text string) string {
 		at, err := time.Parse(`"`+time.RFC3339Nano+`"`, text)
 		if err != nil || at.IsZero() {
