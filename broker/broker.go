@@ -77,6 +77,9 @@ type Config struct {
 	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
 	// notice each other's changes when a record is used that was read 5 s ago.
 	Feed bool
+	// PurgeDeletedAfter is how long after their deletion clients are purged while
+	// [Broker.Run] runs; 0 purges none.
+	PurgeDeletedAfter time.Duration
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -110,11 +113,17 @@ type Broker struct {
 	ledger    ledger
 	notify    func(Event)
 	follows   follows
-	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
-	lastSweep *seenVersion
 	// expiriesTold :: uid → what this replica told, or knows to be told, of secrets that
 	// expire soon; it belongs to the goroutine of keepBooks.
 	expiriesTold map[string]toldExpiry
+	schedule     schedule
+	outcomes     outcomes
+	// sinces are what must be so for some time before it is acted on, destroyed the
+	// paths of secret values that need not be looked at again.
+	sinces, destroyed sinces
+	valuesSwept       atomic.Int64
+	census            atomic.Pointer[Census]
+	purgeDeletedAfter time.Duration
 
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
@@ -153,6 +162,7 @@ func New(cfg Config) (*Broker, error) {
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
 		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		purgeDeletedAfter: cfg.PurgeDeletedAfter,
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly

@@ -82,15 +82,32 @@ func (b *Broker) keepUnread(id string) {
 }
 
 // readClient reads the record from the store: CLIENT_NOT_FOUND if there never was
-// one. It refreshes the one in memory.
+// one, or if it was purged. It refreshes the one in memory.
 func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
-	key, begun := clientKey(id), time.Now()
+	begun := time.Now()
+	c, err := b.fetchClient(ctx, id)
+	if err == nil && c.State() == StatePurged {
+		err = newError(ReasonClientNotFound, id, "")
+	}
+	if ReasonOf(err) == ReasonClientNotFound {
+		b.clients.Invalidate(id)
+		b.watchers.wake(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.remember(newLoaded(c, begun))
+	return c, nil
+}
+
+// fetchClient reads the record from the store, also one that only says that the client
+// was purged, and leaves memory alone. Its errors are those of readClient.
+func (b *Broker) fetchClient(ctx context.Context, id string) (*Client, error) {
+	key := clientKey(id)
 	record, err := b.read(ctx, key)
 	var absent *AbsentError
 	switch {
 	case errors.As(err, &absent) && absent.How == AbsentNeverExisted:
-		b.clients.Invalidate(id)
-		b.watchers.wake(id)
 		return nil, newError(ReasonClientNotFound, id, "")
 	case err != nil:
 		return nil, &Error{Reason: ReasonOf(err), Op: "read client record", Client: id, Detail: orElse(AsError(err).Detail, key), RetryAfter: AsError(err).RetryAfter, Err: err}
@@ -104,7 +121,6 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 	}
 	c := &r.Client
 	c.UID, c.version = r.header.UID, record.Version
-	b.remember(newLoaded(c, begun))
 	return c, nil
 }
 

@@ -68,7 +68,7 @@ func (b *Broker) writeOver(ctx context.Context, c *Client, r, last *rotationReco
 	const tries = 4
 	for range tries {
 		if last != nil {
-			r.Fence, r.Failures = last.Fence+1, last.Failures
+			r.Fence, r.Failures = last.Fence+1, last.failuresInARow()
 		}
 		_, err := b.writeRotation(ctx, r, version)
 		if ReasonOf(err) != ReasonStoreConflict {
@@ -124,7 +124,7 @@ func (b *Broker) clientToRotate(ctx context.Context, q RotationRequest) (*Client
 // repeat goes on with a rotation that needed an operator.
 func (b *Broker) repeat(ctx context.Context, c *Client, r *rotationRecord, version uint64) (*Rotation, error) {
 	if r.State != RotationNeedsOperator {
-		b.takeUp(c, r)
+		b.kick(c)
 		return r.Rotation.clone(), nil
 	}
 	r.move(r.Resume, "go on")

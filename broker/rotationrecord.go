@@ -100,6 +100,7 @@ func (b *Broker) writeRotation(ctx context.Context, r *rotationRecord, version u
 	written, err := b.write(ctx, rotationKey(r.UID), version, &r.header, r)
 	if err == nil {
 		b.watchers.wake(r.ClientID)
+		b.outcomes.note(r)
 	}
 	if err == nil && tell {
 		b.tell(ctx, event)

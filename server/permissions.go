@@ -94,6 +94,7 @@ var needs = map[string]need{
 	pb.ClientService_UpdateClient_FullMethodName:   {permission: access.ClientWrite, also: secretOf(access.SecretStage, access.SecretPromote)},
 	pb.ClientService_DeleteClient_FullMethodName:   {permission: access.ClientDelete},
 	pb.ClientService_UndeleteClient_FullMethodName: {permission: access.ClientDelete},
+	pb.ClientService_PurgeClient_FullMethodName:    {permission: access.ClientDelete, also: always(access.SecretRetire)},
 	pb.ClientService_DisableClient_FullMethodName:  {permission: access.ClientWrite},
 	pb.ClientService_EnableClient_FullMethodName:   {permission: access.ClientWrite},
 	pb.ClientService_ResetUpstream_FullMethodName:  {permission: access.ClientWrite},
@@ -143,6 +144,11 @@ func secretOf(permissions ...access.Permission) func(any) []access.Permission {
 		}
 		return permissions
 	}
+}
+
+// always asks for permissions whatever the request brings.
+func always(permissions ...access.Permission) func(any) []access.Permission {
+	return func(any) []access.Permission { return permissions }
 }
 
 // visit is one call, under one generation of the table.

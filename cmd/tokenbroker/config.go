@@ -36,6 +36,7 @@ type config struct {
 	JWKS     jwksConfig      `yaml:"jwks"`
 	Tokens   tokensConfig    `yaml:"tokens"`
 	Notify   notify.Config   `yaml:"notify"`
+	Clients  clientsConfig   `yaml:"clients"`
 	Limits   server.Limits   `yaml:"limits"`
 	Admin    adminConfig     `yaml:"admin"`
 	Tracing  tracingConfig   `yaml:"tracing"`
@@ -80,6 +81,22 @@ type tokensConfig struct {
 	MaxRequestsPerEndpoint int `yaml:"max_requests_per_endpoint"`
 	// Prewarm are ids of clients whose tokens are got at the start.
 	Prewarm []string `yaml:"prewarm"`
+}
+
+// clientsConfig says what becomes of clients.
+type clientsConfig struct {
+	// PurgeDeletedAfter is how long after its deletion a client is purged by itself; 0,
+	// the default, means never.
+	PurgeDeletedAfter time.Duration `yaml:"purge_deleted_after"`
+}
+
+// leastPurgeDeletedAfter leaves a day to undo a deletion.
+const leastPurgeDeletedAfter = 24 * time.Hour
+
+func (c *clientsConfig) validate(add func(key, format string, args ...any)) {
+	if after := c.PurgeDeletedAfter; after != 0 && after < leastPurgeDeletedAfter {
+		add("clients.purge_deleted_after", "is %v; it must be 0 for never, or at least %v", after, leastPurgeDeletedAfter)
+	}
 }
 
 const (
@@ -210,6 +227,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	cfg.Tokens.validate(add)
 	checkRotators(add, cfg.Rotators)
 	cfg.JWKS.validate(add, cfg.Listen)
+	cfg.Clients.validate(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
 		"limits.max_watches": cfg.Limits.MaxWatches, "limits.max_watches_per_caller": cfg.Limits.MaxWatchesPerCaller,

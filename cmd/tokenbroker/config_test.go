@@ -249,6 +249,8 @@ secrets:
 			"8: tokens.keep_secret: is 25h0m0s; it must lie between 0 and 24h0m0s", "9: tokens.max_requests: is negative", "10: tokens.max_requests_per_endpoint: is negative",
 			`11: tokens.prewarm[1]: is "clients/b"; it must be the id of a client, such as acme-crm`,
 		}},
+		{"clients", sound + "clients: {purge_deleted_after: 720h}\n", nil},
+		{"clients settings", sound + "clients:\n  purge_deleted_after: 1h\n", []string{"8: clients.purge_deleted_after: is 1h0m0s; it must be 0 for never, or at least 24h0m0s"}},
 		{"audit", sound + "audit: {key_file: a.key, file: {path: audit.log, max_bytes: 100000000}, stdout: true, syslog: 'udp://loghost:514', sync_always: true}\n", nil},
 		{"audit without a sink", sound + "audit: {key_file: a.key}\n", []string{"7: " + noSink}},
 		{"audit without a key", sound + "audit: {stdout: true}\n", []string{"7: audit.key_file: is required; the file is made if it is not there"}},
