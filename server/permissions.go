@@ -9,6 +9,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/answer"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
@@ -150,6 +151,10 @@ type visit struct {
 	// token is what is handed out, and from where; nil for none.
 	token      *broker.Token
 	servedFrom telemetry.ServedFrom
+	// answer, if not nil, is what the handler's response is sent as.
+	answer *answer.Answer
+	// started is when the call began.
+	started time.Time
 }
 
 // nobody is the visit of a peer that is not known.

@@ -21,6 +21,8 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -29,6 +31,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/answer"
 	"github.com/tokenbroker/tokenbroker/server/audit"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/identity"
@@ -223,6 +226,7 @@ func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOptio
 	return []grpc.ServerOption{
 		grpc.UnaryInterceptor(border.unary),
 		grpc.ChainStreamInterceptor(border.stream, recovery.StreamServerInterceptor(onPanic(log))),
+		grpc.ForceServerCodecV2(answer.Codec{CodecV2: encoding.GetCodecV2(protocodec.Name)}),
 		grpc.MaxRecvMsgSize(limits.MaxMessageBytes),
 		// What a peer that never reads makes us hold: a stream counts until its answer is
 		// written, so at most this many answers, of some 64 KiB, for a connection.

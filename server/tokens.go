@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/answer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -34,7 +35,6 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	started := time.Now()
 	v := visitOf(ctx)
 	query, err := v.query(broker.TokenQuery{
 		ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(),
@@ -47,7 +47,7 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return s.handOut(v, token, warnings, started)
+	return s.handOut(v, token, warnings, v.started)
 }
 
 // query returns what the row of the access table makes of a query, and counts it.
@@ -67,7 +67,8 @@ func (s *tokenService) handOut(v *visit, token *broker.Token, warnings []broker.
 	v.token, v.servedFrom = token, servedFrom(token, started)
 	s.metrics.TokenServed(v.servedFrom)
 	if len(warnings) == 0 {
-		return token.Derived(sharedResponse).(*pb.GetTokenResponse), nil
+		v.answer = token.Derived(sharedAnswer).(*answer.Answer)
+		return v.answer.Message.(*pb.GetTokenResponse), nil
 	}
 	response := newResponse(token)
 	response.Warnings = warningsToProto(warnings)
@@ -136,9 +137,9 @@ func servedFrom(token *broker.Token, started time.Time) telemetry.ServedFrom {
 	return telemetry.ServedFromMint
 }
 
-// sharedResponse makes the response that a token is served with as long as there is
-// nothing to warn of. It is made once for each token; gRPC only reads it.
-func sharedResponse(token *broker.Token) any { return newResponse(token) }
+// sharedAnswer makes the answer that a token is served with as long as there is nothing
+// to warn of. It is made once for each token; gRPC only reads it.
+func sharedAnswer(token *broker.Token) any { return answer.Of(newResponse(token)) }
 
 func newResponse(token *broker.Token) *pb.GetTokenResponse {
 	return &pb.GetTokenResponse{
