@@ -80,7 +80,7 @@ func (w *world) without(ctx context.Context, feature string, full *target) (_ *t
 	if err != nil {
 		return nil, err
 	}
-	t := &target{process: process, method: full.method, request: full.request, answerBytes: full.answerBytes}
+	t := &target{process: process, method: full.method, request: full.request, answerBytes: full.answerBytes, tls: w.tls}
 	if t.conns, err = w.connect(process.address); err != nil {
 		return nil, joinClose(err, t.close, process.stop)
 	}

@@ -96,7 +96,7 @@ func keyRequests(n int) ([]mem.BufferSlice, error) {
 // keyTarget connects to the server and makes the first of the requests. The target is
 // the caller's to close also when there is an error.
 func (w *world) keyTarget(ctx context.Context, process *process, requests []mem.BufferSlice) (t *target, err error) {
-	t = &target{process: process, method: getToken, requests: requests, slack: answerSlack}
+	t = &target{process: process, method: getToken, requests: requests, slack: answerSlack, tls: w.tls}
 	if t.conns, err = w.connect(process.address); err != nil {
 		return t, err
 	}
