@@ -142,7 +142,10 @@ func New(cfg Config) (*Broker, error) {
 	}
 	var errs [6]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
-	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
+	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{
+		MaximumSize:      bound(cfg.CachedTokens),
+		OnAtomicDeletion: func(e otter.DeletionEvent[tokenKey, *Token]) { e.Value.gone.Store(true) },
+	})
 	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
 	b.parked, errs[3] = otter.New(&otter.Options[string, *parking]{MaximumSize: bound(cfg.CachedClients)})
 	b.seen, errs[4] = otter.New(&otter.Options[string, seenVersion]{MaximumSize: bound(cfg.CachedTokens)})

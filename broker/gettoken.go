@@ -9,7 +9,8 @@ import (
 // GetToken returns a token that satisfies q: the cached one, or a new one, for
 // which all callers that want the same share one request. A caller that leaves
 // cancels nothing. While a refresh fails, a token that is still valid is served
-// with a warning. The Token is shared and must not be changed.
+// with a warning. The Token is shared and must not be changed; nor may q's lists be,
+// which are kept.
 //
 // INVALID_REQUEST, SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED, CLIENT_NOT_FOUND,
 // CLIENT_DISABLED, CLIENT_DELETED, DEADLINE_EXCEEDED, SHUTTING_DOWN, a SECRET_
@@ -22,29 +23,38 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 	if err != nil {
 		return nil, nil, err
 	}
-	c := loaded.client
-	if err := c.usable(); err != nil {
-		return nil, nil, err
+	if !loaded.usable {
+		return nil, nil, loaded.client.usable()
 	}
-	key, err := loaded.defaultKey, loaded.defaultErr
-	if len(q.Scopes)+len(q.Audience)+len(q.Resources) > 0 {
-		key, err = keyWith(c, q, loaded.settings)
+	now := time.Now()
+	held := loaded.last.Load().tokenFor(q, now)
+	if held == nil {
+		if held, err = b.lookUp(loaded, q, now); err != nil {
+			return nil, nil, err
+		}
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	now, minValidity := time.Now(), c.minValidity(q)
-	held, ok := b.tokens.GetIfPresent(key)
-	if ok && (held.SecretVersion < c.MinSecretVersion || !held.aliveAt(now)) {
+	if held != nil && (held.SecretVersion < loaded.minSecretVersion || !held.aliveAt(now)) {
 		held = nil
 	}
+	minValidity := loaded.minValidity
+	if q.MinValidity != nil {
+		minValidity = loaded.client.minValidity(q)
+	}
 	if held == nil || !held.good(minValidity, now) || q.RejectedTokenID == held.ID {
-		return b.getAnother(ctx, c, want{query: q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
+		key, err := loaded.keyFor(q)
+		if err != nil {
+			return nil, nil, err
+		}
+		return b.getAnother(ctx, loaded.client, want{query: q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
 	}
 	held.noteUse()
 	warnings := held.serveWarnings(minValidity, now)
 	if now.After(held.RefreshAfter) {
-		warnings = append(slices.Clip(warnings), b.refresh(c, q, key, held, now)...)
+		key, err := loaded.keyFor(q)
+		if err != nil {
+			return nil, nil, err
+		}
+		warnings = append(slices.Clip(warnings), b.refresh(loaded.client, q, key, held, now)...)
 	}
 	return held, warnings, nil
 }

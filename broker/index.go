@@ -20,18 +20,33 @@ const (
 
 // loadedClient is a client record in memory.
 type loadedClient struct {
-	client *Client
+	// What a call for a token at hand needs comes first, so that it lies together: last,
+	// and what client says of being usable, of the floor, and of minValidity without
+	// a wish of the caller.
+	last             atomic.Pointer[lastServed]
+	usable           bool
+	minSecretVersion int64
+	minValidity      time.Duration
+	// readTime is when the read began that brought the record, tryTime when the last
+	// one ended that failed, if that was later.
+	readTime, tryTime time.Time
+	client            *Client
+	// revalidating says that somebody is reading the record again.
+	revalidating atomic.Bool
 	// defaultKey is the token key of a request that names no scope and no target;
 	// its error, if it has one, is defaultErr.
 	defaultKey tokenKey
 	// settings is that of all its keys.
 	settings   string
 	defaultErr error
-	// readTime is when the read began that brought the record, tryTime when the last
-	// one ended that failed, if that was later.
-	readTime, tryTime time.Time
-	// revalidating says that somebody is reading the record again.
-	revalidating atomic.Bool
+}
+
+// keyFor returns the token key of a query. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
+func (l *loadedClient) keyFor(q TokenQuery) (tokenKey, error) {
+	if len(q.Scopes)+len(q.Audience)+len(q.Resources) == 0 {
+		return l.defaultKey, l.defaultErr
+	}
+	return keyWith(l.client, q, l.settings)
 }
 
 // load returns the client record in memory, or reads it, and then says that it is
@@ -74,10 +89,9 @@ func (b *Broker) readIntoMemory(begun context.Context, id string) func() (any, e
 // keepUnread makes the record that could not be read again due later, not at once.
 func (b *Broker) keepUnread(id string) {
 	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
-		return &loadedClient{
-			client: old.client, defaultKey: old.defaultKey, settings: old.settings, defaultErr: old.defaultErr,
-			readTime: old.readTime, tryTime: time.Now(),
-		}, otter.WriteOp
+		again := newLoaded(old.client, old.readTime)
+		again.tryTime = time.Now()
+		return again, otter.WriteOp
 	})
 }
 
@@ -110,7 +124,10 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 
 // newLoaded returns c as a call to the store that began at begun found or left it.
 func newLoaded(c *Client, begun time.Time) *loadedClient {
-	loaded := &loadedClient{client: c, settings: settingsOf(c), readTime: begun, tryTime: begun}
+	loaded := &loadedClient{
+		client: c, usable: c.State() == StateActive, minSecretVersion: c.MinSecretVersion, minValidity: c.minValidity(TokenQuery{}),
+		settings: settingsOf(c), readTime: begun, tryTime: begun,
+	}
 	loaded.defaultKey, loaded.defaultErr = keyWith(c, TokenQuery{}, loaded.settings)
 	return loaded
 }
