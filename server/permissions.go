@@ -151,8 +151,8 @@ type visit struct {
 	// token is what is handed out, and from where; nil for none.
 	token      *broker.Token
 	servedFrom telemetry.ServedFrom
-	// answer, if not nil, is what the handler's response is sent as.
-	answer *answer.Answer
+	// answer, if not nil, is sent instead of the handler's response.
+	answer *answer.Sent
 	// started is when the call began.
 	started time.Time
 }
