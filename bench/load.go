@@ -27,8 +27,8 @@ type target struct {
 	// slack is how much answers may differ from answerBytes, in bytes: times and
 	// numbers in them are longer or shorter.
 	slack int
-	// tls is how closedLoop connects, and wires its connections: as many as conns, made
-	// when it is first called.
+	// tls, if not nil, makes closedLoop call by wires, as many as conns, which it connects
+	// so when it is first called.
 	tls   *tls.Config
 	wires []*wire
 }
@@ -90,24 +90,41 @@ func (encoded) Unmarshal(data mem.BufferSlice, v any) error {
 // closedLoop has callers call one after the other for the duration, and returns
 // how many calls were answered and in what time.
 func (t *target) closedLoop(ctx context.Context, callers int, duration time.Duration) (calls int, took time.Duration, err error) {
-	for len(t.wires) < len(t.conns) {
-		w, err := dialWire(ctx, t.process.address, t.method, t.tls)
-		if err != nil {
+	if t.tls != nil {
+		if err := t.connectWires(ctx); err != nil {
 			return 0, 0, err
 		}
-		t.wires = append(t.wires, w)
 	}
 	var over atomic.Bool
 	timer := time.AfterFunc(duration, func() { over.Store(true) })
 	defer timer.Stop()
-	counts, errs := make([]int, len(t.wires)), make([]error, len(t.wires))
-	var running sync.WaitGroup
 	began := time.Now()
+	counts, err := t.until(ctx, &over, callers)
+	for _, n := range counts {
+		calls += n
+	}
+	return calls, time.Since(began), err
+}
+
+// until has callers call until it is over, and returns how many calls each
+// goroutine made.
+func (t *target) until(ctx context.Context, over *atomic.Bool, callers int) ([]int, error) {
+	var running sync.WaitGroup
+	counts, errs := make([]int, callers), make([]error, callers)
+	if len(t.wires) == 0 {
+		for i := range callers {
+			running.Go(func() {
+				for !over.Load() && errs[i] == nil {
+					errs[i] = t.call(ctx, i+callers*counts[i])
+					counts[i]++
+				}
+			})
+		}
+	}
 	for i, w := range t.wires {
-		own := (callers + len(t.wires) - 1 - i) / len(t.wires) // of as many wires, this one's share
 		running.Go(func() {
-			asked := make([]int, own)
-			counts[i], errs[i] = w.loop(own, over.Load, func(caller int) []byte {
+			asked := make([]int, (callers+len(t.wires)-1-i)/len(t.wires)) // this wire's share of callers
+			counts[i], errs[i] = w.loop(len(asked), over.Load, func(caller int) []byte {
 				n := i + len(t.wires)*caller + callers*asked[caller]
 				asked[caller]++
 				return t.nth(n).Materialize()
@@ -115,10 +132,19 @@ func (t *target) closedLoop(ctx context.Context, callers int, duration time.Dura
 		})
 	}
 	running.Wait()
-	for _, n := range counts {
-		calls += n
+	return counts, first(errs)
+}
+
+// connectWires connects as many wires as there are connections.
+func (t *target) connectWires(ctx context.Context) error {
+	for len(t.wires) < len(t.conns) {
+		w, err := dialWire(ctx, t.process.address, t.method, t.tls)
+		if err != nil {
+			return err
+		}
+		t.wires = append(t.wires, w)
 	}
-	return calls, time.Since(began), first(errs)
+	return nil
 }
 
 // openLoop makes calls at a rate, whether or not earlier ones were answered, and

@@ -53,7 +53,10 @@ func (l *loadedClient) keyFor(q TokenQuery) (tokenKey, error) {
 // fresh. One that may not be true any more is served and read again in the
 // background, so that a store that is down takes no warm token away.
 func (b *Broker) load(ctx context.Context, id string) (loaded *loadedClient, fresh bool, err error) {
-	if loaded, ok := b.clients.GetIfPresent(id); ok {
+	// Counting the use of a record, which keeps it in memory, touches others in the
+	// cache: lookUp does so once in a while.
+	if entry, ok := b.clients.GetEntryQuietly(id); ok {
+		loaded := entry.Value
 		if b.due(loaded) && loaded.revalidating.CompareAndSwap(false, true) {
 			b.reads.DoChan(id, b.readIntoMemory(b.background, id))
 		}
@@ -167,6 +170,9 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 	return soonest
 }
 
+// countUse keeps a record in memory longer than those that are used less.
+func (b *Broker) countUse(loaded *loadedClient) { b.clients.GetIfPresent(loaded.client.ID) }
+
 // Labels returns a client's labels for a decision about access: those in memory, or
 // else of the store; nil if there is no such client or its record cannot be read. Its
 // only errors are those of a store that is away, which then are the answer for every
@@ -174,6 +180,7 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 func (b *Broker) Labels(ctx context.Context, id string) (map[string]string, error) {
 	loaded, _, err := b.load(ctx, id)
 	if err == nil {
+		b.countUse(loaded)
 		return loaded.client.Labels, nil
 	}
 	reason := string(ReasonOf(err))

@@ -6,7 +6,8 @@ import (
 )
 
 // lookUpEvery is how often a token is looked up by its key although the record of its
-// client has it at hand: those look-ups are what keeps a token in use in memory.
+// client has it at hand: those look-ups are what keeps token and record in memory while
+// they are in use.
 const lookUpEvery = time.Minute
 
 // lastServed is a token that was served of a client, beside the client's record. With
@@ -46,6 +47,7 @@ func (b *Broker) lookUp(loaded *loadedClient, q TokenQuery, now time.Time) (*Tok
 	if err != nil {
 		return nil, err
 	}
+	b.countUse(loaded)
 	token, _ := b.tokens.GetIfPresent(key)
 	// Callers that want different tokens in turn do not take the place from each other.
 	if last := loaded.last.Load(); token != nil && last.over(now) {
