@@ -64,7 +64,7 @@ func (w *world) targets(ctx context.Context) (broker, echo *target, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	broker = &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: size, tls: w.tls}
+	broker = &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: size, slack: answerSlack, tls: w.tls}
 	process, err := startProcess(ctx, "echo", childConfig{TLS: w.files.tlsFiles(), EchoBytes: size}, w.p.progress)
 	if err != nil {
 		return nil, nil, err
