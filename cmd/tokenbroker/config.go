@@ -74,6 +74,9 @@ type tokensConfig struct {
 	MaxRequestsPerEndpoint int `yaml:"max_requests_per_endpoint"`
 	// Prewarm are ids of clients whose tokens are got at the start.
 	Prewarm []string `yaml:"prewarm"`
+	// CachedClients and CachedTokens are how many are kept in memory; 100,000 by default.
+	CachedClients int `yaml:"cached_clients"`
+	CachedTokens  int `yaml:"cached_tokens"`
 }
 
 const (
@@ -90,7 +93,10 @@ func (c *tokensConfig) validate(add func(key, format string, args ...any)) {
 			add(fmt.Sprintf("tokens.prewarm[%d]", i), "is %.140q; it must be the id of a client, such as acme-crm", id)
 		}
 	}
-	for key, value := range map[string]int{"tokens.max_requests": c.MaxRequests, "tokens.max_requests_per_endpoint": c.MaxRequestsPerEndpoint} {
+	for key, value := range map[string]int{
+		"tokens.max_requests": c.MaxRequests, "tokens.max_requests_per_endpoint": c.MaxRequestsPerEndpoint,
+		"tokens.cached_clients": c.CachedClients, "tokens.cached_tokens": c.CachedTokens,
+	} {
 		if value < 0 {
 			add(key, "is negative")
 		}
