@@ -65,6 +65,10 @@ type Config struct {
 	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
 	// notice each other's changes when a record is used that was read 5 s ago.
 	Feed bool
+	// MaxBlind is how long this Broker hands out tokens although it cannot read the feed,
+	// and so does not learn that a client was disabled or its tokens revoked; 0 for any
+	// time. It needs Feed, and counts from New.
+	MaxBlind time.Duration
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -86,6 +90,7 @@ type Broker struct {
 	notShared bool
 	prewarmed []string
 	feedOn    bool
+	maxBlind  time.Duration
 	made      time.Time
 	follower  follower
 	announcer announcer
@@ -118,10 +123,13 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Store == nil || cfg.RequestToken == nil || cfg.CheckSecret == nil {
 		return nil, errors.New("broker: Store, RequestToken and CheckSecret are required")
 	}
+	if cfg.MaxBlind < 0 || cfg.MaxBlind > 0 && !cfg.Feed {
+		return nil, errors.New("broker: MaxBlind is negative or lacks Feed")
+	}
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, carryTrace: cfg.CarryTrace, log: cfg.Logger,
-		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}

@@ -13,10 +13,14 @@ import (
 // which are kept.
 //
 // INVALID_REQUEST, SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED, CLIENT_NOT_FOUND,
-// CLIENT_DISABLED, CLIENT_DELETED, DEADLINE_EXCEEDED, SHUTTING_DOWN, a SECRET_
-// reason, or one of the store or of the authorization server.
+// CLIENT_DISABLED, CLIENT_DELETED, DEADLINE_EXCEEDED, SHUTTING_DOWN, REPLICA_BLIND, a
+// SECRET_ reason, or one of the store or of the authorization server.
 func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning, error) {
 	if err := checkQuery(q); err != nil {
+		return nil, nil, err
+	}
+	now := time.Now()
+	if err := b.blindAt(now); err != nil {
 		return nil, nil, err
 	}
 	loaded, fresh, err := b.load(ctx, q.ClientID)
@@ -26,7 +30,9 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 	if !loaded.usable {
 		return nil, nil, loaded.client.usable()
 	}
-	now := time.Now()
+	if fresh {
+		now = time.Now()
+	}
 	held := loaded.last.Load().tokenFor(q, now)
 	if held == nil {
 		if held, err = b.lookUp(loaded, q, now); err != nil {

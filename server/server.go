@@ -282,7 +282,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	var owned sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
-	owned.Go(func() { s.waitForStore(watching) })
+	owned.Go(func() { s.watchStore(watching) })
 	// Files count until the last call has been answered.
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	if s.identities.TLS != nil {
@@ -321,9 +321,6 @@ func (s *Server) Close() {
 // tellWatchers is how long watches of health have to send that it is over.
 const tellWatchers = 100 * time.Millisecond
 
-// Ready reports whether the store was read once since Serve began.
-func (s *Server) Ready() bool { return s.ready.Load() }
-
 // shutdown stops in the order health, new calls, watches of health, calls under way.
 func (s *Server) shutdown() {
 	s.health.Shutdown()
@@ -333,29 +330,4 @@ func (s *Server) shutdown() {
 	kill := time.AfterFunc(s.grace, s.grpc.Stop)
 	defer kill.Stop()
 	s.grpc.GracefulStop()
-}
-
-// waitForStore reads the store until it answers once, then declares the services
-// healthy.
-func (s *Server) waitForStore(ctx context.Context) {
-	const most = 10 * time.Second
-	last := broker.Reason("")
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, most) {
-		err := s.broker.Ready(ctx)
-		if err == nil {
-			s.setServing(healthpb.HealthCheckResponse_SERVING)
-			s.ready.Store(true)
-			s.log.Info("store read, serving")
-			return
-		}
-		if reason := broker.ReasonOf(err); reason != last && ctx.Err() == nil {
-			last = reason
-			s.log.Error("store not ready", "reason", reason, "remedy", reason.Info().Remedy, "cause", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
 }

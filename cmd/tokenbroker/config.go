@@ -77,16 +77,24 @@ type tokensConfig struct {
 	// CachedClients and CachedTokens are how many are kept in memory; 100,000 by default.
 	CachedClients int `yaml:"cached_clients"`
 	CachedTokens  int `yaml:"cached_tokens"`
+	// MaxBlind is how long tokens are handed out although the feed cannot be read; 0, the
+	// default, is for any time.
+	MaxBlind time.Duration `yaml:"max_blind"`
 }
 
 const (
 	defaultKeepSecret = time.Hour
 	mostKeepSecret    = 24 * time.Hour
+	// leastMaxBlind is above what a slow look at the feed takes.
+	leastMaxBlind = 30 * time.Second
 )
 
 func (c *tokensConfig) validate(add func(key, format string, args ...any)) {
 	if c.KeepSecret < 0 || c.KeepSecret > mostKeepSecret {
 		add("tokens.keep_secret", "is %v; it must lie between 0 and %v", c.KeepSecret, mostKeepSecret)
+	}
+	if c.MaxBlind != 0 && c.MaxBlind < leastMaxBlind {
+		add("tokens.max_blind", "is %v; it must be 0, for no limit, or at least %v", c.MaxBlind, leastMaxBlind)
 	}
 	for i, id := range c.Prewarm {
 		if err := broker.CheckID("client", id); err != nil {

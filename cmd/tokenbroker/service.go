@@ -80,7 +80,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
-		CachedClients: cfg.Tokens.CachedClients, CachedTokens: cfg.Tokens.CachedTokens,
+		CachedClients: cfg.Tokens.CachedClients, CachedTokens: cfg.Tokens.CachedTokens, MaxBlind: cfg.Tokens.MaxBlind,
 	})
 	if err != nil {
 		return nil, err
