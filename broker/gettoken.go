@@ -88,12 +88,18 @@ func (b *Broker) getAnother(ctx context.Context, c *Client, w want, now time.Tim
 			return serveHeld(refreshFailing(err))
 		}
 	}
+	patient := ctx
 	if most := patience(ctx); held != nil && !rejected && held.ExpireTime.Sub(now) > most {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, most)
+		patient, cancel = context.WithTimeout(ctx, most)
 		defer cancel()
 	}
-	token, err := b.mintFor(ctx, c, w, now)
+	token, err := b.mintFor(patient, c, w, now)
+	if patient.Err() != nil && err != nil && ctx.Err() == nil && !held.aliveAt(time.Now()) {
+		// It ended just now, before a caller on a busy machine had its turn again: there is
+		// nothing to fall back to, and nobody said that the caller is in a hurry.
+		token, err = b.mintFor(ctx, c, w, time.Now())
+	}
 	if err != nil && held != nil && held.aliveAt(time.Now()) && ReasonOf(err) != ReasonClientDisabled && ReasonOf(err) != ReasonClientDeleted {
 		if ReasonOf(err) != ReasonDeadlineExceeded { // else it may yet come
 			held.unreplaced.Store(&failure{err: err, at: time.Now()})
