@@ -80,6 +80,10 @@ type Config struct {
 	// PurgeDeletedAfter is how long after their deletion clients are purged while
 	// [Broker.Run] runs; 0 purges none.
 	PurgeDeletedAfter time.Duration
+	// MaxBlind is how long this Broker hands out tokens although it cannot read the feed,
+	// and so does not learn that a client was disabled or its tokens revoked; 0 for any
+	// time. It needs Feed, and counts from New.
+	MaxBlind time.Duration
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -105,6 +109,7 @@ type Broker struct {
 	notShared bool
 	prewarmed []string
 	feedOn    bool
+	maxBlind  time.Duration
 	made      time.Time
 	follower  follower
 	announcer announcer
@@ -154,11 +159,14 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Store == nil || cfg.RequestToken == nil || cfg.CheckSecret == nil {
 		return nil, errors.New("broker: Store, RequestToken and CheckSecret are required")
 	}
+	if cfg.MaxBlind < 0 || cfg.MaxBlind > 0 && !cfg.Feed {
+		return nil, errors.New("broker: MaxBlind is negative or lacks Feed")
+	}
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
 		unwrap: cfg.Unwrap, references: cfg.References,
-		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
 		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
@@ -181,7 +189,10 @@ func New(cfg Config) (*Broker, error) {
 	}
 	var errs [7]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
-	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
+	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{
+		MaximumSize:      bound(cfg.CachedTokens),
+		OnAtomicDeletion: func(e otter.DeletionEvent[tokenKey, *Token]) { e.Value.gone.Store(true) },
+	})
 	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
 	b.parked, errs[3] = otter.New(&otter.Options[string, *parking]{MaximumSize: bound(cfg.CachedClients)})
 	b.seen, errs[4] = otter.New(&otter.Options[string, seenVersion]{MaximumSize: bound(cfg.CachedTokens)})

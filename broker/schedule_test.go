@@ -18,7 +18,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
-
 // almanac is a provider with overlapping secrets that remembers when it made one.
 type almanac struct {
 	upstream *brokertest.Upstream

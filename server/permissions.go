@@ -10,6 +10,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/answer"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
@@ -176,6 +177,10 @@ type visit struct {
 	// token is what is handed out, and from where; nil for none.
 	token      *broker.Token
 	servedFrom telemetry.ServedFrom
+	// answer, if not nil, is sent instead of the handler's response.
+	answer *answer.Sent
+	// started is when the call began.
+	started time.Time
 }
 
 // nobody is the visit of a peer that is not known.
