@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
@@ -126,8 +127,9 @@ func New(cfg Config) (*Broker, error) {
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, log: cfg.Logger,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
-		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
-		leases:   &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		rotations: rotations{listing: semaphore.NewWeighted(1)},
+		watchers:  watchers{byClient: map[string]map[chan struct{}]bool{}},
+		leases:    &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly

@@ -47,10 +47,16 @@ func (run *rotationRun) beginRetiring(ctx context.Context) error {
 	return run.becomes(ctx, RotationRetiring, "retire")
 }
 
+// revokeTokensTimeout bounds the revocation of a compromised client's tokens, which are
+// not served any more whatever comes of it.
+const revokeTokensTimeout = time.Minute
+
 // retireReplaced ends the replaced secret: in the record, at the provider, in the store.
 func (run *rotationRun) retireReplaced(ctx context.Context) error {
 	if run.r.Compromised && !run.r.Revoked {
-		_, err := run.RevokeTokens(ctx, run.c.ID)
+		limited, cancel := context.WithTimeout(ctx, revokeTokensTimeout)
+		_, err := run.RevokeTokens(limited, run.c.ID)
+		cancel()
 		switch {
 		case ReasonOf(err) == ReasonConcurrentChange, outage(err):
 			return err
