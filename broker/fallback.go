@@ -167,7 +167,7 @@ func (b *Broker) rollBackRefused(ctx context.Context, id string) {
 		return
 	}
 	b.log.ErrorContext(ctx, "secret rolled back: the authorization server refuses the new one", "client", id, "secret_version", previous.Number, "refused_version", current.Number)
-	b.noteRotation(ctx, c, func(r *rotationRecord) {
+	b.noteRotation(ctx, c, nil, func(r *rotationRecord) {
 		r.Reason, r.Detail = ReasonClientRejected, "the authorization server refused the new secret and took the replaced one"
 	})
 	b.forgetRefusal(ctx, c)

@@ -81,7 +81,7 @@ func (b *Broker) readRotation(ctx context.Context, c *Client) (*rotationRecord, 
 // it is free or id is the holder.
 func (b *Broker) leasedBy(r *rotationRecord, version uint64, id string) time.Duration {
 	seen := b.firstSeen(rotationKey(r.UID), version)
-	if r.Lease == nil || r.Lease.ID == id || r.Lease.Holder == b.replica && !b.leases.has(r.Lease.ID) {
+	if r.Lease == nil || r.State.Over() || r.Lease.ID == id || r.Lease.Holder == b.replica && !b.leases.has(r.Lease.ID) {
 		return 0
 	}
 	return max(r.Lease.Duration-time.Since(seen), 0)

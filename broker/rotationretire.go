@@ -106,14 +106,16 @@ func (b *Broker) RetireSecret(ctx context.Context, id string, number int64) erro
 	if err != nil {
 		return err
 	}
-	if r, _, err := b.journal(ctx, present); err != nil {
+	r, _, err := b.journal(ctx, present)
+	if err != nil {
 		return err
-	} else if r != nil && r.active() && r.SecretVersion == number {
+	}
+	if r != nil && r.active() && r.SecretVersion == number {
 		return newError(ReasonRotationUnderWay, id, "version %d is its new secret; abort it first", number)
 	}
 	c, err := b.retire(ctx, id, number)
 	if c != nil && err == nil {
-		b.noteRotation(ctx, c, nil)
+		b.noteRotation(ctx, c, r, nil)
 	}
 	return err
 }

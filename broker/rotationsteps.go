@@ -116,19 +116,48 @@ func (b *Broker) journal(ctx context.Context, c *Client) (*rotationRecord, uint6
 	if err != nil {
 		return nil, 0, err
 	}
-	return b.settleRotation(c, r), version, nil
+	r, err = b.settled(ctx, c, r)
+	return r, version, err
 }
 
-// noteRotation lets edit change the journal after a step by hand, and writes it. What
-// it says can be told from the client record: failing stops nobody.
-func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotationRecord)) {
+// settled is settleRotation of what was just read. What c says counts against the
+// journal only if c was read later, since the client record is written first.
+func (b *Broker) settled(ctx context.Context, c *Client, r *rotationRecord) (*rotationRecord, error) {
+	var before *rotationRecord
+	if r != nil {
+		kept := *r
+		kept.Events = slices.Clone(r.Events)
+		before = &kept
+	}
+	r = b.settleRotation(c, r)
+	if r == before || r != nil && before != nil && r.ID == before.ID && r.State == before.State && r.SecretVersion == before.SecretVersion {
+		return r, nil
+	}
+	later, err := b.GetClient(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	if later.UID != c.UID {
+		return nil, newError(ReasonConcurrentChange, c.ID, "another client has taken its name")
+	}
+	return b.settleRotation(later, before), nil
+}
+
+// noteRotation lets edit change the journal after a step by hand, and writes it; known is
+// the journal before the step, for one that is not in the store yet. What it says can be
+// told from the client record: failing stops nobody.
+func (b *Broker) noteRotation(ctx context.Context, c *Client, known *rotationRecord, edit func(*rotationRecord)) {
 	const tries = 4
 	var err error
 	for range tries {
 		var r *rotationRecord
 		var version uint64
-		if r, version, err = b.journal(ctx, c); err != nil || r == nil {
+		if r, version, err = b.journal(ctx, c); err != nil || r == nil && known == nil {
 			break
+		}
+		if r == nil {
+			r = known
+			r.follow(c)
 		}
 		if edit != nil {
 			edit(r)
@@ -310,7 +339,7 @@ func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error
 	if err != nil {
 		return nil, err
 	}
-	b.noteRotation(ctx, c, func(r *rotationRecord) { r.DropTokens = r.DropTokens || p.DropTokens })
+	b.noteRotation(ctx, c, r, func(r *rotationRecord) { r.DropTokens = r.DropTokens || p.DropTokens })
 	return c, nil
 }
 
@@ -364,7 +393,7 @@ func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*
 	if err != nil {
 		return nil, err
 	}
-	b.noteRotation(ctx, c, nil)
+	b.noteRotation(ctx, c, nil, nil)
 	return c, nil
 }
 

@@ -77,7 +77,7 @@ func (run *rotationRun) refused(err error) {
 	if run.r.ActivateTime.After(since) {
 		since = run.r.ActivateTime
 	}
-	settled := time.Since(since) > run.propagation(traits)
+	settled := time.Since(since) >= run.propagation(traits)
 	rejection := !transient(ReasonOf(err)) && ReasonOf(err) != ReasonUpstreamRateLimited && AsError(err).RetryAfter == 0
 	switch {
 	case !rejection || !settled:
