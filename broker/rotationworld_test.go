@@ -105,20 +105,22 @@ func (p *process) createAcme(t *testing.T, edits ...func(*broker.NewClient)) {
 }
 
 // journal returns acme's journal as it lies in the store, without anybody looking.
-func (w *world) journal(t *testing.T) (r broker.Rotation) {
+func (w *world) journal(t *testing.T) broker.Rotation {
 	t.Helper()
-	keys := keysUnder(w.memory, "rotations/")
-	if len(keys) == 0 {
-		return r
-	}
-	record, err := w.memory.Read(context.Background(), keys[0])
-	if err != nil {
-		return r
-	}
-	if err := json.Unmarshal(record.Data.Reveal(), &r); err != nil {
-		t.Fatalf("journal: %v", err)
-	}
+	r, _ := w.journalOf("acme")
 	return r
+}
+
+// journalOf returns a client's journal; false if there is none that can be read.
+func (w *world) journalOf(id string) (broker.Rotation, bool) {
+	for _, key := range keysUnder(w.memory, "rotations/") {
+		record, err := w.memory.Read(context.Background(), key)
+		var r broker.Rotation
+		if err == nil && json.Unmarshal(record.Data.Reveal(), &r) == nil && r.ClientID == id {
+			return r, true
+		}
+	}
+	return broker.Rotation{}, false
 }
 
 // wantWorking checks that acme has one current secret, and that it works.
