@@ -147,12 +147,7 @@ func (w *world) wantTidy(t *testing.T) {
 	c := w.process(t).get(t, "acme")
 	var named []string
 	for _, v := range c.Secrets {
-		var value struct{ Value string }
-		record := recordOf(t, w.memory, fmt.Sprintf("secrets/acme/%s-%d", c.UID, v.Number))
-		if err := json.Unmarshal([]byte(record), &value); err != nil {
-			t.Fatal(err)
-		}
-		named = append(named, value.Value)
+		named = append(named, w.valueOf(t, v.Number))
 	}
 	there := w.provider.Secrets(acmeID)
 	slices.Sort(named)
@@ -160,6 +155,23 @@ func (w *world) wantTidy(t *testing.T) {
 	if !slices.Equal(named, there) {
 		t.Errorf("the provider has the secrets %q, the client's versions are %q (%s)", there, named, stages(c))
 	}
+}
+
+// valueOf returns the secret of a version of acme.
+func (w *world) valueOf(t *testing.T, number int64) string {
+	t.Helper()
+	for _, key := range keysUnder(w.memory, "secrets/acme/") {
+		if !strings.HasSuffix(key, fmt.Sprint("-", number)) {
+			continue
+		}
+		var value struct{ Value string }
+		if err := json.Unmarshal([]byte(recordOf(t, w.memory, key)), &value); err != nil {
+			t.Fatal(err)
+		}
+		return value.Value
+	}
+	t.Fatalf("there is no version %d", number)
+	return ""
 }
 
 // lineFault is what becomes of a call to a provider or an authorization server.
