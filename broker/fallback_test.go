@@ -77,6 +77,39 @@ func TestARefusedSecretIsRolledBack(t *testing.T) {
 	}
 }
 
+// TestRefusalsAtOneMoment are one attempt, however many they are.
+func TestRefusalsAtOneMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, p := promotedThenRefused(t, kindOf(t, "overlapping"), false)
+		w.upstream.Always(brokertest.Step{Delay: time.Second})
+		ask := func() {
+			var group sync.WaitGroup
+			for _, scopes := range [][]string{{"write"}, {"admin"}, {"read", "write"}, {"read", "admin"}} {
+				group.Go(func() {
+					q := broker.TokenQuery{ClientID: "acme", Scopes: scopes}
+					held, _, err := p.GetToken(p.ctx, q)
+					if err != nil {
+						t.Errorf("GetToken: %v", err)
+					}
+					time.Sleep(12 * time.Second)
+					if _, _, err = p.GetToken(p.ctx, broker.TokenQuery{ClientID: "acme", Scopes: scopes, RejectedTokenID: held.ID}); err != nil {
+						t.Errorf("GetToken: %v", err)
+					}
+				})
+			}
+			time.Sleep(8 * time.Second)
+			if r := p.rotation(t); r.State != broker.RotationPromoted {
+				t.Errorf("the rotation is %s after refusals at one moment", r.State)
+			}
+			group.Wait()
+		}
+		ask()
+		if r := p.rotation(t); r.State != broker.RotationRolledBack {
+			t.Errorf("the rotation is %s after refusals at two moments", r.State)
+		}
+	})
+}
+
 // TestARefusedSecretIsNotRolledBack where that may do harm or is not proven.
 func TestARefusedSecretIsNotRolledBack(t *testing.T) {
 	tests := []struct {
@@ -163,8 +196,9 @@ func TestBridge(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				kind := kindOf(t, name)
-				kind.Traits.Propagation = 20 * time.Second
+				kind.Traits.Propagation = 75 * time.Second
 				w := newWorld(kind)
+				w.upstream.SetLifetime(4 * time.Minute)
 				p := w.process(t)
 				p.createAcme(t, func(n *broker.NewClient) { n.Rotation.Propagation = 5 * time.Minute })
 				p.run(t)
@@ -187,7 +221,7 @@ func TestBridge(t *testing.T) {
 						}
 					})
 				}
-				time.Sleep(80 * time.Second) // the first tokens have 40 s left
+				time.Sleep(170 * time.Second) // the tokens end before the new secret is accepted
 				p.rotate(t)
 				r := p.end(t)
 				if r.State != broker.RotationCompleted {

@@ -341,3 +341,26 @@ func TestOneRotationOfAnAccountAtATime(t *testing.T) {
 		}
 	})
 }
+
+// TestAnOutcomeThatTheProviderCannotTell needs a person, who is told so by everything that
+// would make matters worse, and has looked there when aborting.
+func TestAnOutcomeThatTheProviderCannotTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(brokertest.ProviderKind{Name: "replaced", Traits: broker.RotatorTraits{Shape: broker.ShapeReplaced}})
+		p := w.process(t)
+		p.createAcme(t)
+		p.run(t)
+		w.provider.Script(brokertest.ProviderCreate, brokertest.ProviderStep{Err: rejected(broker.ReasonUpstreamTimeout)})
+		p.rotate(t)
+		if r := p.end(t); r.State != broker.RotationNeedsOperator || r.Reason != broker.ReasonRotatorOutcomeUnknown || !r.Stuck(time.Now()) {
+			t.Errorf("the rotation is %+v", r)
+		}
+		_, err := p.RotateSecret(t.Context(), broker.RotationRequest{ClientID: "acme", RequestID: "another"})
+		wantReason(t, "RotateSecret", err, wrong)
+		p.abort(t)
+		if r := p.end(t); r.State != broker.RotationAborted || r.Reason != broker.ReasonRotatorOutcomeUnknown {
+			t.Errorf("the rotation is %+v", r)
+		}
+		w.wantWorking(t)
+	})
+}
