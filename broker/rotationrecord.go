@@ -109,28 +109,6 @@ func newRotation(c *Client, shape Shape, source SecretSource, state RotationStat
 	return r
 }
 
-// settleRotation makes the journal say what the client record shows: a crash, or a
-// person, may have come between the two. It returns nil if there is nothing to tell.
-func (b *Broker) settleRotation(c *Client, r *rotationRecord) *rotationRecord {
-	pending, isPending := c.Staged(Pending)
-	if isPending && (r == nil || !r.brings(pending)) {
-		return b.stagedByHand(c, pending)
-	}
-	if r == nil {
-		return nil
-	}
-	if isPending && r.SecretVersion == 0 && r.ID == pending.RotationID {
-		switch {
-		case r.State == RotationCreating, r.lost():
-			r.staged(pending, "found")
-		case r.State == RotationAborting: // its Create ended after it was given up
-			r.SecretVersion = pending.Number
-		}
-	}
-	r.follow(c)
-	return r
-}
-
 // brings reports whether pending is the version that r is about.
 func (r *rotationRecord) brings(pending SecretVersion) bool {
 	switch {
@@ -145,19 +123,6 @@ func (r *rotationRecord) brings(pending SecretVersion) bool {
 // lost reports whether r ended because nobody knows the secret that the provider made.
 func (r *rotationRecord) lost() bool {
 	return r.State == RotationFailed && r.Reason == ReasonUpstreamSecretLost
-}
-
-// stagedByHand is the journal of a pending version that no other one is about.
-func (b *Broker) stagedByHand(c *Client, pending SecretVersion) *rotationRecord {
-	r := newRotation(c, b.shapeOf(c), SourceRequest, RotationStaged)
-	r.ID = orElse(pending.RotationID, r.ID)
-	r.CreateTime, r.RequestID = pending.CreateTime, pending.RequestID
-	r.SecretVersion, r.StageTime = pending.Number, pending.CreateTime
-	r.note(pending.CreateTime, "stage", "")
-	if !pending.VerifyTime.IsZero() {
-		r.State = RotationVerified
-	}
-	return r
 }
 
 // staged notes that version is the one that the rotation brings.
