@@ -157,7 +157,11 @@ func changeBefore(t *testing.T, kind brokertest.ProviderKind, change, undo func(
 	p.store.Reset()
 	p.store.Once(brokertest.Before(func(brokertest.Call) {
 		changed = true
-		if err := change(other); err != nil {
+		err := change(other)
+		for try := 0; broker.ReasonOf(err) == broker.ReasonConcurrentChange && try < 5; try++ {
+			err = change(other)
+		}
+		if err != nil {
 			t.Errorf("change before call %d: %v", n, err)
 		}
 	}), brokertest.Nth(n))
