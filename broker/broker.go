@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
@@ -171,6 +172,7 @@ func New(cfg Config) (*Broker, error) {
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
 		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 		purgeDeletedAfter: cfg.PurgeDeletedAfter,
+		rotations:         rotations{listing: semaphore.NewWeighted(1)},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly

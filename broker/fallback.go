@@ -175,7 +175,7 @@ func (b *Broker) rollBackRefused(ctx context.Context, id string) {
 		b.log.WarnContext(ctx, "secret not rolled back", "client", id, "reason", ReasonOf(err), "cause", err)
 		return
 	}
-	b.noteRotation(ctx, c, func(r *rotationRecord) {
+	b.noteRotation(ctx, c, nil, func(r *rotationRecord) {
 		r.Reason, r.Detail = ReasonClientRejected, "the authorization server refused the new secret and took the replaced one"
 	})
 	b.forgetRefusal(ctx, c)
