@@ -113,6 +113,7 @@ func rollback(id string, number int64) act {
 
 func rotate(edit func(*pb.RotateSecretRequest)) act {
 	return call(func(t *testing.T, w *world) error {
+		w.upstream.Register("acme-at-provider", "new") // else it is over soon
 		request := &pb.RotateSecretRequest{Client: "clients/acme", Secret: clientSecret("new")}
 		if edit != nil {
 			edit(request)
