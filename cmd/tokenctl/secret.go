@@ -262,6 +262,9 @@ func (c *adoptCommand) Run(ctx context.Context, s *session) error {
 	request := &pb.AdoptSecretRequest{Client: c.name(), RequestId: c.use(s, dryRun{})}
 	return c.repeat(s.call(ctx, callsWithin, func(ctx context.Context, b *services) error {
 		adopted, err := b.rotations.AdoptSecret(ctx, request)
+		if err != nil && problemOf(ctx, err).Reason == "SECRET_UNCHANGED" {
+			return withHint(err, "there is nothing to adopt: only what was written over the current version's value is")
+		}
 		if err != nil {
 			return err
 		}

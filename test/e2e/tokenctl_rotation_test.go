@@ -36,7 +36,7 @@ func atOnce() []deskStep {
 		{"abort another one", "", "rotations abort spin --rotation clients/spin/rotations/other", 4, []string{"ROTATION_NOT_FOUND"}},
 		{"abort", "", "rotations abort spin", 0, []string{"state       aborted"}},
 		{"nothing is stuck", "", "rotations list --stuck", 0, []string{"none"}},
-		{"nobody wrote by hand", "", "secret adopt spin", 5, []string{"SECRET_UNCHANGED", "nobody has changed version 1"}},
+		{"nobody wrote by hand", "", "secret adopt spin", 5, []string{"SECRET_UNCHANGED", "nobody has changed version 1", "there is nothing to adopt"}},
 		{"compromised", secondSecret, "rotate spin --file - --compromised", 0, []string{"version 5 of clients/spin is current", "completed"}},
 		{"no way back", "", "secret rollback spin", 5, []string{"SECRET_WRONG_STAGE"}},
 		{"only one is left", "", "secret versions spin -o json", 0, []string{`"number": "5"`, `"stage": "SECRET_STAGE_CURRENT"`}},
