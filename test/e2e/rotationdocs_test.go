@@ -40,7 +40,7 @@ type recipeShell struct {
 	dir  string
 	env  []string
 	desk *desk
-	// printed is all output; args are the arguments of each grpcurl and tokenctl.
+	// printed is all output. The file args in dir has the arguments of each command.
 	printed logBuffer
 }
 
@@ -219,7 +219,7 @@ func TestRotationCronJob(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	certificate, private, err := s.ca.Caller("spiffe://example.org/ns/crm/sa/rotation")
+	certificate, private, err := s.ca.Caller("spiffe://example.org/ns/crm/sa/rotation-job")
 	if err != nil {
 		t.Fatal(err)
 	}

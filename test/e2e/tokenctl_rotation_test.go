@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokenbroker/tokenbroker/internal/authserver"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
@@ -98,6 +100,66 @@ func TestTokenctlAdopts(t *testing.T) {
 	d.run("", "secret", "adopt", "desk").want(t, 1, "RECORD_CORRUPT")
 	if strings.Contains(d.printed.String(), secondSecret) {
 		t.Error("tokenctl printed the secret")
+	}
+	n.stop(t)
+}
+
+// byProvider has a provider change the secret, whose management refuses the broker until
+// somebody mends that.
+func byProvider() (refused, mended []deskStep) {
+	refused = []deskStep{
+		{"plan", "", "rotate enrolled --dry-run", 0, []string{"have rfc7592 make a new secret", "UPSTREAM_SECRET_LOST"}},
+		{"refused", "", "rotate enrolled --request-id enrolled-1", 10, []string{
+			"ROTATOR_UNAUTHORIZED", "tokenctl rotate enrolled --request-id enrolled-1 goes on", "tokenctl rotations abort enrolled gives it up",
+		}},
+		{"waits", "", "rotations list --stuck", 0, []string{"enrolled  needs operator (stuck)", "ROTATOR_UNAUTHORIZED"}},
+		{"another request", "", "rotate enrolled", 10, []string{"ROTATOR_UNAUTHORIZED"}},
+		{"give up", "", "rotations abort enrolled", 0, []string{"state       aborted"}},
+		{"refused again", "", "rotate enrolled --request-id enrolled-2", 10, []string{"ROTATOR_UNAUTHORIZED"}},
+	}
+	mended = []deskStep{
+		{"go on", "", "rotate enrolled --request-id enrolled-2", 0, []string{"version 2 of clients/enrolled is current"}},
+		{"retire", "", "secret retire enrolled --secret-version 1", 0, []string{"version 1 of clients/enrolled is destroyed"}},
+		{"over", "", "rotations get enrolled", 0, []string{"state       completed", "source      provider", "provider    replaced"}},
+	}
+	return refused, mended
+}
+
+// TestTokenctlGoesOn has a rotation need an operator, and the operator mend it.
+func TestTokenctlGoesOn(t *testing.T) {
+	t.Parallel()
+	needServers(t)
+	up := newUpstream(t)
+	r := &registrar{up: up, secrets: []string{"enrolled-s3cr3t-1", "enrolled-s3cr3t-2"}, tokens: []string{"t0k3n-of-nobody"}}
+	if err := up.AddClient(authserver.Client{ID: registeredID, Secrets: []secret.Value{secret.NewString(r.secrets[0])}, Scopes: []string{"read"}}); err != nil {
+		t.Fatal(err)
+	}
+	up.mux.Handle("/registration", r)
+	s := newSite(t, embeddedStore(t.TempDir()), up.ca)
+	n := s.start(t, program(t))
+	client := newClient("enrolled", up.TokenEndpoint())
+	client.ClientId, client.Rotation = registeredID, &pb.RotationSettings{Rotator: "rfc7592", Endpoint: up.origin + "/registration"}
+	input := secretInput(r.secrets[0])
+	input.RegistrationAccessToken = "registration-t0k3n-1"
+	if _, err := n.operator.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: client, Secret: input}); err != nil {
+		t.Fatal(err)
+	}
+	d := newDesk(t, s, n)
+	refused, mended := byProvider()
+	for _, step := range refused {
+		d.run(step.stdin, strings.Fields(step.line)...).want(t, step.status, step.want...)
+	}
+	r.mu.Lock()
+	r.tokens = []string{"registration-t0k3n-1", "registration-t0k3n-2"}
+	r.mu.Unlock()
+	for _, step := range mended {
+		d.run(step.stdin, strings.Fields(step.line)...).want(t, step.status, step.want...)
+	}
+	if _, err := n.token(t.Context(), "clients/enrolled"); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(d.printed.String(), "s3cr3t") || strings.Contains(d.printed.String(), "t0k3n") {
+		t.Error("tokenctl printed a secret")
 	}
 	n.stop(t)
 }
