@@ -89,13 +89,13 @@ func TestFiguresOfVault(t *testing.T) {
 }
 
 func TestReportTellsWhichBoundIsMissed(t *testing.T) {
-	good := figures{"warm_server_cpu_vs_echo": 1.25, "warm_throughput_vs_echo": 0.75, "herd_upstream_requests": 1, "warm_p99_vs_echo": 99}
+	good := figures{"warm_server_cpu_vs_echo": 0.8, "warm_throughput_vs_echo": 1.2, "herd_upstream_requests": 1, "warm_p99_vs_echo": 99}
 	if err := good.report(io.Discard); err != nil {
 		t.Errorf("got %v; want no error", err)
 	}
 	for _, bad := range []figures{
-		{"warm_server_cpu_vs_echo": 1.2501},
-		{"warm_throughput_vs_echo": 0.7499},
+		{"warm_server_cpu_vs_echo": 0.801},
+		{"warm_throughput_vs_echo": 1.1999},
 		{"herd_upstream_requests": 2},
 		{"herd_upstream_requests": 0},
 		{"warm_p99_vs_echo": math.NaN()},

@@ -97,8 +97,17 @@ func (f files) tlsFiles() server.TLSFiles {
 	return server.TLSFiles{CertificateFile: f.path("server.pem"), KeyFile: f.path("server-key.pem"), ClientCAFile: f.path("ca.pem")}
 }
 
-// credentials are how a client connects, with the certificate of that name.
+// credentials are how a gRPC client connects, with the certificate of that name.
 func (f files) credentials(name string) (credentials.TransportCredentials, error) {
+	settings, err := f.clientTLS(name)
+	if err != nil {
+		return nil, err
+	}
+	return credentials.NewTLS(settings), nil
+}
+
+// clientTLS is how a client connects, with the certificate of that name.
+func (f files) clientTLS(name string) (*tls.Config, error) {
 	certificate, err := tls.LoadX509KeyPair(f.path(name+".pem"), f.path(name+"-key.pem"))
 	if err != nil {
 		return nil, err
@@ -111,5 +120,5 @@ func (f files) credentials(name string) (credentials.TransportCredentials, error
 	if !roots.AppendCertsFromPEM(authority) {
 		return nil, fmt.Errorf("%s holds no certificate", f.path("ca.pem"))
 	}
-	return credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, RootCAs: roots}), nil
+	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, RootCAs: roots}, nil
 }

@@ -80,11 +80,11 @@ func (w *world) without(ctx context.Context, feature string, full *target) (_ *t
 	if err != nil {
 		return nil, err
 	}
-	t := &target{process: process, method: full.method, request: full.request, answerBytes: full.answerBytes}
+	t := &target{process: process, method: full.method, request: full.request, answerBytes: full.answerBytes, slack: answerSlack, tls: w.tls}
 	if t.conns, err = w.connect(process.address); err != nil {
 		return nil, joinClose(err, t.close, process.stop)
 	}
-	// The first call requests the token, whose length varies by a byte or two.
+	// The first call requests the token.
 	if t.answerBytes, err = t.answerSize(ctx); err != nil {
 		return nil, joinClose(err, t.close, process.stop)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
@@ -26,6 +27,10 @@ type target struct {
 	// slack is how much answers may differ from answerBytes, in bytes: times and
 	// numbers in them are longer or shorter.
 	slack int
+	// tls, if not nil, makes closedLoop call by wires, as many as conns, which it connects
+	// so when it is first called.
+	tls   *tls.Config
+	wires []*wire
 }
 
 // close closes the connections.
@@ -34,23 +39,35 @@ func (t *target) close() error {
 	for _, conn := range t.conns {
 		errs = append(errs, conn.Close())
 	}
+	for _, w := range t.wires {
+		w.close()
+	}
 	return errors.Join(errs...)
 }
 
-// call makes the nth call.
-func (t *target) call(ctx context.Context, n int) error {
-	request := t.request
+// nth returns the nth request.
+func (t *target) nth(n int) mem.BufferSlice {
 	if len(t.requests) > 0 {
-		request = t.requests[n%len(t.requests)]
+		return t.requests[n%len(t.requests)]
 	}
-	var got int
-	if err := t.conns[n%len(t.conns)].Invoke(ctx, t.method, request, &got, grpc.ForceCodecV2(encoded{})); err != nil {
-		return err
-	}
+	return t.request
+}
+
+// checkAnswer returns what is wrong with an answer of that size.
+func (t *target) checkAnswer(got int) error {
 	if off := got - t.answerBytes; max(off, -off) > t.slack {
 		return fmt.Errorf("%s answered %d bytes instead of %d", t.method, got, t.answerBytes)
 	}
 	return nil
+}
+
+// call makes the nth call.
+func (t *target) call(ctx context.Context, n int) error {
+	var got int
+	if err := t.conns[n%len(t.conns)].Invoke(ctx, t.method, t.nth(n), &got, grpc.ForceCodecV2(encoded{})); err != nil {
+		return err
+	}
+	return t.checkAnswer(got)
 }
 
 // encoded is a codec for messages that are encoded already, and of whose answers
@@ -73,25 +90,61 @@ func (encoded) Unmarshal(data mem.BufferSlice, v any) error {
 // closedLoop has callers call one after the other for the duration, and returns
 // how many calls were answered and in what time.
 func (t *target) closedLoop(ctx context.Context, callers int, duration time.Duration) (calls int, took time.Duration, err error) {
+	if t.tls != nil {
+		if err := t.connectWires(ctx); err != nil {
+			return 0, 0, err
+		}
+	}
 	var over atomic.Bool
 	timer := time.AfterFunc(duration, func() { over.Store(true) })
 	defer timer.Stop()
-	counts, errs := make([]int, callers), make([]error, callers)
-	var running sync.WaitGroup
 	began := time.Now()
-	for i := range callers {
-		running.Go(func() {
-			for !over.Load() && errs[i] == nil {
-				errs[i] = t.call(ctx, i+callers*counts[i])
-				counts[i]++
-			}
-		})
-	}
-	running.Wait()
+	counts, err := t.until(ctx, &over, callers)
 	for _, n := range counts {
 		calls += n
 	}
-	return calls, time.Since(began), first(errs)
+	return calls, time.Since(began), err
+}
+
+// until has callers call until it is over, and returns how many calls each
+// goroutine made.
+func (t *target) until(ctx context.Context, over *atomic.Bool, callers int) ([]int, error) {
+	var running sync.WaitGroup
+	counts, errs := make([]int, callers), make([]error, callers)
+	if len(t.wires) == 0 {
+		for i := range callers {
+			running.Go(func() {
+				for !over.Load() && errs[i] == nil {
+					errs[i] = t.call(ctx, i+callers*counts[i])
+					counts[i]++
+				}
+			})
+		}
+	}
+	for i, w := range t.wires {
+		running.Go(func() {
+			asked := make([]int, (callers+len(t.wires)-1-i)/len(t.wires)) // this wire's share of callers
+			counts[i], errs[i] = w.loop(len(asked), over.Load, func(caller int) []byte {
+				n := i + len(t.wires)*caller + callers*asked[caller]
+				asked[caller]++
+				return t.nth(n).Materialize()
+			}, t.checkAnswer)
+		})
+	}
+	running.Wait()
+	return counts, first(errs)
+}
+
+// connectWires connects as many wires as there are connections.
+func (t *target) connectWires(ctx context.Context) error {
+	for len(t.wires) < len(t.conns) {
+		w, err := dialWire(ctx, t.process.address, t.method, t.tls)
+		if err != nil {
+			return err
+		}
+		t.wires = append(t.wires, w)
+	}
+	return nil
 }
 
 // openLoop makes calls at a rate, whether or not earlier ones were answered, and

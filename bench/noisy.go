@@ -23,12 +23,12 @@ func measureNoisy(ctx context.Context, w *world, p plan, measured figures) (err 
 	if err != nil {
 		return err
 	}
-	quiet := &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: answerBytes}
+	quiet := &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: answerBytes, slack: answerSlack}
 	conns, err := w.connectAs("noisy", w.broker.address, p.connections)
 	if err != nil {
 		return err
 	}
-	noisy := &target{process: w.broker, conns: conns, method: getToken, request: request, answerBytes: answerBytes}
+	noisy := &target{process: w.broker, conns: conns, method: getToken, request: request, answerBytes: answerBytes, slack: answerSlack}
 	defer func() { err = joinClose(err, noisy.close) }()
 	var p50, p99 []float64
 	var refused int

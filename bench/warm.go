@@ -64,13 +64,13 @@ func (w *world) targets(ctx context.Context) (broker, echo *target, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	broker = &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: size}
+	broker = &target{process: w.broker, conns: w.conns, method: getToken, request: request, answerBytes: size, slack: answerSlack, tls: w.tls}
 	process, err := startProcess(ctx, "echo", childConfig{TLS: w.files.tlsFiles(), EchoBytes: size}, w.p.progress)
 	if err != nil {
 		return nil, nil, err
 	}
 	// A request for a client is one bytes field with tag 1, which is a BytesValue.
-	echo = &target{process: process, method: echoMethod, request: broker.request, answerBytes: size}
+	echo = &target{process: process, method: echoMethod, request: broker.request, answerBytes: size, tls: w.tls}
 	if echo.conns, err = w.connect(process.address); err != nil {
 		return nil, nil, joinClose(err, echo.close, process.stop)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -60,6 +61,8 @@ type world struct {
 
 	broker *process
 	conns  []*grpc.ClientConn
+	// tls is how the caller connects.
+	tls *tls.Config
 }
 
 func newWorld(ctx context.Context, p plan) (_ *world, err error) {
@@ -80,6 +83,9 @@ func newWorld(ctx context.Context, p plan) (_ *world, err error) {
 		}
 	}
 	if err := w.files.writeCertificates(); err != nil {
+		return nil, err
+	}
+	if w.tls, err = w.files.clientTLS("caller"); err != nil {
 		return nil, err
 	}
 	if err := w.startUpstream(); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -46,9 +48,9 @@ type rotations struct {
 	driving map[string]bool
 	// stuck :: rotation id → that somebody was told that it does not go on
 	stuck map[string]bool
-	// listing is held while the record of active rotations is changed, so that callers
-	// of one replica do not race with each other.
-	listing sync.Mutex
+	// listing lets one caller of this replica at a time change the record of active
+	// rotations, so that they do not race with each other.
+	listing *semaphore.Weighted
 }
 
 func (b *Broker) readActive(ctx context.Context) (*activeRecord, uint64, error) {
@@ -76,8 +78,10 @@ func (b *Broker) changeActive(ctx context.Context, edit func(*activeRecord) (boo
 	if err != nil {
 		return err
 	}
-	b.rotations.listing.Lock()
-	defer b.rotations.listing.Unlock()
+	if err := acquire(ctx, b.rotations.listing); err != nil {
+		return err
+	}
+	defer b.rotations.listing.Release(1)
 	for range activeTries {
 		var r *activeRecord
 		var version uint64

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
@@ -77,6 +78,13 @@ type Config struct {
 	// while [Broker.Run] runs. Replicas of one store must agree on it; without it they
 	// notice each other's changes when a record is used that was read 5 s ago.
 	Feed bool
+	// PurgeDeletedAfter is how long after their deletion clients are purged while
+	// [Broker.Run] runs; 0 purges none.
+	PurgeDeletedAfter time.Duration
+	// MaxBlind is how long this Broker hands out tokens although it cannot read the feed,
+	// and so does not learn that a client was disabled or its tokens revoked; 0 for any
+	// time. It needs Feed, and counts from New.
+	MaxBlind time.Duration
 }
 
 // Broker is the service without its border. It is safe for concurrent use. Its
@@ -102,6 +110,7 @@ type Broker struct {
 	notShared bool
 	prewarmed []string
 	feedOn    bool
+	maxBlind  time.Duration
 	made      time.Time
 	follower  follower
 	announcer announcer
@@ -110,11 +119,17 @@ type Broker struct {
 	ledger    ledger
 	notify    func(Event)
 	follows   follows
-	// lastSweep is what the sweeper saw last; it belongs to the goroutine of Run.
-	lastSweep *seenVersion
 	// expiriesTold :: uid → what this replica told, or knows to be told, of secrets that
 	// expire soon; it belongs to the goroutine of keepBooks.
 	expiriesTold map[string]toldExpiry
+	schedule     schedule
+	outcomes     outcomes
+	// sinces are what must be so for some time before it is acted on, destroyed the
+	// paths of secret values that need not be looked at again.
+	sinces, destroyed sinces
+	valuesSwept       atomic.Int64
+	census            atomic.Pointer[Census]
+	purgeDeletedAfter time.Duration
 
 	metaCache atomic.Pointer[metaRecord]
 	clients   *otter.Cache[string, *loadedClient] // id → record as last read
@@ -145,14 +160,19 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Store == nil || cfg.RequestToken == nil || cfg.CheckSecret == nil {
 		return nil, errors.New("broker: Store, RequestToken and CheckSecret are required")
 	}
+	if cfg.MaxBlind < 0 || cfg.MaxBlind > 0 && !cfg.Feed {
+		return nil, errors.New("broker: MaxBlind is negative or lacks Feed")
+	}
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
 		unwrap: cfg.Unwrap, references: cfg.References,
-		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, made: time.Now(),
+		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
 		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		purgeDeletedAfter: cfg.PurgeDeletedAfter,
+		rotations:         rotations{listing: semaphore.NewWeighted(1)},
 	}
 	if b.checkEndpoint == nil {
 		b.checkEndpoint = httpsOnly
@@ -171,7 +191,10 @@ func New(cfg Config) (*Broker, error) {
 	}
 	var errs [7]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
-	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{MaximumSize: bound(cfg.CachedTokens)})
+	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{
+		MaximumSize:      bound(cfg.CachedTokens),
+		OnAtomicDeletion: func(e otter.DeletionEvent[tokenKey, *Token]) { e.Value.gone.Store(true) },
+	})
 	b.failures, errs[2] = otter.New(&otter.Options[tokenKey, *failure]{MaximumSize: bound(cfg.CachedTokens)})
 	b.parked, errs[3] = otter.New(&otter.Options[string, *parking]{MaximumSize: bound(cfg.CachedClients)})
 	b.seen, errs[4] = otter.New(&otter.Options[string, seenVersion]{MaximumSize: bound(cfg.CachedTokens)})

@@ -46,6 +46,10 @@ type Client struct {
 	CreateTime time.Time `json:"create_time"`
 	UpdateTime time.Time `json:"update_time"`
 	DeleteTime time.Time `json:"delete_time,omitzero"`
+	// PurgeTime is when its purge began, PurgeEndTime when that was done; both are zero
+	// of a client that this package hands out.
+	PurgeTime    time.Time `json:"purge_time,omitzero"`
+	PurgeEndTime time.Time `json:"purge_end_time,omitzero"`
 	// CreateRequestID is the request_id (AIP-155) that created it; "" if none.
 	CreateRequestID string `json:"create_request_id,omitempty"`
 
@@ -217,11 +221,16 @@ const (
 	StateDisabled State = "disabled"
 	// StateDeleted clients were softly deleted and can be undeleted.
 	StateDeleted State = "deleted"
+	// StatePurged clients are gone; their record keeps the name, the uid and the next
+	// version number until a new client takes the name. Nobody sees one.
+	StatePurged State = "purged"
 )
 
-// State returns deleted before disabled before active.
+// State returns purged before deleted before disabled before active.
 func (c *Client) State() State {
 	switch {
+	case !c.PurgeTime.IsZero():
+		return StatePurged
 	case !c.DeleteTime.IsZero():
 		return StateDeleted
 	case c.Disabled:
@@ -255,6 +264,8 @@ func (c *Client) Secret(number int64) (SecretVersion, bool) {
 // usable returns the error that a token request for c gets because of c's state.
 func (c *Client) usable() error {
 	switch c.State() {
+	case StatePurged:
+		return newError(ReasonClientNotFound, c.ID, "")
 	case StateDeleted:
 		return newError(ReasonClientDeleted, c.ID, "deleted at %s", c.DeleteTime.Format(time.RFC3339))
 	case StateDisabled:

@@ -23,7 +23,7 @@ type NewClient struct {
 
 // CreateClient registers a client. The secret's value is written first and the
 // record second: the record is the commit, and a crash in between leaves a value
-// that nothing names.
+// that nothing names. A name is free again once its client was purged.
 //
 // INVALID_REQUEST, SECRET_UNUSABLE, UPSTREAM_ADDRESS_REFUSED,
 // CLIENT_ALREADY_EXISTS, a WRAPPING_ or REFERENCE_ reason, or one of the store.
@@ -44,7 +44,10 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	if err := b.checkEndpoint(n.Upstream.TokenEndpoint); err != nil {
 		return nil, err
 	}
-	switch existing, err := b.readClient(ctx, n.ID); {
+	existing, err := b.fetchClient(ctx, n.ID)
+	free := err == nil && existing.State() == StatePurged && !existing.PurgeEndTime.IsZero()
+	switch {
+	case free:
 	case err == nil && n.RequestID != "" && existing.CreateRequestID == n.RequestID:
 		return existing, nil
 	case err == nil:
@@ -56,6 +59,9 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 	c := &Client{
 		ID: n.ID, UID: newID(), Labels: maps.Clone(n.Labels), Upstream: n.Upstream.clone(), TokenPolicy: n.TokenPolicy, Rotation: n.Rotation.clone(),
 		NextVersion: 1, CreateTime: now, CreateRequestID: n.RequestID,
+	}
+	if free {
+		c.version = existing.version // over what the purged one left
 	}
 	if n.Secret.given() {
 		input, err := b.resolve(ctx, n.ID, n.Secret)
@@ -73,6 +79,9 @@ func (b *Broker) CreateClient(ctx context.Context, n NewClient) (*Client, error)
 		c.addVersion(version)
 	}
 	created, err := b.commit(ctx, c)
+	if free && ReasonOf(err) == ReasonConcurrentChange {
+		err = newError(ReasonClientAlreadyExists, n.ID, "it was created at the same moment")
+	}
 	if ReasonOf(err) == ReasonClientAlreadyExists && n.RequestID != "" {
 		// The other one may be this request, sent again while its first try ran.
 		if other, readErr := b.readClient(ctx, n.ID); readErr == nil && other.CreateRequestID == n.RequestID {
@@ -353,7 +362,11 @@ func (b *Broker) commit(ctx context.Context, c *Client) (*Client, error) {
 // it. It runs only after c's own write was lost to another one, so c can no longer
 // become the committed revision. Failing leaves a value that nothing names.
 func (b *Broker) discardUnnamed(ctx context.Context, c *Client) {
-	committed, err := b.readClient(ctx, c.ID)
+	begun := time.Now()
+	committed, err := b.fetchClient(ctx, c.ID)
+	if err == nil && committed.State() != StatePurged {
+		b.remember(newLoaded(committed, begun))
+	}
 	if err != nil || c.added == 0 {
 		return
 	}

@@ -131,7 +131,7 @@ func TestExpiryAndFaults(t *testing.T) {
 			f.create(t, "acme", expiring(5*day))
 			f.run(t)
 			synctest.Wait()
-			run.Ignore = brokertest.On(brokertest.OpRead, "active-rotations")
+			run.Ignore = onTimers
 			run.Start()
 			time.Sleep(30 * time.Second)
 			run.Stop()

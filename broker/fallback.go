@@ -41,18 +41,24 @@ func (c *Client) fallback(current SecretVersion) (SecretVersion, bool) {
 	return previous, ok
 }
 
-// requestCurrent gets a token with the current secret or, where the authorization
-// server refuses that one and takes the previous one still, with the previous one.
-// That is remembered, told with each such token, and ends in a rollback where the
-// provider's secrets overlap.
+// requestCurrent gets a token with the current secret or, where that is refused, with the
+// previous one.
 func (b *Broker) requestCurrent(ctx context.Context, c *Client, current SecretVersion, key tokenKey) (*Token, error) {
+	return b.orPrevious(ctx, c, current, key, func(ctx context.Context) (*Token, error) { return b.requestWith(ctx, c, current, key) })
+}
+
+// orPrevious gets a token by request, which asks with the current secret, or, where the
+// authorization server refuses that one and takes the previous one still, with the
+// previous one. That is remembered, told with each such token, and ends in a rollback
+// where the provider's secrets overlap.
+func (b *Broker) orPrevious(ctx context.Context, c *Client, current SecretVersion, key tokenKey, request func(context.Context) (*Token, error)) (*Token, error) {
 	previous, ok := c.fallback(current)
 	if !ok {
-		return b.requestWith(ctx, c, current, key)
+		return request(ctx)
 	}
 	record, _, err := b.readUpstream(ctx, c)
 	if err != nil {
-		return b.requestWith(ctx, c, current, key)
+		return request(ctx)
 	}
 	known := record.Refused
 	if known != nil && known.Version != current.Number {
@@ -63,7 +69,7 @@ func (b *Broker) requestCurrent(ctx context.Context, c *Client, current SecretVe
 			return token, nil
 		}
 	}
-	token, err := b.requestWith(ctx, c, current, key)
+	token, err := request(ctx)
 	switch {
 	case err == nil && known != nil:
 		b.forgetRefusal(ctx, c)
@@ -169,7 +175,7 @@ func (b *Broker) rollBackRefused(ctx context.Context, id string) {
 		b.log.WarnContext(ctx, "secret not rolled back", "client", id, "reason", ReasonOf(err), "cause", err)
 		return
 	}
-	b.noteRotation(ctx, c, func(r *rotationRecord) {
+	b.noteRotation(ctx, c, nil, func(r *rotationRecord) {
 		r.Reason, r.Detail = ReasonClientRejected, "the authorization server refused the new secret and took the replaced one"
 	})
 	b.forgetRefusal(ctx, c)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -29,11 +30,13 @@ type follower struct {
 	// before are read again when they are used. In ns since the Broker was made.
 	gapAt atomic.Int64
 
+	// readAt is when the last look began that saw the feed. In ns since the Broker was made.
+	readAt atomic.Int64
+
 	// The rest belongs to the goroutine of followFeed.
-	begun    bool
-	uid      string
-	counter  int64
-	lastRead time.Time
+	begun   bool
+	uid     string
+	counter int64
 	// unsettled :: client id → until when it has to be read again at each look
 	unsettled map[string]time.Time
 }
@@ -66,7 +69,7 @@ func (b *Broker) lookAtFeed(ctx context.Context) {
 	f, looked := &b.follower, time.Now()
 	r, _, err := b.readFeed(ctx)
 	if err != nil {
-		if f.seeing.Load() && time.Since(f.lastRead) > blindAfter {
+		if f.seeing.Load() && b.blindFor(time.Now()) > blindAfter {
 			f.seeing.Store(false)
 			b.log.WarnContext(ctx, "changes by other replicas are noticed late: the feed cannot be read", "reason", ReasonOf(err), "cause", err)
 		}
@@ -76,12 +79,36 @@ func (b *Broker) lookAtFeed(ctx context.Context) {
 	if !f.begun || !whole || f.uid != "" && f.uid != r.UID {
 		f.gapAt.Store(b.since(looked))
 	}
-	f.begun, f.uid, f.counter, f.lastRead = true, r.UID, r.Counter, looked
+	f.begun, f.uid, f.counter = true, r.UID, r.Counter
 	for _, entry := range entries {
 		f.unsettled[entry.ID] = looked.Add(entry.Changing)
 	}
 	b.settleChanges(ctx, looked)
+	f.readAt.Store(b.since(looked))
 	f.seeing.Store(true)
+}
+
+// blindFor is how long this replica has not known what changed.
+func (b *Broker) blindFor(now time.Time) time.Duration {
+	return time.Duration(b.since(now) - b.follower.readAt.Load())
+}
+
+// Blind returns REPLICA_BLIND while this replica hands out no tokens, because it has
+// not learned what changed for longer than Config.MaxBlind; else nil.
+func (b *Broker) Blind() error { return b.blindAt(time.Now()) }
+
+func (b *Broker) blindAt(now time.Time) error {
+	if b.maxBlind == 0 {
+		return nil
+	}
+	blind := b.blindFor(now)
+	if blind <= b.maxBlind {
+		return nil
+	}
+	return &Error{
+		Reason: ReasonReplicaBlind, Op: "hand out a token", RetryAfter: time.Second,
+		Detail: fmt.Sprintf("for %v, which is more than %v", blind.Round(time.Second), b.maxBlind),
+	}
 }
 
 // settleChanges reads the clients that changed, or may be about to, as far as they

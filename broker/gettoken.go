@@ -9,42 +9,58 @@ import (
 // GetToken returns a token that satisfies q: the cached one, or a new one, for
 // which all callers that want the same share one request. A caller that leaves
 // cancels nothing. While a refresh fails, a token that is still valid is served
-// with a warning. The Token is shared and must not be changed.
+// with a warning. The Token is shared and must not be changed; nor may q's lists be,
+// which are kept.
 //
 // INVALID_REQUEST, SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED, CLIENT_NOT_FOUND,
-// CLIENT_DISABLED, CLIENT_DELETED, DEADLINE_EXCEEDED, SHUTTING_DOWN, a SECRET_
-// reason, or one of the store or of the authorization server.
+// CLIENT_DISABLED, CLIENT_DELETED, DEADLINE_EXCEEDED, SHUTTING_DOWN, REPLICA_BLIND, a
+// SECRET_ reason, or one of the store or of the authorization server.
 func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning, error) {
 	if err := checkQuery(q); err != nil {
+		return nil, nil, err
+	}
+	now := time.Now()
+	if err := b.blindAt(now); err != nil {
 		return nil, nil, err
 	}
 	loaded, fresh, err := b.load(ctx, q.ClientID)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := loaded.client
-	if err := c.usable(); err != nil {
-		return nil, nil, err
+	if !loaded.usable {
+		return nil, nil, loaded.client.usable()
 	}
-	key, err := loaded.defaultKey, loaded.defaultErr
-	if len(q.Scopes)+len(q.Audience)+len(q.Resources) > 0 {
-		key, err = keyWith(c, q, loaded.settings)
+	if fresh {
+		now = time.Now()
 	}
-	if err != nil {
-		return nil, nil, err
+	held := loaded.last.Load().tokenFor(q, now)
+	if held == nil {
+		if held, err = b.lookUp(loaded, q, now); err != nil {
+			return nil, nil, err
+		}
 	}
-	now, minValidity := time.Now(), c.minValidity(q)
-	held, ok := b.tokens.GetIfPresent(key)
-	if ok && (held.SecretVersion < c.MinSecretVersion || !held.aliveAt(now)) {
+	if held != nil && (held.SecretVersion < loaded.minSecretVersion || !held.aliveAt(now)) {
 		held = nil
 	}
+	minValidity := loaded.minValidity
+	if q.MinValidity != nil {
+		minValidity = loaded.client.minValidity(q)
+	}
 	if held == nil || !held.good(minValidity, now) || q.RejectedTokenID == held.ID {
-		return b.getAnother(ctx, c, want{query: q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
+		key, err := loaded.keyFor(q)
+		if err != nil {
+			return nil, nil, err
+		}
+		return b.getAnother(ctx, loaded.client, want{query: q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
 	}
 	held.noteUse()
 	warnings := held.serveWarnings(minValidity, now)
 	if now.After(held.RefreshAfter) {
-		warnings = append(slices.Clip(warnings), b.refresh(c, q, key, held, now)...)
+		key, err := loaded.keyFor(q)
+		if err != nil {
+			return nil, nil, err
+		}
+		warnings = append(slices.Clip(warnings), b.refresh(loaded.client, q, key, held, now)...)
 	}
 	return held, warnings, nil
 }
@@ -72,12 +88,18 @@ func (b *Broker) getAnother(ctx context.Context, c *Client, w want, now time.Tim
 			return serveHeld(refreshFailing(err))
 		}
 	}
+	patient := ctx
 	if most := patience(ctx); held != nil && !rejected && held.ExpireTime.Sub(now) > most {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, most)
+		patient, cancel = context.WithTimeout(ctx, most)
 		defer cancel()
 	}
-	token, err := b.mintFor(ctx, c, w, now)
+	token, err := b.mintFor(patient, c, w, now)
+	if patient.Err() != nil && err != nil && ctx.Err() == nil && !held.aliveAt(time.Now()) {
+		// It ended just now, before a caller on a busy machine had its turn again: there is
+		// nothing to fall back to, and nobody said that the caller is in a hurry.
+		token, err = b.mintFor(ctx, c, w, time.Now())
+	}
 	if err != nil && held != nil && held.aliveAt(time.Now()) && ReasonOf(err) != ReasonClientDisabled && ReasonOf(err) != ReasonClientDeleted {
 		if ReasonOf(err) != ReasonDeadlineExceeded { // else it may yet come
 			held.unreplaced.Store(&failure{err: err, at: time.Now()})

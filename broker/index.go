@@ -20,25 +20,43 @@ const (
 
 // loadedClient is a client record in memory.
 type loadedClient struct {
-	client *Client
+	// What a call for a token at hand needs comes first, so that it lies together: last,
+	// and what client says of being usable, of the floor, and of minValidity without
+	// a wish of the caller.
+	last             atomic.Pointer[lastServed]
+	usable           bool
+	minSecretVersion int64
+	minValidity      time.Duration
+	// readTime is when the read began that brought the record, tryTime when the last
+	// one ended that failed, if that was later.
+	readTime, tryTime time.Time
+	client            *Client
+	// revalidating says that somebody is reading the record again.
+	revalidating atomic.Bool
 	// defaultKey is the token key of a request that names no scope and no target;
 	// its error, if it has one, is defaultErr.
 	defaultKey tokenKey
 	// settings is that of all its keys.
 	settings   string
 	defaultErr error
-	// readTime is when the read began that brought the record, tryTime when the last
-	// one ended that failed, if that was later.
-	readTime, tryTime time.Time
-	// revalidating says that somebody is reading the record again.
-	revalidating atomic.Bool
+}
+
+// keyFor returns the token key of a query. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
+func (l *loadedClient) keyFor(q TokenQuery) (tokenKey, error) {
+	if len(q.Scopes)+len(q.Audience)+len(q.Resources) == 0 {
+		return l.defaultKey, l.defaultErr
+	}
+	return keyWith(l.client, q, l.settings)
 }
 
 // load returns the client record in memory, or reads it, and then says that it is
 // fresh. One that may not be true any more is served and read again in the
 // background, so that a store that is down takes no warm token away.
 func (b *Broker) load(ctx context.Context, id string) (loaded *loadedClient, fresh bool, err error) {
-	if loaded, ok := b.clients.GetIfPresent(id); ok {
+	// Counting the use of a record, which keeps it in memory, touches others in the
+	// cache: lookUp does so once in a while.
+	if entry, ok := b.clients.GetEntryQuietly(id); ok {
+		loaded := entry.Value
 		if b.due(loaded) && loaded.revalidating.CompareAndSwap(false, true) {
 			b.reads.DoChan(id, b.readIntoMemory(b.background, id))
 		}
@@ -74,23 +92,39 @@ func (b *Broker) readIntoMemory(begun context.Context, id string) func() (any, e
 // keepUnread makes the record that could not be read again due later, not at once.
 func (b *Broker) keepUnread(id string) {
 	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
-		return &loadedClient{
-			client: old.client, defaultKey: old.defaultKey, settings: old.settings, defaultErr: old.defaultErr,
-			readTime: old.readTime, tryTime: time.Now(),
-		}, otter.WriteOp
+		again := newLoaded(old.client, old.readTime)
+		again.tryTime = time.Now()
+		return again, otter.WriteOp
 	})
 }
 
 // readClient reads the record from the store: CLIENT_NOT_FOUND if there never was
-// one. It refreshes the one in memory.
+// one, or if it was purged. It refreshes the one in memory.
 func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
-	key, begun := clientKey(id), time.Now()
+	begun := time.Now()
+	c, err := b.fetchClient(ctx, id)
+	if err == nil && c.State() == StatePurged {
+		err = newError(ReasonClientNotFound, id, "")
+	}
+	if ReasonOf(err) == ReasonClientNotFound {
+		b.clients.Invalidate(id)
+		b.watchers.wake(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.remember(newLoaded(c, begun))
+	return c, nil
+}
+
+// fetchClient reads the record from the store, also one that only says that the client
+// was purged, and leaves memory alone. Its errors are those of readClient.
+func (b *Broker) fetchClient(ctx context.Context, id string) (*Client, error) {
+	key := clientKey(id)
 	record, err := b.read(ctx, key)
 	var absent *AbsentError
 	switch {
 	case errors.As(err, &absent) && absent.How == AbsentNeverExisted:
-		b.clients.Invalidate(id)
-		b.watchers.wake(id)
 		return nil, newError(ReasonClientNotFound, id, "")
 	case err != nil:
 		return nil, &Error{Reason: ReasonOf(err), Op: "read client record", Client: id, Detail: orElse(AsError(err).Detail, key), RetryAfter: AsError(err).RetryAfter, Err: err}
@@ -104,13 +138,15 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 	}
 	c := &r.Client
 	c.UID, c.version = r.header.UID, record.Version
-	b.remember(newLoaded(c, begun))
 	return c, nil
 }
 
 // newLoaded returns c as a call to the store that began at begun found or left it.
 func newLoaded(c *Client, begun time.Time) *loadedClient {
-	loaded := &loadedClient{client: c, settings: settingsOf(c), readTime: begun, tryTime: begun}
+	loaded := &loadedClient{
+		client: c, usable: c.State() == StateActive, minSecretVersion: c.MinSecretVersion, minValidity: c.minValidity(TokenQuery{}),
+		settings: settingsOf(c), readTime: begun, tryTime: begun,
+	}
 	loaded.defaultKey, loaded.defaultErr = keyWith(c, TokenQuery{}, loaded.settings)
 	return loaded
 }
@@ -150,6 +186,9 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 	return soonest
 }
 
+// countUse keeps a record in memory longer than those that are used less.
+func (b *Broker) countUse(loaded *loadedClient) { b.clients.GetIfPresent(loaded.client.ID) }
+
 // Labels returns a client's labels for a decision about access: those in memory, or
 // else of the store; nil if there is no such client or its record cannot be read. Its
 // only errors are those of a store that is away, which then are the answer for every
@@ -157,6 +196,7 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 func (b *Broker) Labels(ctx context.Context, id string) (map[string]string, error) {
 	loaded, _, err := b.load(ctx, id)
 	if err == nil {
+		b.countUse(loaded)
 		return loaded.client.Labels, nil
 	}
 	reason := string(ReasonOf(err))

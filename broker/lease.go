@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
 const (
@@ -60,6 +62,15 @@ type sharedMint struct {
 	// leaseID is this mint's, sent when the write of its lease was last begun.
 	leaseID string
 	sent    time.Time
+	// fetched is what came of reading the secret while the lease was taken; nil if it
+	// was not read.
+	fetched *fetchedSecret
+}
+
+// fetchedSecret is a secret, or why it could not be read.
+type fetchedSecret struct {
+	value secret.Value
+	err   error
 }
 
 // mintShared gets a token for all replicas: one that another replica put into the
@@ -93,7 +104,7 @@ func (b *Broker) mintShared(ctx context.Context, c *Client, current SecretVersio
 		if err := m.sharedHoldDown(ctx, r.Failure, seen); err != nil {
 			return nil, err
 		}
-		version, err = m.take(ctx, r, version)
+		version, err = m.takeAndFetch(ctx, r, version)
 		switch reason := ReasonOf(err); {
 		case err == nil:
 			return m.hold(ctx, r, version)
@@ -185,6 +196,38 @@ func (m *sharedMint) sharedHoldDown(ctx context.Context, s *sharedFailure, first
 	return f.told(now)
 }
 
+// takeAndFetch takes the lease and reads the secret at once: neither needs the other,
+// and whoever waits for a token waits for the store once less.
+func (m *sharedMint) takeAndFetch(ctx context.Context, r *tokenRecord, version uint64) (uint64, error) {
+	if checkBound(m.c, m.current) != nil { // hold says so
+		return m.take(ctx, r, version)
+	}
+	fetched := &fetchedSecret{}
+	var fetching sync.WaitGroup
+	fetching.Go(func() {
+		fetched.err = m.guarded(ctx, func() (err error) {
+			fetched.value, err = m.readSecret(ctx, m.c, m.current)
+			return err
+		})
+	})
+	version, err := m.take(ctx, r, version)
+	fetching.Wait()
+	if err != nil {
+		fetched.value.Wipe()
+		return version, err
+	}
+	m.fetched = fetched
+	return version, nil
+}
+
+// requestHeld asks the authorization server, with the lease in hand.
+func (m *sharedMint) requestHeld(ctx context.Context) (*Token, error) {
+	if f := m.fetched; f != nil {
+		return m.requestAfter(ctx, m.c, m.current, m.key, f.value, f.err)
+	}
+	return m.requestWith(ctx, m.c, m.current, m.key)
+}
+
 // take writes the lease over the record that was read.
 func (m *sharedMint) take(ctx context.Context, r *tokenRecord, version uint64) (uint64, error) {
 	m.leases.set(m.leaseID, true)
@@ -200,7 +243,7 @@ func (m *sharedMint) take(ctx context.Context, r *tokenRecord, version uint64) (
 func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (*Token, error) {
 	limited, cancel := context.WithDeadline(ctx, m.sent.Add(min(mintTimeout, leaseDuration-leaseMargin)))
 	defer cancel()
-	token, err := m.requestCurrent(limited, m.c, m.current, m.key)
+	token, err := m.orPrevious(limited, m.c, m.current, m.key, m.requestHeld)
 	r.Lease = nil
 	if err != nil {
 		err = m.noteFailure(ctx, m.c, m.current, m.key, err)

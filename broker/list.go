@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -28,7 +29,8 @@ type ListQuery struct {
 	PageSize int
 	// PageToken is the NextPageToken of the page before; "" begins.
 	PageToken string
-	// Filter joins conditions by AND: labels.KEY=VALUE, state=STATE, prefix=PREFIX.
+	// Filter joins conditions by AND: labels.KEY=VALUE, state=STATE, prefix=PREFIX,
+	// secret_expires_before=DURATION from now or =TIME.
 	Filter string
 	// Shown reports whether a client of that id and labels may be shown; one whose
 	// record cannot be read has nil labels. nil shows all.
@@ -68,11 +70,13 @@ type filter struct {
 	labels map[string]string // label → value it must have
 	state  State             // "" means any but deleted
 	prefix string
+	// expiresBefore is when the current secret must have expired; zero means whenever.
+	expiresBefore time.Time
 }
 
 func parseFilter(text string) (filter, error) {
 	f := filter{labels: map[string]string{}}
-	const grammar = "conditions are labels.KEY=VALUE, state=active|disabled|deleted and prefix=PREFIX, joined by AND"
+	const grammar = "conditions are labels.KEY=VALUE, state=active|disabled|deleted, prefix=PREFIX and secret_expires_before=DURATION or TIME, joined by AND"
 	if len(text) > 2048 {
 		return f, Invalid("filter", "has %d bytes; at most 2048", len(text))
 	}
@@ -96,6 +100,10 @@ func parseFilter(text string) (filter, error) {
 			f.prefix = value
 		case name == "state" && slices.Contains([]State{StateActive, StateDisabled, StateDeleted}, State(value)):
 			f.state = State(value)
+		case name == "secret_expires_before":
+			if f.expiresBefore, ok = moment(value); !ok {
+				return f, Invalid("filter", "has %q; it takes a duration from now such as 720h, or a time such as 2027-01-31T00:00:00Z", truncate(term, 64))
+			}
 		default:
 			return f, Invalid("filter", "has %q; %s", truncate(term, 64), grammar)
 		}
@@ -103,7 +111,19 @@ func parseFilter(text string) (filter, error) {
 	return f, nil
 }
 
+// moment returns the time that text names, or that lies so far ahead.
+func moment(text string) (time.Time, bool) {
+	if ahead, err := time.ParseDuration(text); err == nil {
+		return time.Now().Add(ahead), true
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	return at, err == nil && !at.IsZero()
+}
+
 func (f filter) matches(c *Client) bool {
+	if current, _ := c.Staged(Current); !f.expiresBefore.IsZero() && (current.ExpireTime.IsZero() || !current.ExpireTime.Before(f.expiresBefore)) {
+		return false
+	}
 	if f.state == "" && c.State() == StateDeleted || f.state != "" && f.state != c.State() {
 		return false
 	}

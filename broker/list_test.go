@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
@@ -131,6 +132,8 @@ func TestListErrors(t *testing.T) {
 		{"filter too long", broker.ListQuery{Filter: "prefix=" + strings.Repeat("a", 2048)}, "filter"},
 		{"no condition", broker.ListQuery{Filter: "crm"}, "filter"},
 		{"unknown name", broker.ListQuery{Filter: "name=a"}, "filter"},
+		{"no moment", broker.ListQuery{Filter: "secret_expires_before=soon"}, "filter"},
+		{"a date without time", broker.ListQuery{Filter: "secret_expires_before=2027-01-31"}, "filter"},
 		{"unknown state", broker.ListQuery{Filter: "state=gone"}, "filter"},
 		{"state in upper case", broker.ListQuery{Filter: "state=ACTIVE"}, "filter"},
 		{"label without key", broker.ListQuery{Filter: "labels.=a"}, "filter"},
@@ -260,5 +263,36 @@ func TestListReadsInMeasure(t *testing.T) {
 	}
 	if got, _ := listAll(t, f, broker.ListQuery{PageSize: 1000}); len(got) != 2501 {
 		t.Errorf("%d clients in all, want 2,501", len(got))
+	}
+}
+
+// TestListBySecretExpiry finds those whose current secret expires soon, or has.
+func TestListBySecretExpiry(t *testing.T) {
+	f := newFixture(t)
+	now := time.Now()
+	for id, expires := range map[string]time.Duration{"never": 0, "passed": -time.Hour, "soon": 10 * 24 * time.Hour, "later": 100 * 24 * time.Hour} {
+		f.create(t, id, func(n *broker.NewClient) {
+			if expires != 0 {
+				n.Secret.ExpireTime = now.Add(expires)
+			}
+		})
+	}
+	f.create(t, "without", func(n *broker.NewClient) { n.Secret = broker.SecretInput{} })
+	at := func(d time.Duration) string { return now.Add(d).UTC().Format(time.RFC3339) }
+	for filter, want := range map[string][]string{
+		"secret_expires_before=336h":                     {"passed", "soon"},
+		"secret_expires_before=0s":                       {"passed"},
+		"secret_expires_before=8760h":                    {"later", "passed", "soon"},
+		"secret_expires_before=" + at(11*24*time.Hour):   {"passed", "soon"},
+		"secret_expires_before=" + at(-2*time.Hour):      nil,
+		"prefix=s AND secret_expires_before=336h":        {"soon"},
+		"secret_expires_before=8760h AND state=disabled": nil,
+		"secret_expires_before=8760h AND state=active":   {"later", "passed", "soon"},
+	} {
+		got, _ := listAll(t, f, broker.ListQuery{Filter: filter})
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", filter, got, want)
+		}
 	}
 }

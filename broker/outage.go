@@ -86,6 +86,18 @@ func (k *keptSecrets) sweepLocked(now time.Time) {
 	}
 }
 
+// forgetClient wipes those of a client that is gone.
+func (k *keptSecrets) forgetClient(uid string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, kept := range k.values {
+		if id.uid == uid {
+			kept.value.Wipe()
+			delete(k.values, id)
+		}
+	}
+}
+
 // forget wipes everything.
 func (k *keptSecrets) forget() {
 	k.mu.Lock()

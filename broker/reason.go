@@ -38,6 +38,7 @@ const (
 	ReasonTooManyRequests       Reason = "TOO_MANY_REQUESTS"
 	ReasonDeadlineExceeded      Reason = "DEADLINE_EXCEEDED"
 	ReasonShuttingDown          Reason = "SHUTTING_DOWN"
+	ReasonReplicaBlind          Reason = "REPLICA_BLIND"
 	ReasonAuditUnavailable      Reason = "AUDIT_UNAVAILABLE"
 	ReasonInternal              Reason = "INTERNAL"
 

@@ -12,6 +12,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonTooManyRequests, RecoveryWait, "More calls than the broker, or the access table for this caller, allows.", "Wait for the delay in RetryInfo, then try again."},
 	{ReasonDeadlineExceeded, RecoveryRetry, "The caller's deadline passed before there was an answer.", "Give the call more time; the work goes on and the next call may find it done."},
 	{ReasonShuttingDown, RecoveryRetry, "This replica is shutting down.", "Try again; another replica, or this one after its restart, answers."},
+	{ReasonReplicaBlind, RecoveryRetry, "This replica has not been able to learn what changed for longer than it may go on without.", "Try again; a replica that reads the store answers. Operators: mend the way from this replica to the store, or raise tokens.max_blind."},
 	{ReasonAuditUnavailable, RecoveryContactOperator, "No sink of the audit log takes the entry that this call must leave.", "Look into the broker's log for the audit sinks that fail, and mend one: a full disk, most often. A change that had begun may have been made; read before you repeat it."},
 	{ReasonInternal, RecoveryContactOperator, "The broker failed in a way it has no name for.", "Give the request id to the operator, whose log has the cause."},
 	// The index of clients.

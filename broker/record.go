@@ -253,7 +253,7 @@ func (b *Broker) meta(ctx context.Context) (*metaRecord, error) {
 }
 
 func (b *Broker) readMeta(ctx context.Context) (*metaRecord, error) {
-	record, err := b.store.Read(ctx, metaKey)
+	record, err := b.read(ctx, metaKey)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,11 @@ func (b *Broker) requestWith(ctx context.Context, c *Client, version SecretVersi
 		return nil, err
 	}
 	value, err := b.readSecret(ctx, c, version)
+	return b.requestAfter(ctx, c, version, key, value, err)
+}
+
+// requestAfter is requestWith after the secret was read, or was not; it wipes value.
+func (b *Broker) requestAfter(ctx context.Context, c *Client, version SecretVersion, key tokenKey, value secret.Value, err error) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -27,11 +27,14 @@ func (b *Broker) RollbackSecret(ctx context.Context, id string, number int64) (*
 	} else if r != nil && r.Replaced && r.ReplacedVersion == previous.Number {
 		return nil, newError(ReasonRotationWrongState, id, "the provider has ended version %d; stage another secret", previous.Number)
 	}
+	if err := b.notEnded(ctx, present, previous); err != nil {
+		return nil, err
+	}
 	c, err := b.rollBack(ctx, present, previous)
 	if err != nil {
 		return nil, err
 	}
-	b.noteRotation(ctx, c, nil)
+	b.noteRotation(ctx, c, nil, nil)
 	return c, nil
 }
 
@@ -61,4 +64,17 @@ func (b *Broker) rollBack(ctx context.Context, present *Client, previous SecretV
 	c.relabel(previous.Number, Current)
 	c.MinSecretVersion = min(c.MinSecretVersion, previous.Number) // else none of its tokens could be served
 	return b.commit(ctx, c)
+}
+
+// notEnded refuses a version that the provider is known to have ended. An unreadable
+// journal is no reason to keep a secret that does not work.
+func (b *Broker) notEnded(ctx context.Context, c *Client, previous SecretVersion) error {
+	r, _, err := b.journal(ctx, c)
+	if outage(err) {
+		return err
+	}
+	if r != nil && r.Replaced && r.ReplacedVersion == previous.Number {
+		return newError(ReasonRotationWrongState, c.ID, "the provider has ended version %d; stage another secret", previous.Number)
+	}
+	return nil
 }

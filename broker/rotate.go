@@ -52,20 +52,38 @@ func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation
 	if err != nil {
 		return nil, err
 	}
-	if last != nil {
-		r.Fence = last.Fence + 1
-		r.Failures = last.Failures
-	}
 	if err := b.enlist(ctx, c, r.ID, false); err != nil {
 		return nil, err
 	}
-	if _, err := b.writeRotation(ctx, r, version); err != nil { // over the journal that was read: one of two at once wins
-		if ReasonOf(err) == ReasonStoreConflict {
-			return nil, newError(ReasonConcurrentChange, c.ID, "somebody else began a rotation")
-		}
+	if err := b.writeOver(ctx, c, r, last, version); err != nil {
 		return nil, err
 	}
 	return b.goes(ctx, c, r)
+}
+
+// writeOver writes the journal of a rotation that begins over that of the last one, which
+// its holder may yet be about to release. Of two that begin at once one wins.
+// CONCURRENT_CHANGE, or a reason of the store.
+func (b *Broker) writeOver(ctx context.Context, c *Client, r, last *rotationRecord, version uint64) error {
+	const tries = 4
+	for range tries {
+		if last != nil {
+			r.Fence, r.Failures = last.Fence+1, last.failuresInARow()
+		}
+		_, err := b.writeRotation(ctx, r, version)
+		if ReasonOf(err) != ReasonStoreConflict {
+			return err
+		}
+		present, now, err := b.readRotation(ctx, c)
+		if err != nil {
+			return err
+		}
+		if last == nil || present == nil || present.ID != last.ID || present.goesOn() {
+			break
+		}
+		last, version = present, now
+	}
+	return newError(ReasonConcurrentChange, c.ID, "somebody else began a rotation")
 }
 
 // mayBeLeft refuses to have another secret made while it is not known what became of
@@ -106,7 +124,7 @@ func (b *Broker) clientToRotate(ctx context.Context, q RotationRequest) (*Client
 // repeat goes on with a rotation that needed an operator.
 func (b *Broker) repeat(ctx context.Context, c *Client, r *rotationRecord, version uint64) (*Rotation, error) {
 	if r.State != RotationNeedsOperator {
-		b.takeUp(c, r)
+		b.kick(c)
 		return r.Rotation.clone(), nil
 	}
 	r.move(r.Resume, "go on")

@@ -257,3 +257,20 @@ func TestAChangeDoesNotEndWithItsCaller(t *testing.T) {
 		})
 	}
 }
+
+// TestAJournalNewerThanTheRecord: between the read of the client record and that of its
+// journal another replica promotes. The two together look like a rollback that never
+// was.
+func TestAJournalNewerThanTheRecord(t *testing.T) {
+	f := newFixture(t)
+	f.create(t, "acme")
+	f.stage(t, "acme", "next-secret")
+	other := f.replica(t)
+	f.store.Once(brokertest.Before(func(brokertest.Call) { other.promote(t, "acme") }), brokertest.On(brokertest.OpRead, "rotations/"))
+	for i, replica := range []*fixture{f, other} { // the one that is overtaken first
+		r, err := replica.GetRotation(t.Context(), "acme")
+		if err != nil || r.State != broker.RotationPromoted {
+			t.Errorf("replica %d: rotation %+v, %v; want it promoted", i, r, err)
+		}
+	}
+}

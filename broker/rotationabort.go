@@ -53,13 +53,16 @@ func (b *Broker) giveUp(ctx context.Context, c *Client, expected string) (*rotat
 	if err != nil && !damaged {
 		return nil, 0, err
 	}
-	if r = b.settleRotation(c, r); r == nil && damaged {
+	damage := ReasonOf(err)
+	if r, err = b.settled(ctx, c, r); r == nil && damaged && err == nil {
 		r = newRotation(c, b.shapeOf(c), SourceRequest, RotationAborted)
-		r.EndTime, r.Reason = r.CreateTime, ReasonOf(err)
+		r.EndTime, r.Reason = r.CreateTime, damage
 		_, err = b.writeRotation(ctx, r, version)
 		return r, 0, err
 	}
 	switch {
+	case err != nil:
+		return nil, 0, err
 	case r == nil, expected != "" && r.ID != expected:
 		return nil, 0, newError(ReasonRotationNotFound, c.ID, "")
 	case r.State.Over():

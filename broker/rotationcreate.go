@@ -220,7 +220,7 @@ func (run *rotationRun) tellChosen(ctx context.Context, rotator Rotator, call Ro
 			return CreatedSecret{}, false, run.outsideFailed(ctx, "recover", err)
 		case found.Outcome == CreateDone:
 			return found.Created, true, nil
-		case found.Outcome != CreateNotDone:
+		case found.Outcome != CreateNotDone && run.r.Shape != ShapeReplaced: // where it is replaced, telling it again is harmless
 			run.callOperator("recover", newError(ReasonRotatorOutcomeUnknown, run.c.ID, ""))
 			return CreatedSecret{}, false, run.save(ctx)
 		}

@@ -83,7 +83,7 @@ func (b *Broker) readRotation(ctx context.Context, c *Client) (*rotationRecord, 
 // it is free or id is the holder.
 func (b *Broker) leasedBy(r *rotationRecord, version uint64, id string) time.Duration {
 	seen := b.firstSeen(rotationKey(r.UID), version)
-	if r.Lease == nil || r.Lease.ID == id || r.Lease.Holder == b.replica && !b.leases.has(r.Lease.ID) {
+	if r.Lease == nil || r.State.Over() || r.Lease.ID == id || r.Lease.Holder == b.replica && !b.leases.has(r.Lease.ID) {
 		return 0
 	}
 	return max(r.Lease.Duration-time.Since(seen), 0)
@@ -99,6 +99,7 @@ func (b *Broker) writeRotation(ctx context.Context, r *rotationRecord, version u
 	written, err := b.write(ctx, rotationKey(r.UID), version, &r.header, r)
 	if err == nil {
 		b.watchers.wake(r.ClientID)
+		b.outcomes.note(r)
 	}
 	if err == nil && tell {
 		b.tell(ctx, event)
@@ -118,28 +119,6 @@ func newRotation(c *Client, shape Shape, source SecretSource, state RotationStat
 	return r
 }
 
-// settleRotation makes the journal say what the client record shows: a crash, or a
-// person, may have come between the two. It returns nil if there is nothing to tell.
-func (b *Broker) settleRotation(c *Client, r *rotationRecord) *rotationRecord {
-	pending, isPending := c.Staged(Pending)
-	if isPending && (r == nil || !r.brings(pending)) {
-		return b.stagedByHand(c, pending)
-	}
-	if r == nil {
-		return nil
-	}
-	if isPending && r.SecretVersion == 0 && r.ID == pending.RotationID {
-		switch {
-		case r.State == RotationCreating, r.lost():
-			r.staged(pending, "found")
-		case r.State == RotationAborting: // its Create ended after it was given up
-			r.SecretVersion = pending.Number
-		}
-	}
-	r.follow(c)
-	return r
-}
-
 // brings reports whether pending is the version that r is about.
 func (r *rotationRecord) brings(pending SecretVersion) bool {
 	switch {
@@ -154,19 +133,6 @@ func (r *rotationRecord) brings(pending SecretVersion) bool {
 // lost reports whether r ended because nobody knows the secret that the provider made.
 func (r *rotationRecord) lost() bool {
 	return r.State == RotationFailed && r.Reason == ReasonUpstreamSecretLost
-}
-
-// stagedByHand is the journal of a pending version that no other one is about.
-func (b *Broker) stagedByHand(c *Client, pending SecretVersion) *rotationRecord {
-	r := newRotation(c, b.shapeOf(c), SourceRequest, RotationStaged)
-	r.ID = orElse(pending.RotationID, r.ID)
-	r.CreateTime, r.RequestID = pending.CreateTime, pending.RequestID
-	r.SecretVersion, r.StageTime = pending.Number, pending.CreateTime
-	r.note(pending.CreateTime, "stage", "")
-	if !pending.VerifyTime.IsZero() {
-		r.State = RotationVerified
-	}
-	return r
 }
 
 // staged notes that version is the one that the rotation brings.

@@ -47,10 +47,16 @@ func (run *rotationRun) beginRetiring(ctx context.Context) error {
 	return run.becomes(ctx, RotationRetiring, "retire")
 }
 
+// revokeTokensTimeout bounds the revocation of a compromised client's tokens, which are
+// not served any more whatever comes of it.
+const revokeTokensTimeout = time.Minute
+
 // retireReplaced ends the replaced secret: in the record, at the provider, in the store.
 func (run *rotationRun) retireReplaced(ctx context.Context) error {
 	if run.r.Compromised && !run.r.Revoked {
-		_, err := run.RevokeTokens(ctx, run.c.ID)
+		limited, cancel := context.WithTimeout(ctx, revokeTokensTimeout)
+		_, err := run.RevokeTokens(limited, run.c.ID)
+		cancel()
 		switch {
 		case ReasonOf(err) == ReasonConcurrentChange, outage(err):
 			return err
@@ -100,14 +106,16 @@ func (b *Broker) RetireSecret(ctx context.Context, id string, number int64) erro
 	if err != nil {
 		return err
 	}
-	if r, _, err := b.journal(ctx, present); err != nil {
+	r, _, err := b.journal(ctx, present)
+	if err != nil {
 		return err
-	} else if r != nil && r.active() && r.SecretVersion == number {
+	}
+	if r != nil && r.active() && r.SecretVersion == number {
 		return newError(ReasonRotationUnderWay, id, "version %d is its new secret; abort it first", number)
 	}
 	c, err := b.retire(ctx, id, number)
 	if c != nil && err == nil {
-		b.noteRotation(ctx, c, nil)
+		b.noteRotation(ctx, c, r, nil)
 	}
 	return err
 }

@@ -48,8 +48,8 @@ func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 			return nil, e
 		}
 	}
-	if r = b.settleRotation(c, r); r == nil {
-		return nil, nil
+	if r, err = b.settled(ctx, c, r); r == nil || err != nil {
+		return nil, err
 	}
 	if r.State == RotationVerifying && !r.Automatic { // whoever verified is gone
 		r.move(RotationStaged, "verification was left")
@@ -154,6 +154,7 @@ func (b *Broker) drive(ctx context.Context, id string) (next time.Time, failed e
 		return again(), err
 	}
 	if r == nil || !r.goesOn() {
+		b.noteEnd(ctx, c)
 		return time.Time{}, nil
 	}
 	if err := b.lookAfter(ctx, c, r); err != nil {
@@ -188,6 +189,13 @@ func (b *Broker) drive(ctx context.Context, id string) (next time.Time, failed e
 		return again(), nil
 	default:
 		return run.r.lookAgain(), nil
+	}
+}
+
+// noteEnd writes down that a rotation has ended which only the client record tells yet.
+func (b *Broker) noteEnd(ctx context.Context, c *Client) {
+	if r, _, err := b.readRotation(ctx, c); err == nil && r != nil && r.goesOn() {
+		b.noteRotation(ctx, c, nil, nil)
 	}
 }
 

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -30,9 +29,9 @@ func (b *Broker) noteStaged(ctx context.Context, id string, source SecretSource)
 	switch {
 	case err != nil:
 	case source == SourceRequest:
-		b.noteRotation(ctx, c, nil)
+		b.noteRotation(ctx, c, nil, nil)
 	default:
-		b.noteRotation(ctx, c, func(r *rotationRecord) { r.Source = source })
+		b.noteRotation(ctx, c, nil, func(r *rotationRecord) { r.Source = source })
 	}
 }
 
@@ -122,169 +121,12 @@ func (b *Broker) commitStaged(ctx context.Context, c *Client, version SecretVers
 	return staged, nil
 }
 
-// noneUnderWay refuses while a rotation goes on by itself.
-func (b *Broker) noneUnderWay(ctx context.Context, c *Client) error {
-	r, _, err := b.journal(ctx, c)
-	if err != nil || r == nil || !r.goesOn() {
-		return err
-	}
-	b.takeUp(c, r)
-	if r.State == RotationPromoted {
-		return newError(ReasonRotationUnderWay, c.ID, "version %d is retired at %s by itself, or now by RetireSecret", r.ReplacedVersion, r.RetireTime.Format(time.RFC3339))
-	}
-	return newError(ReasonRotationUnderWay, c.ID, "it is %s", r.State)
-}
-
-// takeUp goes on with a rotation that this replica does not know of: somebody may have
-// removed the list that names it.
-func (b *Broker) takeUp(c *Client, r *rotationRecord) {
-	if r.goesOn() && !b.rotations.takenUp(c.ID) {
-		b.kick(c)
-	}
-}
-
-// journal reads a client's journal and settles it with the client record; nil if it
-// was never rotated.
-func (b *Broker) journal(ctx context.Context, c *Client) (*rotationRecord, uint64, error) {
-	r, version, err := b.readRotation(ctx, c)
-	if err != nil {
-		return nil, 0, err
-	}
-	return b.settleRotation(c, r), version, nil
-}
-
-// noteRotation lets edit change the journal after a step by hand, and writes it. What
-// it says can be told from the client record: failing stops nobody.
-func (b *Broker) noteRotation(ctx context.Context, c *Client, edit func(*rotationRecord)) {
-	const tries = 4
-	var err error
-	for range tries {
-		var r *rotationRecord
-		var version uint64
-		if r, version, err = b.readRotation(ctx, c); err != nil {
-			break
-		}
-		var before Rotation
-		if r != nil {
-			before = r.Rotation
-		}
-		r = b.settleRotation(c, r)
-		if r == nil || edit == nil && r.ID == before.ID && r.State == before.State && r.SecretVersion == before.SecretVersion {
-			return
-		}
-		if edit != nil {
-			edit(r)
-		}
-		r.Lease = nil
-		r.Fence++
-		if _, err = b.writeRotation(ctx, r, version); err == nil {
-			b.takeUp(c, r)
-		}
-		if ReasonOf(err) != ReasonStoreConflict || !sleep(ctx, pollBegin) {
-			break
-		}
-	}
-	if err != nil {
-		b.log.WarnContext(ctx, "rotation not noted; the client record tells", "client", c.ID, "reason", ReasonOf(err))
-	}
-}
-
 func (c *Client) stagedBy(requestID string) (SecretVersion, bool) {
 	i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return requestID != "" && v.RequestID == requestID })
 	if i < 0 {
 		return SecretVersion{}, false
 	}
 	return c.Secrets[i], true
-}
-
-// VerifySecret gets tokens with the pending secret, asking for the client's defaults,
-// as many in a row as its rotation settings say, and notes the success in the record.
-// number 0 means whichever is pending. A rotation that goes on by itself and needed an
-// operator goes on when this succeeds.
-//
-// CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
-// CONCURRENT_CHANGE, ISSUANCE_BUDGET_SPENT, a reason of the store or of the
-// authorization server.
-func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (SecretVersion, []Warning, error) {
-	c, err := b.clientToChange(ctx, id, "")
-	if err != nil {
-		return SecretVersion{}, nil, err
-	}
-	pending, err := c.pending(number)
-	if err != nil {
-		return SecretVersion{}, nil, err
-	}
-	run, err := b.takeByHand(ctx, c)
-	if err != nil {
-		return SecretVersion{}, nil, err
-	}
-	verified, warnings, err := run.verifyByHand(ctx, pending)
-	run.release(ctx)
-	if err == nil && run.r.goesOn() {
-		_, err = b.goes(ctx, c, run.r)
-	}
-	return verified, warnings, err
-}
-
-func (run *rotationRun) verifyByHand(ctx context.Context, pending SecretVersion) (SecretVersion, []Warning, error) {
-	state, resume := run.r.State, run.r.Resume
-	if err := run.becomes(ctx, RotationVerifying, "verify"); err != nil {
-		return SecretVersion{}, nil, err
-	}
-	fail := func(err error) (SecretVersion, []Warning, error) {
-		run.r.fail("verify", err)
-		reason, detail := run.r.Reason, run.r.Detail
-		next := RotationStaged
-		if state == RotationNeedsOperator {
-			next = state
-		}
-		run.r.move(next, "verify")
-		run.r.Reason, run.r.Detail = reason, detail
-		if next == RotationNeedsOperator {
-			run.r.Resume = resume
-		}
-		return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
-	}
-	var warnings []Warning
-	for run.r.Verified = 0; run.r.Verified < run.r.Required; {
-		token, err := run.verifyOnce(ctx, pending)
-		if err != nil {
-			return fail(err)
-		}
-		warnings = token.warnings
-		if run.r.Verified == run.r.Required {
-			break
-		}
-		if err := run.pause(ctx, run.c.Rotation.verifySpacing()); err != nil {
-			return fail(err)
-		}
-	}
-	verified, err := run.noteVerified(ctx, run.c, pending)
-	if err != nil {
-		return fail(err)
-	}
-	run.r.move(RotationVerified, "verify")
-	return verified, warnings, nil
-}
-
-// noteVerified puts into the client record that the pending version works.
-func (b *Broker) noteVerified(ctx context.Context, c *Client, pending SecretVersion) (SecretVersion, error) {
-	if err := b.unpark(ctx, c); err != nil { // whoever has a good secret is at work on what was rejected
-		b.log.WarnContext(ctx, "client stays parked", "client", c.ID, "reason", ReasonOf(err))
-	}
-	c, err := b.change(ctx, c.ID, c.Etag(), func(c *Client) (bool, error) {
-		i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == pending.Number })
-		c.Secrets[i].VerifyTime = time.Now().UTC()
-		return true, nil
-	})
-	if ReasonOf(err) == ReasonEtagMismatch { // the caller named no etag: say what it can act on
-		err = newError(ReasonConcurrentChange, "", "while the secret was verified")
-	}
-	if err != nil {
-		return SecretVersion{}, err
-	}
-	verified, _ := c.Secret(pending.Number)
-	return verified, nil
 }
 
 // pending returns the pending version, which must be number unless that is 0.
@@ -332,7 +174,7 @@ func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error
 		c.MinSecretVersion = current.Number
 		return b.commit(ctx, c)
 	}
-	pending, err := b.promotable(ctx, present, p)
+	pending, r, err := b.promotable(ctx, present, p)
 	if err != nil {
 		return nil, err
 	}
@@ -340,29 +182,31 @@ func (b *Broker) PromoteSecret(ctx context.Context, p Promotion) (*Client, error
 	if err != nil {
 		return nil, err
 	}
-	b.noteRotation(ctx, c, func(r *rotationRecord) { r.DropTokens = r.DropTokens || p.DropTokens })
+	b.noteRotation(ctx, c, r, func(r *rotationRecord) { r.DropTokens = r.DropTokens || p.DropTokens })
 	return c, nil
 }
 
-// promotable returns the pending version if nothing stands against its promotion.
-func (b *Broker) promotable(ctx context.Context, c *Client, p Promotion) (SecretVersion, error) {
+// promotable returns the pending version, and the journal about it, if nothing stands
+// against its promotion.
+func (b *Broker) promotable(ctx context.Context, c *Client, p Promotion) (SecretVersion, *rotationRecord, error) {
 	pending, err := c.pending(p.Number)
-	if err != nil {
-		return SecretVersion{}, err
+	if err == nil && pending.VerifyTime.IsZero() && !p.AllowUnverified {
+		err = newError(ReasonSecretNotVerified, p.ClientID, "version %d", pending.Number)
 	}
-	if pending.VerifyTime.IsZero() && !p.AllowUnverified {
-		return SecretVersion{}, newError(ReasonSecretNotVerified, p.ClientID, "version %d", pending.Number)
+	if err != nil {
+		return SecretVersion{}, nil, err
 	}
 	r, version, err := b.journal(ctx, c)
 	switch {
 	case err != nil:
-		return SecretVersion{}, err
 	case r != nil && r.goesOn():
-		return SecretVersion{}, newError(ReasonRotationUnderWay, p.ClientID, "it is %s and goes on by itself", r.State)
+		err = newError(ReasonRotationUnderWay, p.ClientID, "it is %s and goes on by itself", r.State)
 	case r != nil && r.State == RotationVerifying && b.leasedBy(r, version, "") > 0:
-		return SecretVersion{}, newError(ReasonRotationWrongState, p.ClientID, "version %d is being verified", pending.Number)
+		err = newError(ReasonRotationWrongState, p.ClientID, "version %d is being verified", pending.Number)
+	default:
+		err = checkBound(c, pending)
 	}
-	return pending, checkBound(c, pending)
+	return pending, r, err
 }
 
 // promote makes the pending version current in one write.

@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -80,7 +82,7 @@ func (run *rotationRun) refused(err error) {
 	if run.r.ActivateTime.After(since) {
 		since = run.r.ActivateTime
 	}
-	settled := time.Since(since) > run.propagation(traits)
+	settled := time.Since(since) >= run.propagation(traits)
 	rejection := !transient(ReasonOf(err)) && ReasonOf(err) != ReasonUpstreamRateLimited && AsError(err).RetryAfter == 0
 	switch {
 	case !rejection || !settled:
@@ -142,4 +144,94 @@ func (run *rotationRun) testFirst(ctx context.Context, pending SecretVersion) er
 	limited, cancel := run.outside(ctx)
 	defer cancel()
 	return tester.TestSecret(limited, call)
+}
+
+// VerifySecret gets tokens with the pending secret, asking for the client's defaults,
+// as many in a row as its rotation settings say, and notes the success in the record.
+// number 0 means whichever is pending. A rotation that goes on by itself and needed an
+// operator goes on when this succeeds.
+//
+// CLIENT_NOT_FOUND, CLIENT_DELETED, SECRET_WRONG_STAGE, ROTATION_UNDER_WAY,
+// CONCURRENT_CHANGE, ISSUANCE_BUDGET_SPENT, a reason of the store or of the
+// authorization server.
+func (b *Broker) VerifySecret(ctx context.Context, id string, number int64) (SecretVersion, []Warning, error) {
+	c, err := b.clientToChange(ctx, id, "")
+	if err != nil {
+		return SecretVersion{}, nil, err
+	}
+	pending, err := c.pending(number)
+	if err != nil {
+		return SecretVersion{}, nil, err
+	}
+	run, err := b.takeByHand(ctx, c)
+	if err != nil {
+		return SecretVersion{}, nil, err
+	}
+	verified, warnings, err := run.verifyByHand(ctx, pending)
+	run.release(ctx)
+	if err == nil && run.r.goesOn() {
+		_, err = b.goes(ctx, c, run.r)
+	}
+	return verified, warnings, err
+}
+
+func (run *rotationRun) verifyByHand(ctx context.Context, pending SecretVersion) (SecretVersion, []Warning, error) {
+	state, resume := run.r.State, run.r.Resume
+	if err := run.becomes(ctx, RotationVerifying, "verify"); err != nil {
+		return SecretVersion{}, nil, err
+	}
+	fail := func(err error) (SecretVersion, []Warning, error) {
+		run.r.fail("verify", err)
+		reason, detail := run.r.Reason, run.r.Detail
+		next := RotationStaged
+		if state == RotationNeedsOperator {
+			next = state
+		}
+		run.r.move(next, "verify")
+		run.r.Reason, run.r.Detail = reason, detail
+		if next == RotationNeedsOperator {
+			run.r.Resume = resume
+		}
+		return SecretVersion{}, nil, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
+	}
+	var warnings []Warning
+	for run.r.Verified = 0; run.r.Verified < run.r.Required; {
+		token, err := run.verifyOnce(ctx, pending)
+		if err != nil {
+			return fail(err)
+		}
+		warnings = token.warnings
+		if run.r.Verified == run.r.Required {
+			break
+		}
+		if err := run.pause(ctx, run.c.Rotation.verifySpacing()); err != nil {
+			return fail(err)
+		}
+	}
+	verified, err := run.noteVerified(ctx, run.c, pending)
+	if err != nil {
+		return fail(err)
+	}
+	run.r.move(RotationVerified, "verify")
+	return verified, warnings, nil
+}
+
+// noteVerified puts into the client record that the pending version works.
+func (b *Broker) noteVerified(ctx context.Context, c *Client, pending SecretVersion) (SecretVersion, error) {
+	if err := b.unpark(ctx, c); err != nil { // whoever has a good secret is at work on what was rejected
+		b.log.WarnContext(ctx, "client stays parked", "client", c.ID, "reason", ReasonOf(err))
+	}
+	c, err := b.change(ctx, c.ID, c.Etag(), func(c *Client) (bool, error) {
+		i := slices.IndexFunc(c.Secrets, func(v SecretVersion) bool { return v.Number == pending.Number })
+		c.Secrets[i].VerifyTime = time.Now().UTC()
+		return true, nil
+	})
+	if ReasonOf(err) == ReasonEtagMismatch { // the caller named no etag: say what it can act on
+		err = newError(ReasonConcurrentChange, "", "while the secret was verified")
+	}
+	if err != nil {
+		return SecretVersion{}, err
+	}
+	verified, _ := c.Secret(pending.Number)
+	return verified, nil
 }

@@ -13,19 +13,18 @@ import (
 const (
 	// refreshEvery is how often tokens are looked for that are due for a refresh.
 	refreshEvery = 5 * time.Second
-	sweepEvery   = time.Hour
+	// sweepEvery is how often secrets that were kept too long are wiped.
+	sweepEvery = time.Hour
 	// sweepAfter is how long a shared token has expired when its record goes.
 	sweepAfter = time.Hour
-	// sweepPause between calls leaves the store to the others.
-	sweepPause = 20 * time.Millisecond
-	sweepKey   = "sweep"
 )
 
 // Run does what nobody waits for, until ctx ends: it follows the changes by other
 // replicas, refreshes tokens that were used since they were had, looks whether the
-// owners of secrets that are used have changed them, goes on with rotations, sweeps the
-// store (one replica at a time), records who used what, which it ends with, and tells of
-// secrets that expire soon. Without it a Broker serves all the same; it then notices
+// owners of secrets that are used have changed them, goes on with rotations, begins those
+// that are due, looks after all clients about once an hour (one replica at a time),
+// records who used what, which it ends with, and tells of secrets that expire soon.
+// Without it a Broker serves all the same; it then notices
 // changes by others late and refreshes only what is asked for. It returns nil.
 func (b *Broker) Run(ctx context.Context) error {
 	var owned sync.WaitGroup
@@ -40,8 +39,10 @@ func (b *Broker) Run(ctx context.Context) error {
 	if b.references != nil {
 		owned.Go(func() { b.every(ctx, followEvery, b.followUsed) })
 	}
-	owned.Go(func() { b.every(ctx, sweepEvery, b.sweep) })
 	owned.Go(func() { b.keepBooks(ctx) })
+	owned.Go(func() { b.every(ctx, scheduleEvery, b.beginDue) })
+	owned.Go(func() { b.every(ctx, sweepEvery, func(context.Context) { b.secrets.sweep() }) })
+	owned.Go(func() { b.crawl(ctx) })
 	owned.Wait()
 	return nil
 }
@@ -112,55 +113,23 @@ func (k tokenKey) query(id string) TokenQuery {
 	return TokenQuery{ClientID: id, Scopes: strings.Fields(k.scopes), Audience: k.audience, Resources: strings.Fields(k.resources)}
 }
 
-// sweepRecord is written by the replica that is about to sweep.
-type sweepRecord struct {
-	header
-	Replica string `json:"replica"`
-}
-
-// sweep wipes secrets kept too long and, if no other replica has swept since this one
-// last looked, removes the token records that nobody uses any more.
-func (b *Broker) sweep(ctx context.Context) {
-	b.secrets.sweep()
-	record, err := b.read(ctx, sweepKey)
-	version := record.Version
-	if absent, ok := absence(err); ok {
-		version = absent.Version
-	} else if err != nil {
-		return
-	}
-	last := b.lastSweep
-	b.lastSweep = &seenVersion{version: version}
-	if last == nil || last.version != version {
-		return
-	}
-	meta, err := b.meta(ctx)
-	if err != nil {
-		return
-	}
-	mine := &sweepRecord{header: header{UID: meta.UID}, Replica: b.replica}
-	if b.lastSweep.version, err = b.write(ctx, sweepKey, version, &mine.header, mine); err != nil {
-		return
-	}
-	removed, err := b.sweepTokens(ctx)
-	b.log.InfoContext(ctx, "token records swept", "removed", removed, "reason", ReasonOf(err))
-}
-
-func (b *Broker) sweepTokens(ctx context.Context) (removed int, err error) {
+// sweepTokens removes the token records that nobody uses any more. It waits between
+// calls with pause, which says whether to go on.
+func (b *Broker) sweepTokens(ctx context.Context, pause func(context.Context, time.Duration) bool) (removed int, err error) {
 	uids, err := b.store.List(ctx, "tokens/")
 	if err != nil {
 		return 0, err
 	}
 	for _, uid := range uids {
 		names, err := b.store.List(ctx, "tokens/"+uid)
-		if err != nil || !sleep(ctx, sweepPause) {
+		if err != nil || !pause(ctx, crawlPause) {
 			return removed, err
 		}
 		for _, name := range names {
 			if b.sweepToken(ctx, strings.TrimSuffix(uid, "/"), "tokens/"+uid+name) {
 				removed++
 			}
-			if !sleep(ctx, sweepPause) {
+			if !pause(ctx, crawlPause) {
 				return removed, nil
 			}
 		}

@@ -63,13 +63,12 @@ func TestTheSweeper(t *testing.T) {
 			b.store.Reset()
 		}
 		time.Sleep(6 * time.Hour)
-		destroyed, sweeps := 0, 0
+		destroyed := 0
 		for _, b := range replicas {
 			destroyed += b.store.Count(brokertest.On(brokertest.OpDestroy, "tokens/"))
-			sweeps += b.store.Count(brokertest.On(brokertest.OpWrite, "sweep"))
 		}
-		if destroyed != 1 || sweeps < 3 || sweeps > 6 {
-			t.Errorf("%d records removed in %d sweeps, want one in about one sweep per hour", destroyed, sweeps)
+		if destroyed != 1 {
+			t.Errorf("%d records removed, want one", destroyed)
 		}
 		before := f.upstream.Count()
 		f.replica(t).token(t, "long")

@@ -52,7 +52,7 @@ func (b *Broker) PlanPromotion(ctx context.Context, p Promotion) (RotationPlan, 
 	if has && p.Number == current.Number {
 		return planned("nothing: version %d is current", current.Number), nil
 	}
-	pending, err := b.promotable(ctx, c, p)
+	pending, _, err := b.promotable(ctx, c, p)
 	if err != nil {
 		return RotationPlan{}, err
 	}
@@ -85,6 +85,9 @@ func (b *Broker) PlanRollback(ctx context.Context, id string, number int64) (Rot
 	}
 	previous, err := c.previous(number)
 	if err != nil {
+		return RotationPlan{}, err
+	}
+	if err := b.notEnded(ctx, c, previous); err != nil {
 		return RotationPlan{}, err
 	}
 	plan := planned("make version %d current again", previous.Number)

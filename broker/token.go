@@ -40,40 +40,45 @@ type Warning struct {
 // Token is an access token and what is known about it. It is immutable and
 // shared by all callers that it is served to.
 type Token struct {
-	Access        secret.Value
-	Type          string
-	IssueTime     time.Time
-	ExpireTime    time.Time
-	ExpirySource  ExpirySource
-	RefreshAfter  time.Time
-	Scopes        []string
-	ID            string
+	// What serving it again needs comes first, so that it lies together.
+
+	// gone says that it is not the latest token of its key in memory any more.
+	gone atomic.Bool
+	// used says that it was served to somebody after those it was got for.
+	used          atomic.Bool
 	SecretVersion int64
-	warnings      []Warning
+	// expireUnix is ExpireTime by the wall clock, in ns since 1970.
+	expireUnix int64
+	IssueTime  time.Time
+	ExpireTime time.Time
+	// mandatoryAfter is when callers begin to wait for a new one.
+	mandatoryAfter time.Time
+	RefreshAfter   time.Time
+	warnings       []Warning
+	// derived is what Derived keeps.
+	derived atomic.Value
+	ID      string
+	Scopes  []string
+
+	Access       secret.Value
+	Type         string
+	ExpirySource ExpirySource
 	// clientID is the id of the client that it was got for, generation that client's
 	// TokenGeneration then.
 	clientID string
 	// uid is that client's.
 	uid        string
 	generation int64
-	// mandatoryAfter is when callers begin to wait for a new one.
-	mandatoryAfter time.Time
-	// expireUnix is ExpireTime by the wall clock, in ns since 1970.
-	expireUnix int64
 	// refreshIn is when the server wants to be asked again; 0 if it did not say.
 	refreshIn time.Duration
 	// limited says that the client may have few tokens at a time.
 	limited bool
-	// used says that it was served to somebody after those it was got for.
-	used atomic.Bool
 	// refreshBegun is when a refresh in the background was last begun, in ns since 1970.
 	refreshBegun atomic.Int64
 	// unreplaced is why no other token could be had lately; nil if nothing is known.
 	unreplaced atomic.Pointer[failure]
 	// noted is who was lately given it.
 	noted atomic.Pointer[notedUse]
-	// derived is what Derived keeps.
-	derived atomic.Value
 }
 
 // Derived returns what build makes of t. It is made for the first call and kept as

@@ -142,6 +142,8 @@ func (c *Client) Token(ctx context.Context, r Request) (*Token, error) {
 type answer struct {
 	token          *Token
 	sent, received time.Time
+	// unasked says that it came on a stream, sent at nobody knows what time.
+	unasked bool
 }
 
 func (c *Client) ask(ctx context.Context, r Request, rejectedID string) (answer, error) {
@@ -168,5 +170,5 @@ func (c *Client) ask(ctx context.Context, r Request, rejectedID string) (answer,
 		return answer{}, errorOf(err)
 	}
 	token, err := tokenOf(response)
-	return answer{token, sent, time.Now()}, err
+	return answer{token: token, sent: sent, received: time.Now()}, err
 }

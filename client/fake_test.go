@@ -38,6 +38,7 @@ type fake struct {
 
 	mu       sync.Mutex    // guards what follows
 	skew     time.Duration // of its clock, against ours
+	undated  bool          // its answers lack server_time, as those of older brokers
 	lifetime time.Duration
 	delay    time.Duration // of answers
 	fail     error         // the answer of GetToken instead of a token
@@ -162,8 +163,18 @@ func (f *fake) GetToken(ctx context.Context, r *pb.GetTokenRequest) (*pb.GetToke
 		return nil, err
 	}
 	var served *pb.GetTokenResponse
-	f.set(func() { served = f.serveLocked(min(validity, f.lifetime/2), r.GetRejectedTokenId()) })
+	f.set(func() { served = f.datedLocked(f.serveLocked(min(validity, f.lifetime/2), r.GetRejectedTokenId())) })
 	return served, nil
+}
+
+// datedLocked returns a response with the time by the fake's clock.
+func (f *fake) datedLocked(shared *pb.GetTokenResponse) *pb.GetTokenResponse {
+	if f.undated {
+		return shared
+	}
+	response := proto.CloneOf(shared)
+	response.ServerTime = timestamppb.New(f.now())
+	return response
 }
 
 // serveLocked serves the old token while the new one is being made, as the broker does.
@@ -206,6 +217,9 @@ func (f *fake) WatchToken(r *pb.WatchTokenRequest, stream grpc.ServerStreamingSe
 		}
 		if current.GetTokenId() != sent {
 			sent = current.GetTokenId()
+			f.mu.Lock()
+			current = f.datedLocked(current)
+			f.mu.Unlock()
 			if err := stream.Send(&pb.WatchTokenResponse{Token: current}); err != nil {
 				return err
 			}

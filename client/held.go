@@ -37,8 +37,12 @@ type held struct {
 
 // hold works out how long a token may be served.
 //
-// Its times are readings of the broker's clock, and nothing says how far that is from
-// ours. Two things are certain whatever the clocks say: the token outlives the
+// Its times are readings of the broker's clock, which may be any way from ours. Most
+// answers say what that clock showed: then the token lives for as long as it had left,
+// from some moment between the question and the answer, and our wall clock decides
+// only within that. What came unasked, on a stream, may have been on its way for any time.
+//
+// Older brokers do not say it. Two things are certain then: the token outlives the
 // min_validity that it was asked with, counted from the question, because the broker
 // keeps to that; and it dies its lifetime after the answer at the latest, because it
 // was issued before. The local clock is believed between these two. Outside it is
@@ -55,13 +59,23 @@ func hold(a answer, minValidity, guarantee time.Duration, same *held) *held {
 	if same != nil {
 		h.earliest, h.latest = later(h.earliest, same.earliest), earlier(h.latest, same.latest)
 	}
+	known := t.left != nil && !a.unasked
+	if t.left != nil {
+		h.latest = earlier(h.latest, a.received.Add(*t.left))
+	}
+	if known {
+		h.earliest = later(h.earliest, a.sent.Add(*t.left))
+	}
 	h.earliest = earlier(h.earliest, h.latest)
 	// The difference of a time without and one with a monotonic reading is that of the
 	// wall clocks; the sum is on the monotonic clock again.
 	believed := a.received.Add(t.ExpireTime.Sub(a.received))
 	expire := earlier(later(believed, h.earliest), h.latest)
+	if known && believed.After(h.latest) { // our clock is slow, and so may the answer have been
+		expire = h.earliest
+	}
 	h.soft = earlier(expire.Add(-h.window), expire.Add(-minValidity))
-	if believed.Before(h.earliest.Add(-clockTolerance)) || believed.After(h.latest.Add(clockTolerance)) {
+	if !known && (believed.Before(h.earliest.Add(-clockTolerance)) || believed.After(h.latest.Add(clockTolerance))) {
 		h.soft = earlier(h.soft, a.received.Add(h.window/3))
 	}
 	h.hard = expire.Add(-min(mostMargin, t.lifetime()/marginShare))

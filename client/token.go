@@ -68,6 +68,9 @@ type Token struct {
 	SecretVersion int64
 	// Warnings are what to know although there is a token.
 	Warnings []Warning
+	// left is how long it lives from when the broker answered; nil if a broker of an
+	// older release did not say when that was.
+	left *time.Duration
 }
 
 // Warning is something that did not prevent an answer.
@@ -102,6 +105,10 @@ func tokenOf(r *pb.GetTokenResponse) (*Token, error) {
 	t.RefreshAfter = t.ExpireTime
 	if r.GetRefreshAfter() != nil {
 		t.RefreshAfter = r.GetRefreshAfter().AsTime()
+	}
+	if answered := r.GetServerTime(); answered.IsValid() {
+		left := t.ExpireTime.Sub(answered.AsTime())
+		t.left = &left
 	}
 	for _, w := range r.GetWarnings() {
 		t.Warnings = append(t.Warnings, Warning{Reason(w.GetReason()), w.GetMessage()})

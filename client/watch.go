@@ -85,7 +85,7 @@ func (s *Source) push(token *Token) {
 		return
 	}
 	now := time.Now()
-	s.takeLocked(answer{token, now, now}, 0)
+	s.takeLocked(answer{token: token, sent: now, received: now, unasked: true}, 0)
 	s.unchanged = 0
 	s.publishLocked(now)
 }

@@ -63,10 +63,10 @@ type border struct {
 // now and stays so for this call.
 func (b *border) begin(ctx context.Context, method string, req any) *call {
 	c := &call{
-		method: method, visit: visit{labels: b.labels}, client: clientOf(req), requestID: requestIDOf(ctx),
-		traceID: telemetry.TraceID(ctx), need: needs[method], started: time.Now(),
+		method: method, visit: visit{labels: b.labels, started: time.Now()}, client: clientOf(req), requestID: requestIDOf(ctx),
+		traceID: telemetry.TraceID(ctx), need: needs[method],
 	}
-	c.visit.identify(ctx, c.started, b.table(), b.bearer)
+	c.visit.identify(ctx, c.visit.started, b.table(), b.bearer)
 	return c
 }
 
@@ -90,6 +90,9 @@ func (b *border) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}
 	if err := b.finish(ctx, c, err); err != nil {
 		return nil, err
+	}
+	if c.visit.answer != nil {
+		return c.visit.answer, nil
 	}
 	return response, nil
 }
@@ -164,7 +167,6 @@ type call struct {
 	client    string
 	requestID string
 	traceID   string // "" if the call belongs to no trace
-	started   time.Time
 	// pool is what the call counts in while it is under way.
 	pool    *pool
 	buckets [3]*bucket // the caller's, the row's, and the row's for the client
@@ -184,9 +186,9 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 	}
 	if err == nil {
 		if c.visit.token != nil {
-			b.used(c.visit.token, c.visit.name(), c.started)
+			b.used(c.visit.token, c.visit.name(), c.visit.started)
 		}
-		b.metrics.RPC(c.method, codes.OK.String(), "", time.Since(c.started))
+		b.metrics.RPC(c.method, codes.OK.String(), "", time.Since(c.visit.started))
 		if !quiet(c.method) {
 			b.log.LogAttrs(ctx, slog.LevelInfo, "rpc", append(c.attrs(), slog.String("code", codes.OK.String()))...)
 		}
@@ -202,7 +204,7 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 		attrs = append(attrs, slog.String("reason", string(reason)), slog.String("cause", err.Error()))
 	}
 	telemetry.NoteReason(ctx, broker.Reason(reasonOf(st)))
-	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.started))
+	b.metrics.RPC(c.method, st.Code().String(), reasonOf(st), time.Since(c.visit.started))
 	if c.silent {
 		return st.Err()
 	}
@@ -226,7 +228,7 @@ func (c *call) status(err error) (*status.Status, broker.Reason) {
 func (c *call) attrs() []slog.Attr {
 	attrs := []slog.Attr{
 		slog.String("method", c.method), slog.String("client", c.client),
-		slog.String("request_id", c.requestID), slog.Duration("duration", time.Since(c.started)),
+		slog.String("request_id", c.requestID), slog.Duration("duration", time.Since(c.visit.started)),
 	}
 	if name := c.visit.name(); name != "" {
 		attrs = append(attrs, slog.String("caller", name))

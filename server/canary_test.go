@@ -257,6 +257,12 @@ func (c *canary) clientsSucceed(t *testing.T) {
 	} {
 		c.do(t, c.peer, full, sample(t, c.methods[full]), codes.OK)
 	}
+	gone := &pb.CreateClientRequest{Client: clientMessage("gone"), Secret: c.secret("gone")}
+	c.do(t, c.peer, pb.ClientService_CreateClient_FullMethodName, gone, codes.OK)
+	c.do(t, c.peer, pb.ClientService_DeleteClient_FullMethodName, &pb.DeleteClientRequest{Name: "clients/gone"}, codes.OK)
+	deleted, err := c.clients.GetClient(t.Context(), &pb.GetClientRequest{Name: "clients/gone"})
+	must(t, err)
+	c.do(t, c.peer, pb.ClientService_PurgeClient_FullMethodName, &pb.PurgeClientRequest{Name: "clients/gone", Etag: deleted.GetClient().GetEtag()}, codes.OK)
 }
 
 func (c *canary) rotationSucceeds(t *testing.T) {

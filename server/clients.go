@@ -227,6 +227,18 @@ func (s *clientService) UndeleteClient(ctx context.Context, req *pb.UndeleteClie
 	return &pb.UndeleteClientResponse{Client: c}, nil
 }
 
+// PurgeClient implements ClientService.
+func (s *clientService) PurgeClient(ctx context.Context, req *pb.PurgeClientRequest) (*pb.PurgeClientResponse, error) {
+	id, err := clientID("name", req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.broker.PurgeClient(ctx, broker.Purge{ID: id, Etag: req.GetEtag(), Confirm: req.GetConfirm()}); err != nil {
+		return nil, err
+	}
+	return &pb.PurgeClientResponse{}, nil
+}
+
 // DisableClient implements ClientService.
 func (s *clientService) DisableClient(ctx context.Context, req *pb.DisableClientRequest) (*pb.DisableClientResponse, error) {
 	c, err := byName(req.GetName(), func(id string) (*broker.Client, error) { return s.broker.SetDisabled(ctx, id, true) })

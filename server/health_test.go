@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
@@ -61,6 +62,39 @@ func TestHealthFollowsTheFirstReadOfTheStore(t *testing.T) {
 		// An outage later changes nothing: warm tokens are served, and a restart would lose them.
 		w.store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any)
 		time.Sleep(time.Hour)
+		requireHealth(t, w, serving)
+	})
+}
+
+func TestABlindReplicaIsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, setup{maxBlind: time.Minute})
+		w.register(t, w.peer, "acme")
+		ask := func() error {
+			_, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/acme"})
+			return err
+		}
+		must(t, ask())
+		time.Sleep(10 * second)
+		requireHealth(t, w, serving)
+		w.store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any)
+		time.Sleep(50 * second)
+		must(t, ask())
+		requireHealth(t, w, serving)
+		time.Sleep(15 * second)
+		if err := ask(); status.Code(err) != codes.Unavailable {
+			t.Errorf("GetToken: %v, want UNAVAILABLE", err)
+		}
+		requireHealth(t, w, notServing)
+		if w.server.Ready() {
+			t.Error("the server says that it is ready")
+		}
+		if got := w.logs.lines(t, "not serving"); len(got) != 1 || got[0]["reason"] != "REPLICA_BLIND" || got[0]["level"] != "ERROR" {
+			t.Errorf("got the log lines %v, want one about the cause", got)
+		}
+		w.store.Heal()
+		time.Sleep(3 * second)
+		must(t, ask())
 		requireHealth(t, w, serving)
 	})
 }

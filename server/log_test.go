@@ -30,8 +30,9 @@ func TestOneLinePerCall(t *testing.T) {
 				w.register(t, w.peer, "acme")
 				w.stage(t, w.peer, "acme", "secret-2 of acme")
 				prepareFor(t, w, m)
+				request := confirmed(t, w, sample(t, m))
 				before := len(w.logs.lines(t, "rpc"))
-				_, err := w.invoke(t.Context(), m, sample(t, m))
+				_, err := w.invoke(t.Context(), m, request)
 				must(t, err)
 				synctest.Wait()
 				lines := w.logs.lines(t, "rpc")[before:]
@@ -59,7 +60,7 @@ func prepareFor(t *testing.T, w *world, m method) {
 	switch {
 	case strings.HasSuffix(m.full, "/PromoteSecret"):
 		must(t, verify("acme", 2)(t, w))
-	case strings.HasSuffix(m.full, "/UndeleteClient"):
+	case strings.HasSuffix(m.full, "/UndeleteClient"), strings.HasSuffix(m.full, "/PurgeClient"):
 		remove(t, w)
 	case strings.HasSuffix(m.full, "/AdoptSecret"):
 		changeSecret(t, w)

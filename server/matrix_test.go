@@ -22,7 +22,7 @@ import (
 // from docs/access.md: all of them, for the client that it names.
 var demanded = map[string][]string{
 	"GetToken": {"token.get"}, "WatchToken": {"token.watch"}, "RevokeTokens": {"token.revoke"}, "ResetUpstream": {"client.write"}, "CreateClient": {"client.write", "secret.stage"}, "GetClient": {"client.read"}, "ListClients": {"client.read"},
-	"UpdateClient": {"client.write"}, "DeleteClient": {"client.delete"}, "UndeleteClient": {"client.delete"},
+	"UpdateClient": {"client.write"}, "DeleteClient": {"client.delete"}, "UndeleteClient": {"client.delete"}, "PurgeClient": {"client.delete", "secret.retire"},
 	"DisableClient": {"client.write"}, "EnableClient": {"client.write"},
 	"StageSecret": {"secret.stage"}, "VerifySecret": {"secret.verify"}, "PromoteSecret": {"secret.promote"}, "RetireSecret": {"secret.retire"},
 	"RollbackSecret": {"secret.rollback"}, "RotateSecret": {"secret.promote", "secret.stage", "secret.verify", "secret.retire"},

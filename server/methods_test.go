@@ -124,6 +124,7 @@ func sample(t *testing.T, m method) proto.Message {
 		pb.ClientService_UpdateClient_FullMethodName:         &pb.UpdateClientRequest{Client: clientMessage("acme"), UpdateMask: labelsMask()},
 		pb.ClientService_DeleteClient_FullMethodName:         &pb.DeleteClientRequest{Name: name},
 		pb.ClientService_UndeleteClient_FullMethodName:       &pb.UndeleteClientRequest{Name: name},
+		pb.ClientService_PurgeClient_FullMethodName:          &pb.PurgeClientRequest{Name: name, Confirm: "to be confirmed"},
 		pb.ClientService_DisableClient_FullMethodName:        &pb.DisableClientRequest{Name: name},
 		pb.ClientService_EnableClient_FullMethodName:         &pb.EnableClientRequest{Name: name},
 		pb.RotationService_StageSecret_FullMethodName:        &pb.StageSecretRequest{Client: name, Secret: clientSecret("another sample")},
@@ -156,4 +157,20 @@ func sample(t *testing.T, m method) proto.Message {
 		t.Fatalf("there is no sample request for %s: add one", m.full)
 	}
 	return request
+}
+
+// confirmed is a sample that says what only the world knows: the uid of its client.
+func confirmed(t *testing.T, w *world, request proto.Message) proto.Message {
+	t.Helper()
+	if purge, ok := request.(*pb.PurgeClientRequest); ok {
+		purge.Confirm = uidOf(t, w)
+	}
+	return request
+}
+
+func uidOf(t *testing.T, w *world) string {
+	t.Helper()
+	found, err := w.clients.GetClient(t.Context(), &pb.GetClientRequest{Name: "clients/acme"})
+	must(t, err)
+	return found.GetClient().GetUid()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/answer"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
@@ -94,6 +95,7 @@ var needs = map[string]need{
 	pb.ClientService_UpdateClient_FullMethodName:   {permission: access.ClientWrite, also: secretOf(access.SecretStage, access.SecretPromote)},
 	pb.ClientService_DeleteClient_FullMethodName:   {permission: access.ClientDelete},
 	pb.ClientService_UndeleteClient_FullMethodName: {permission: access.ClientDelete},
+	pb.ClientService_PurgeClient_FullMethodName:    {permission: access.ClientDelete, also: always(access.SecretRetire)},
 	pb.ClientService_DisableClient_FullMethodName:  {permission: access.ClientWrite},
 	pb.ClientService_EnableClient_FullMethodName:   {permission: access.ClientWrite},
 	pb.ClientService_ResetUpstream_FullMethodName:  {permission: access.ClientWrite},
@@ -145,6 +147,11 @@ func secretOf(permissions ...access.Permission) func(any) []access.Permission {
 	}
 }
 
+// always asks for permissions whatever the request brings.
+func always(permissions ...access.Permission) func(any) []access.Permission {
+	return func(any) []access.Permission { return permissions }
+}
+
 // visit is one call, under one generation of the table.
 type visit struct {
 	// caller is who the table in force says it is; the zero value for nobody.
@@ -170,6 +177,10 @@ type visit struct {
 	// token is what is handed out, and from where; nil for none.
 	token      *broker.Token
 	servedFrom telemetry.ServedFrom
+	// answer, if not nil, is sent instead of the handler's response.
+	answer *answer.Sent
+	// started is when the call began.
+	started time.Time
 }
 
 // nobody is the visit of a peer that is not known.

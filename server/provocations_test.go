@@ -93,6 +93,16 @@ var clientContract = map[string][]provocation{
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", undelete("nobody")},
 		{"active", codes.FailedPrecondition, broker.ReasonClientNotDeleted, "", undelete("acme")},
 	},
+	"PurgeClient": {
+		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", purge(&pb.PurgeClientRequest{Name: "clients/nobody", Confirm: "x"})},
+		{"not confirmed", codes.InvalidArgument, broker.ReasonInvalidRequest, "confirm", after(remove, purge(&pb.PurgeClientRequest{Name: "clients/acme"}))},
+		{"another uid", codes.InvalidArgument, broker.ReasonInvalidRequest, "confirm", after(remove, purge(&pb.PurgeClientRequest{Name: "clients/acme", Confirm: "x"}))},
+		{"etag", codes.Aborted, broker.ReasonEtagMismatch, "", after(remove, purge(&pb.PurgeClientRequest{Name: "clients/acme", Etag: "old"}))},
+		{"active", codes.FailedPrecondition, broker.ReasonClientNotDeleted, "", call(func(t *testing.T, w *world) error {
+			_, err := w.clients.PurgeClient(t.Context(), &pb.PurgeClientRequest{Name: "clients/acme", Confirm: uidOf(t, w)})
+			return err
+		})},
+	},
 	"WatchToken": {
 		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", watchToken("acme", nil)},
 		{"bad scope", codes.InvalidArgument, broker.ReasonInvalidRequest, "scopes[0]", watchToken("clients/acme", func(r *pb.WatchTokenRequest) { r.Scopes = []string{"b c"} })},
@@ -240,6 +250,13 @@ func update(path string, edit func(*pb.Client)) act {
 			edit(request.Client)
 		}
 		_, err := w.clients.UpdateClient(t.Context(), request)
+		return err
+	})
+}
+
+func purge(request *pb.PurgeClientRequest) act {
+	return call(func(t *testing.T, w *world) error {
+		_, err := w.clients.PurgeClient(t.Context(), request)
 		return err
 	})
 }

@@ -134,8 +134,9 @@ func TestOneEntryPerDecision(t *testing.T) {
 				w.register(t, w.peer, "acme")
 				w.stage(t, w.peer, "acme", "secret-2 of acme")
 				prepareFor(t, w, m)
+				request := confirmed(t, w, sample(t, m))
 				before := len(w.audit.entries(t))
-				_, err := w.invoke(metadata.AppendToOutgoingContext(t.Context(), "x-request-id", "the-callers"), m, sample(t, m))
+				_, err := w.invoke(metadata.AppendToOutgoingContext(t.Context(), "x-request-id", "the-callers"), m, request)
 				must(t, err)
 				synctest.Wait()
 				entries := w.audit.entries(t)[before:]

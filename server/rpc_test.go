@@ -269,6 +269,10 @@ func TestGetTokenOverMTLS(t *testing.T) {
 		ExpireTime: timestamppb.New(asked.Time.Add(time.Hour)), ExpirySource: pb.ExpirySource_EXPIRY_SOURCE_RESPONSE,
 		RefreshAfter: timestamppb.New(refreshAfter), Scopes: []string{"read"},
 		TokenId: hex.EncodeToString(sum[:8]), SecretVersion: 1, Warnings: got.GetWarnings(),
+		ServerTime: got.GetServerTime(),
+	}
+	if since := time.Since(got.GetServerTime().AsTime()); since < 0 || since > time.Minute {
+		t.Errorf("server_time is %v ago", since)
 	}
 	if !proto.Equal(got, want) {
 		t.Errorf("\ngot  %v\nwant %v", got, want)

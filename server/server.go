@@ -21,6 +21,8 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -29,6 +31,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/answer"
 	"github.com/tokenbroker/tokenbroker/server/audit"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
 	"github.com/tokenbroker/tokenbroker/server/identity"
@@ -223,6 +226,7 @@ func options(border *border, limits Limits, log *slog.Logger) []grpc.ServerOptio
 	return []grpc.ServerOption{
 		grpc.UnaryInterceptor(border.unary),
 		grpc.ChainStreamInterceptor(border.stream, recovery.StreamServerInterceptor(onPanic(log))),
+		grpc.ForceServerCodecV2(answer.Codec{CodecV2: encoding.GetCodecV2(protocodec.Name)}),
 		grpc.MaxRecvMsgSize(limits.MaxMessageBytes),
 		// What a peer that never reads makes us hold: a stream counts until its answer is
 		// written, so at most this many answers, of some 64 KiB, for a connection.
@@ -278,7 +282,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	var owned sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
-	owned.Go(func() { s.waitForStore(watching) })
+	owned.Go(func() { s.watchStore(watching) })
 	// Files count until the last call has been answered.
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	if s.identities.TLS != nil {
@@ -317,9 +321,6 @@ func (s *Server) Close() {
 // tellWatchers is how long watches of health have to send that it is over.
 const tellWatchers = 100 * time.Millisecond
 
-// Ready reports whether the store was read once since Serve began.
-func (s *Server) Ready() bool { return s.ready.Load() }
-
 // shutdown stops in the order health, new calls, watches of health, calls under way.
 func (s *Server) shutdown() {
 	s.health.Shutdown()
@@ -329,29 +330,4 @@ func (s *Server) shutdown() {
 	kill := time.AfterFunc(s.grace, s.grpc.Stop)
 	defer kill.Stop()
 	s.grpc.GracefulStop()
-}
-
-// waitForStore reads the store until it answers once, then declares the services
-// healthy.
-func (s *Server) waitForStore(ctx context.Context) {
-	const most = 10 * time.Second
-	last := broker.Reason("")
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, most) {
-		err := s.broker.Ready(ctx)
-		if err == nil {
-			s.setServing(healthpb.HealthCheckResponse_SERVING)
-			s.ready.Store(true)
-			s.log.Info("store read, serving")
-			return
-		}
-		if reason := broker.ReasonOf(err); reason != last && ctx.Err() == nil {
-			last = reason
-			s.log.Error("store not ready", "reason", reason, "remedy", reason.Info().Remedy, "cause", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
 }

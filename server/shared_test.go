@@ -13,7 +13,7 @@ import (
 
 // TestSharedResponseKeepsToItself has callers who are warned and callers who are
 // not ask for the same token at once: those share one response, these must not
-// write into it.
+// write into it. Each has its own time.
 func TestSharedResponseKeepsToItself(t *testing.T) {
 	w := newWorld(t, setup{})
 	w.register(t, w.peer, "acme")
@@ -25,11 +25,15 @@ func TestSharedResponseKeepsToItself(t *testing.T) {
 	if len(want.GetWarnings()) > 0 {
 		t.Fatalf("got warnings %v of a fresh token", want.GetWarnings())
 	}
+	first := takeServerTime(t, want)
 	demanding := &pb.GetTokenRequest{Client: "clients/acme", MinValidity: durationpb.New(24 * time.Hour)}
 	var running sync.WaitGroup
 	for range 16 {
 		running.Go(func() {
 			got, err := w.tokens.GetToken(t.Context(), plain)
+			if at := takeServerTime(t, got); !at.After(first) {
+				t.Errorf("server_time is %v, not after that of the response before, %v", at, first)
+			}
 			if err != nil || !proto.Equal(got, want) {
 				t.Errorf("got another response, error %v", err)
 			}
@@ -41,10 +45,24 @@ func TestSharedResponseKeepsToItself(t *testing.T) {
 				return
 			}
 			got.Warnings = nil
+			takeServerTime(t, got)
 			if !proto.Equal(got, want) {
 				t.Error("a response with a warning differs in more than the warning")
 			}
 		})
 	}
 	running.Wait()
+}
+
+// takeServerTime returns the server's time in a response and takes it out.
+func takeServerTime(t *testing.T, response *pb.GetTokenResponse) time.Time {
+	t.Helper()
+	at := response.GetServerTime()
+	if err := at.CheckValid(); err != nil {
+		t.Errorf("server_time: %v", err)
+	}
+	if response != nil {
+		response.ServerTime = nil
+	}
+	return at.AsTime()
 }

@@ -33,6 +33,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonTooManyRequests:       codes.ResourceExhausted,
 	broker.ReasonDeadlineExceeded:      codes.DeadlineExceeded,
 	broker.ReasonShuttingDown:          codes.Unavailable,
+	broker.ReasonReplicaBlind:          codes.Unavailable,
 	broker.ReasonAuditUnavailable:      codes.Unavailable,
 	broker.ReasonInternal:              codes.Internal,
 

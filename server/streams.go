@@ -42,7 +42,7 @@ func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	case strings.HasPrefix(c.method, "/grpc."):
 		return err // how a watch of health ends, and reflection when the server stops
 	case ss.Context().Err() != nil && s.sent:
-		b.metrics.RPC(c.method, codes.Canceled.String(), "", time.Since(c.started))
+		b.metrics.RPC(c.method, codes.Canceled.String(), "", time.Since(c.visit.started))
 		return err // its caller left
 	case !errors.Is(cause, context.Canceled):
 		err = cause

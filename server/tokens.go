@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
+	"github.com/tokenbroker/tokenbroker/server/answer"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
 )
 
@@ -34,7 +35,6 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	started := time.Now()
 	v := visitOf(ctx)
 	query, err := v.query(broker.TokenQuery{
 		ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(),
@@ -47,7 +47,18 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return s.handOut(v, token, warnings, started)
+	if err := s.handOut(v, token, v.started); err != nil {
+		return nil, err
+	}
+	if len(warnings) == 0 {
+		if shared := token.Derived(sharedAnswer).(*answer.Answer); shared != nil {
+			v.answer = shared.At(time.Now())
+			return nil, nil // the border sends the answer
+		}
+	}
+	response := newResponse(token)
+	response.ServerTime, response.Warnings = timestamppb.Now(), warningsToProto(warnings)
+	return response, nil
 }
 
 // query returns what the row of the access table makes of a query, and counts it.
@@ -59,19 +70,14 @@ func (v *visit) query(asked broker.TokenQuery) (broker.TokenQuery, error) {
 	return query, err
 }
 
-// handOut notes for the audit log what is handed out, and makes the response.
-func (s *tokenService) handOut(v *visit, token *broker.Token, warnings []broker.Warning, started time.Time) (*pb.GetTokenResponse, error) {
+// handOut notes for the audit log what is handed out, if it may be.
+func (s *tokenService) handOut(v *visit, token *broker.Token, started time.Time) error {
 	if err := v.decision.Covers(token); err != nil {
-		return nil, err
+		return err
 	}
 	v.token, v.servedFrom = token, servedFrom(token, started)
 	s.metrics.TokenServed(v.servedFrom)
-	if len(warnings) == 0 {
-		return token.Derived(sharedResponse).(*pb.GetTokenResponse), nil
-	}
-	response := newResponse(token)
-	response.Warnings = warningsToProto(warnings)
-	return response, nil
+	return nil
 }
 
 // WatchToken implements TokenService.
@@ -98,10 +104,11 @@ func (s *tokenService) WatchToken(req *pb.WatchTokenRequest, stream grpc.ServerS
 		if err != nil {
 			return err
 		}
-		response, err := s.handOut(v, token, nil, started)
-		if err != nil {
+		if err := s.handOut(v, token, started); err != nil {
 			return err
 		}
+		response := newResponse(token)
+		response.ServerTime = timestamppb.Now()
 		if err := stream.Send(&pb.WatchTokenResponse{Token: response}); err != nil {
 			return err
 		}
@@ -136,10 +143,19 @@ func servedFrom(token *broker.Token, started time.Time) telemetry.ServedFrom {
 	return telemetry.ServedFromMint
 }
 
-// sharedResponse makes the response that a token is served with as long as there is
-// nothing to warn of. It is made once for each token; gRPC only reads it.
-func sharedResponse(token *broker.Token) any { return newResponse(token) }
+// sharedAnswer makes the answer that a token is served with as long as there is nothing
+// to warn of; nil if it cannot be encoded.
+func sharedAnswer(token *broker.Token) any {
+	shared, err := answer.Of(newResponse(token), serverTimeField)
+	if err != nil {
+		return (*answer.Answer)(nil)
+	}
+	return shared
+}
 
+var serverTimeField = (&pb.GetTokenResponse{}).ProtoReflect().Descriptor().Fields().ByName("server_time").Number()
+
+// newResponse returns what all callers of a token are told.
 func newResponse(token *broker.Token) *pb.GetTokenResponse {
 	return &pb.GetTokenResponse{
 		AccessToken: token.Access.RevealString(), TokenType: token.Type,

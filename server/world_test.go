@@ -43,6 +43,8 @@ type setup struct {
 	unaudited bool
 	// bearer verifies the tokens of callers.
 	bearer *bearer.Verifier
+	// maxBlind, if not 0, makes the broker follow the feed and bounds its blindness.
+	maxBlind time.Duration
 	// socket listens on loopback instead of in memory.
 	socket bool
 	// prepare changes the world before the server starts.
@@ -108,12 +110,16 @@ func (w *world) start(t *testing.T, s setup) {
 	b, err := broker.New(broker.Config{
 		Store: store, RequestToken: request, CheckSecret: checkSecret, CheckEndpoint: checkEndpoint, Logger: log,
 		Unwrap: w.wrapping.Unwrap, References: w.references,
+		Feed: s.maxBlind > 0, MaxBlind: s.maxBlind,
 	})
 	if err != nil {
 		t.Fatalf("make broker: %v", err)
 	}
 	t.Cleanup(b.Close)
 	w.broker = b
+	if s.maxBlind > 0 {
+		runBroker(t, b)
+	}
 	cfg := server.Config{Broker: b, TLS: s.tls, Callers: s.callers, Limits: s.limits, Logger: log, Audit: runAudit(t, w.audit)}
 	if s.tls == nil {
 		role := s.role
@@ -339,3 +345,15 @@ func (l *logs) last(t *testing.T) map[string]any {
 
 // second is a virtual one in a bubble of testing/synctest.
 const second = time.Second
+
+// runBroker runs a broker until the test ends.
+func runBroker(t *testing.T, b *broker.Broker) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		must(t, <-ended)
+	})
+}

@@ -21,6 +21,8 @@ type Run struct {
 	// others: they are neither counted nor struck. nil ignores none.
 	Ignore Match
 
+	// nth is the number of the target among the calls of its kind.
+	nth     int
 	started bool
 	calls   []Call
 	struck  []Call
@@ -35,19 +37,7 @@ func (r *Run) Start() {
 	r.started = true
 	r.Store.Reset()
 	if !r.Clean() {
-		r.Store.Once(r.Fault, r.nth())
-	}
-}
-
-// nth matches the target by its number among the calls that count.
-func (r *Run) nth() Match {
-	ignored := 0
-	return func(c Call) bool {
-		if r.Ignore != nil && r.Ignore(c) {
-			ignored++
-			return false
-		}
-		return c.N-ignored == r.Target.N
+		r.Store.Once(r.Fault, nthLike(r.nth, r.Target, r.Ignore))
 	}
 }
 
@@ -86,8 +76,9 @@ func (r *Run) Stop() {
 //		checkInvariants(t, run.Store)
 //	})
 //
-// The flow should make its calls in the same order each time; a run that does
-// not reach its target call is reported as an error. The flow may open a
+// The flow should make its calls of one kind, which is an operation on one kind of
+// record, in the same order each time; a run that does not reach its target call is
+// reported as an error. The flow may open a
 // testing/synctest bubble of its own.
 func EachFault(t *testing.T, flow func(t *testing.T, run *Run)) {
 	t.Helper()
@@ -113,11 +104,18 @@ func EachFaultOn(t *testing.T, open func(t *testing.T) broker.Store, flow func(t
 	}) {
 		return // the other runs would only repeat what is wrong
 	}
-	for _, target := range clean.counted() {
+	counted := clean.counted()
+	for i, target := range counted {
+		nth := 1
+		for _, before := range counted[:i] {
+			if like(before, target) {
+				nth++
+			}
+		}
 		for _, fault := range faultsOf(target.Op) {
 			name := fmt.Sprintf("%s %s", strings.ReplaceAll(target.String(), "/", ":"), fault.Name)
 			t.Run(name, func(t *testing.T) {
-				run := &Run{Fault: fault, Target: target}
+				run := &Run{Fault: fault, Target: target, nth: nth}
 				one(t, run)
 				if len(run.struck) == 0 {
 					t.Errorf("the flow made %d calls and never call %s", len(run.calls), target)
@@ -134,4 +132,24 @@ func faultsOf(op Operation) []Fault {
 		faults = append(faults, LoseBefore(), LoseAfter(), CrashAfter())
 	}
 	return faults
+}
+
+// like reports whether two calls are of one kind. Of those that a flow makes at one
+// time, which come in any order, the kinds differ.
+func like(a, b Call) bool {
+	kind, _, _ := strings.Cut(a.Key, "/")
+	other, _, _ := strings.Cut(b.Key, "/")
+	return a.Op == b.Op && kind == other
+}
+
+// nthLike matches the nth call that is like target.
+func nthLike(n int, target Call, ignore Match) Match {
+	seen := 0
+	return func(c Call) bool {
+		if !like(c, target) || ignore != nil && ignore(c) {
+			return false
+		}
+		seen++
+		return seen == n
+	}
 }

@@ -36,6 +36,7 @@ type config struct {
 	JWKS     jwksConfig      `yaml:"jwks"`
 	Tokens   tokensConfig    `yaml:"tokens"`
 	Notify   notify.Config   `yaml:"notify"`
+	Clients  clientsConfig   `yaml:"clients"`
 	Limits   server.Limits   `yaml:"limits"`
 	Admin    adminConfig     `yaml:"admin"`
 	Tracing  tracingConfig   `yaml:"tracing"`
@@ -80,23 +81,53 @@ type tokensConfig struct {
 	MaxRequestsPerEndpoint int `yaml:"max_requests_per_endpoint"`
 	// Prewarm are ids of clients whose tokens are got at the start.
 	Prewarm []string `yaml:"prewarm"`
+	// CachedClients and CachedTokens are how many are kept in memory; 100,000 by default.
+	CachedClients int `yaml:"cached_clients"`
+	CachedTokens  int `yaml:"cached_tokens"`
+	// MaxBlind is how long tokens are handed out although the feed cannot be read; 0, the
+	// default, is for any time.
+	MaxBlind time.Duration `yaml:"max_blind"`
+}
+
+// clientsConfig says what becomes of clients.
+type clientsConfig struct {
+	// PurgeDeletedAfter is how long after its deletion a client is purged by itself; 0,
+	// the default, means never.
+	PurgeDeletedAfter time.Duration `yaml:"purge_deleted_after"`
+}
+
+// leastPurgeDeletedAfter leaves a day to undo a deletion.
+const leastPurgeDeletedAfter = 24 * time.Hour
+
+func (c *clientsConfig) validate(add func(key, format string, args ...any)) {
+	if after := c.PurgeDeletedAfter; after != 0 && after < leastPurgeDeletedAfter {
+		add("clients.purge_deleted_after", "is %v; it must be 0 for never, or at least %v", after, leastPurgeDeletedAfter)
+	}
 }
 
 const (
 	defaultKeepSecret = time.Hour
 	mostKeepSecret    = 24 * time.Hour
+	// leastMaxBlind is above what a slow look at the feed takes.
+	leastMaxBlind = 30 * time.Second
 )
 
 func (c *tokensConfig) validate(add func(key, format string, args ...any)) {
 	if c.KeepSecret < 0 || c.KeepSecret > mostKeepSecret {
 		add("tokens.keep_secret", "is %v; it must lie between 0 and %v", c.KeepSecret, mostKeepSecret)
 	}
+	if c.MaxBlind != 0 && c.MaxBlind < leastMaxBlind {
+		add("tokens.max_blind", "is %v; it must be 0, for no limit, or at least %v", c.MaxBlind, leastMaxBlind)
+	}
 	for i, id := range c.Prewarm {
 		if err := broker.CheckID("client", id); err != nil {
 			add(fmt.Sprintf("tokens.prewarm[%d]", i), "is %.140q; it must be the id of a client, such as acme-crm", id)
 		}
 	}
-	for key, value := range map[string]int{"tokens.max_requests": c.MaxRequests, "tokens.max_requests_per_endpoint": c.MaxRequestsPerEndpoint} {
+	for key, value := range map[string]int{
+		"tokens.max_requests": c.MaxRequests, "tokens.max_requests_per_endpoint": c.MaxRequestsPerEndpoint,
+		"tokens.cached_clients": c.CachedClients, "tokens.cached_tokens": c.CachedTokens,
+	} {
 		if value < 0 {
 			add(key, "is negative")
 		}
@@ -210,6 +241,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	cfg.Tokens.validate(add)
 	checkRotators(add, cfg.Rotators)
 	cfg.JWKS.validate(add, cfg.Listen)
+	cfg.Clients.validate(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
 		"limits.max_watches": cfg.Limits.MaxWatches, "limits.max_watches_per_caller": cfg.Limits.MaxWatchesPerCaller,

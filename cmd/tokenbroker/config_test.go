@@ -244,11 +244,15 @@ secrets:
 			`9: jwt.issuers[0].algorithms[0]: "HS256" is none of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA`,
 			"9: jwt.issuers[0].audiences: is required: a token must say that it is for this service", `11: callers[0].identity: jwt:https://j.example#s needs an issuer "https://j.example" under jwt.issuers`,
 		}},
-		{"tokens", sound + "tokens: {keep_secret: 0s, unshared: true, max_requests: 9, max_requests_per_endpoint: 3, prewarm: [acme-crm]}\n", nil},
-		{"tokens settings", sound + "tokens:\n  keep_secret: 25h\n  max_requests: -1\n  max_requests_per_endpoint: -1\n  prewarm: [a, clients/b]\n", []string{
+		{"tokens", sound + "tokens: {keep_secret: 0s, unshared: true, max_requests: 9, max_requests_per_endpoint: 3, prewarm: [acme-crm], cached_clients: 5000, cached_tokens: 20000, max_blind: 30s}\n", nil},
+		{"tokens settings", sound + "tokens:\n  keep_secret: 25h\n  max_requests: -1\n  max_requests_per_endpoint: -1\n  prewarm: [a, clients/b]\n  cached_clients: -1\n  cached_tokens: -1\n  max_blind: 29s\n", []string{
 			"8: tokens.keep_secret: is 25h0m0s; it must lie between 0 and 24h0m0s", "9: tokens.max_requests: is negative", "10: tokens.max_requests_per_endpoint: is negative",
 			`11: tokens.prewarm[1]: is "clients/b"; it must be the id of a client, such as acme-crm`,
+			"12: tokens.cached_clients: is negative", "13: tokens.cached_tokens: is negative",
+			"14: tokens.max_blind: is 29s; it must be 0, for no limit, or at least 30s",
 		}},
+		{"clients", sound + "clients: {purge_deleted_after: 720h}\n", nil},
+		{"clients settings", sound + "clients:\n  purge_deleted_after: 1h\n", []string{"8: clients.purge_deleted_after: is 1h0m0s; it must be 0 for never, or at least 24h0m0s"}},
 		{"audit", sound + "audit: {key_file: a.key, file: {path: audit.log, max_bytes: 100000000}, stdout: true, syslog: 'udp://loghost:514', sync_always: true}\n", nil},
 		{"audit without a sink", sound + "audit: {key_file: a.key}\n", []string{"7: " + noSink}},
 		{"audit without a key", sound + "audit: {stdout: true}\n", []string{"7: audit.key_file: is required; the file is made if it is not there"}},

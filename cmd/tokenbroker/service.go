@@ -97,6 +97,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		PublicKey: oauth.PublicKey, Rotators: rotators, CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
+		CachedClients: cfg.Tokens.CachedClients, CachedTokens: cfg.Tokens.CachedTokens, MaxBlind: cfg.Tokens.MaxBlind,
+		PurgeDeletedAfter: cfg.Clients.PurgeDeletedAfter,
 	}
 	s.addSources(&settings, cfg.Secrets)
 	if s.broker, err = broker.New(settings); err != nil {
@@ -107,6 +109,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		return nil, err
 	}
 	s.metrics.ObserveSecretExpiry(s.broker.SoonestSecretExpiry)
+	s.metrics.ObserveCensus(s.broker.Census)
+	s.metrics.ObserveRotations(s.broker.RotationsEnded, s.broker.SecretValuesSwept)
 	if cfg.Access.File != "" {
 		if s.access, err = access.NewReloader(cfg.Access.File, s.tableReloaded); err != nil {
 			return nil, err

@@ -34,10 +34,10 @@ func (m *Metrics) ReloadFailing(what Reloaded, failing bool) {
 	m.reloads.WithLabelValues(string(what)).Set(value)
 }
 
-// ObserveReady adds a gauge that asks ready whether the store was read, once.
+// ObserveReady adds a gauge that asks ready.
 func (m *Metrics) ObserveReady(ready func() bool) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "tokenbroker_ready", Help: "1 once the store was read and calls are served, else 0.",
+		Name: "tokenbroker_ready", Help: "1 once the store was read and while tokens are handed out, else 0.",
 	}, func() float64 {
 		if ready() {
 			return 1

@@ -75,6 +75,15 @@ func exercise(t *testing.T, m *telemetry.Metrics) {
 		return []notify.Status{{Webhook: "pager", Counts: map[notify.Outcome]int64{notify.Failed: 3}, Queued: 2}}
 	})
 	m.ObserveSecretExpiry(func() time.Time { return time.Now().Add(time.Hour) })
+	m.ObserveCensus(func() broker.Census {
+		return broker.Census{
+			Time: time.Now().Add(-time.Minute), Clients: 7, Unreadable: 1, Stuck: 2, SecretExpiry: time.Now().Add(time.Hour),
+			Rotations: map[broker.RotationState]int{broker.RotationCompleted: 4},
+		}
+	})
+	m.ObserveRotations(func() map[broker.RotationState]int64 {
+		return map[broker.RotationState]int64{broker.RotationCompleted: 3, broker.RotationFailed: 0}
+	}, func() int64 { return 5 })
 	m.AuditEntry(audit.Allowed)
 	m.ObserveAudit(func() audit.Status {
 		return audit.Status{Lag: 2 * time.Second, Failing: map[string]bool{"stdout": true, "syslog": false}}
@@ -140,8 +149,27 @@ func TestCountsByReason(t *testing.T) {
 		`tokenbroker_vault_token_expiry_seconds +Inf`,
 		`tokenbroker_build_info{version="v1"} 1`,
 		`tokenbroker_ready 1`,
+		`tokenbroker_clients 7`,
+		`tokenbroker_clients_unreadable 1`,
+		`tokenbroker_rotations_stuck 2`,
+		`tokenbroker_client_rotations{state="completed"} 4`,
+		`tokenbroker_client_rotations{state="needs_operator"} 0`,
+		`tokenbroker_rotations_ended_total{state="completed"} 3`,
+		`tokenbroker_rotations_ended_total{state="failed"} 0`,
+		`tokenbroker_secret_values_swept_total 5`,
 		`tokenbroker_reload_failing{what="access_table"} 1`,
 	} {
+		if !strings.Contains(page, want+"\n") {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+}
+
+func TestCensusThatIsNotKnown(t *testing.T) {
+	m := telemetry.New("")
+	m.ObserveCensus(func() broker.Census { return broker.Census{} })
+	_, page := serve(t, &telemetry.Admin{Metrics: m, Ready: func() bool { return true }})("/metrics")
+	for _, want := range []string{"tokenbroker_client_secret_expiry_seconds +Inf", "tokenbroker_census_age_seconds +Inf", "tokenbroker_clients 0"} {
 		if !strings.Contains(page, want+"\n") {
 			t.Errorf("/metrics lacks %s", want)
 		}

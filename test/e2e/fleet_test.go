@@ -130,7 +130,7 @@ type registered struct {
 
 // register makes a client by way of a replica. gate is called with the number of each
 // request to its token endpoint before that is answered; nil does nothing.
-func (f *fleet) register(by *replica, id string, gate func(nth int64)) *registered {
+func (f *fleet) register(by *replica, id string, gate func(nth int64), edits ...func(*pb.Client)) *registered {
 	f.t.Helper()
 	r := &registered{id: id, name: "clients/" + id}
 	f.up.mux.HandleFunc("/"+id+authserver.TokenPath, func(w http.ResponseWriter, request *http.Request) {
@@ -142,6 +142,9 @@ func (f *fleet) register(by *replica, id string, gate func(nth int64)) *register
 		f.up.serveToken(w, request)
 	})
 	client := newClient(id, f.up.origin+"/"+id+authserver.TokenPath)
+	for _, edit := range edits {
+		edit(client)
+	}
 	created, err := by.operator.clients.CreateClient(f.t.Context(), &pb.CreateClientRequest{Client: client, Secret: secretInput(firstSecret)})
 	if err != nil {
 		f.t.Fatalf("CreateClient %s: %v", id, err)

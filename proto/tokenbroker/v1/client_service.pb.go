@@ -488,7 +488,9 @@ type RotationSettings struct {
 	// by default 14 days, if there is a rotator and the expiry is known.
 	BeforeExpiry *durationpb.Duration `protobuf:"bytes,13,opt,name=before_expiry,json=beforeExpiry,proto3" json:"before_expiry,omitempty"`
 	// Optional. When rotations may begin by themselves, in UTC; at any time by
-	// default.
+	// default. Where the provider ends tokens with their secret, having windows says
+	// that a gap is acceptable in them; without one such a client is not rotated by
+	// itself.
 	Windows       []*RotationWindow `protobuf:"bytes,14,rep,name=windows,proto3" json:"windows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1094,7 +1096,9 @@ type ListClientsRequest struct {
 	// Optional. `next_page_token` of the page before, with the same filter.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Optional. Conditions joined by AND: `labels.team=crm`, `state=active`
-	// (active, disabled, deleted), `prefix=acme-`. Without a condition on state,
+	// (active, disabled, deleted), `prefix=acme-`, `secret_expires_before=720h` (the
+	// current secret's declared expiry lies at most that far ahead, or has passed) or
+	// `secret_expires_before=2027-01-31T00:00:00Z`. Without a condition on state,
 	// deleted clients are left out.
 	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1579,6 +1583,107 @@ func (x *UndeleteClientResponse) GetClient() *Client {
 	return nil
 }
 
+// PurgeClientRequest names a deleted client. One of etag and confirm is required.
+type PurgeClientRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "clients/{client}".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. The present etag.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. The client's uid, to say that this very client is meant.
+	Confirm       string `protobuf:"bytes,3,opt,name=confirm,proto3" json:"confirm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeClientRequest) Reset() {
+	*x = PurgeClientRequest{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeClientRequest) ProtoMessage() {}
+
+func (x *PurgeClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeClientRequest.ProtoReflect.Descriptor instead.
+func (*PurgeClientRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PurgeClientRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PurgeClientRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PurgeClientRequest) GetConfirm() string {
+	if x != nil {
+		return x.Confirm
+	}
+	return ""
+}
+
+// PurgeClientResponse says that nothing is left.
+type PurgeClientResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeClientResponse) Reset() {
+	*x = PurgeClientResponse{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeClientResponse) ProtoMessage() {}
+
+func (x *PurgeClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeClientResponse.ProtoReflect.Descriptor instead.
+func (*PurgeClientResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{20}
+}
+
 // DisableClientRequest names a client to stop.
 type DisableClientRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1590,7 +1695,7 @@ type DisableClientRequest struct {
 
 func (x *DisableClientRequest) Reset() {
 	*x = DisableClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1707,7 @@ func (x *DisableClientRequest) String() string {
 func (*DisableClientRequest) ProtoMessage() {}
 
 func (x *DisableClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1720,7 @@ func (x *DisableClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableClientRequest.ProtoReflect.Descriptor instead.
 func (*DisableClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{19}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DisableClientRequest) GetName() string {
@@ -1636,7 +1741,7 @@ type DisableClientResponse struct {
 
 func (x *DisableClientResponse) Reset() {
 	*x = DisableClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1753,7 @@ func (x *DisableClientResponse) String() string {
 func (*DisableClientResponse) ProtoMessage() {}
 
 func (x *DisableClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1766,7 @@ func (x *DisableClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableClientResponse.ProtoReflect.Descriptor instead.
 func (*DisableClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{20}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DisableClientResponse) GetClient() *Client {
@@ -1682,7 +1787,7 @@ type EnableClientRequest struct {
 
 func (x *EnableClientRequest) Reset() {
 	*x = EnableClientRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1799,7 @@ func (x *EnableClientRequest) String() string {
 func (*EnableClientRequest) ProtoMessage() {}
 
 func (x *EnableClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1812,7 @@ func (x *EnableClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableClientRequest.ProtoReflect.Descriptor instead.
 func (*EnableClientRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{21}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EnableClientRequest) GetName() string {
@@ -1728,7 +1833,7 @@ type EnableClientResponse struct {
 
 func (x *EnableClientResponse) Reset() {
 	*x = EnableClientResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1845,7 @@ func (x *EnableClientResponse) String() string {
 func (*EnableClientResponse) ProtoMessage() {}
 
 func (x *EnableClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[22]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1858,7 @@ func (x *EnableClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableClientResponse.ProtoReflect.Descriptor instead.
 func (*EnableClientResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{22}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EnableClientResponse) GetClient() *Client {
@@ -1774,7 +1879,7 @@ type ResetUpstreamRequest struct {
 
 func (x *ResetUpstreamRequest) Reset() {
 	*x = ResetUpstreamRequest{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[23]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1891,7 @@ func (x *ResetUpstreamRequest) String() string {
 func (*ResetUpstreamRequest) ProtoMessage() {}
 
 func (x *ResetUpstreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[23]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1904,7 @@ func (x *ResetUpstreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetUpstreamRequest.ProtoReflect.Descriptor instead.
 func (*ResetUpstreamRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{23}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResetUpstreamRequest) GetName() string {
@@ -1818,7 +1923,7 @@ type ResetUpstreamResponse struct {
 
 func (x *ResetUpstreamResponse) Reset() {
 	*x = ResetUpstreamResponse{}
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[24]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1935,7 @@ func (x *ResetUpstreamResponse) String() string {
 func (*ResetUpstreamResponse) ProtoMessage() {}
 
 func (x *ResetUpstreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[24]
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1948,7 @@ func (x *ResetUpstreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetUpstreamResponse.ProtoReflect.Descriptor instead.
 func (*ResetUpstreamResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{24}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{26}
 }
 
 var File_tokenbroker_v1_client_service_proto protoreflect.FileDescriptor
@@ -1969,7 +2074,12 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x15UndeleteClientRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"H\n" +
 	"\x16UndeleteClientResponse\x12.\n" +
-	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\"*\n" +
+	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\"V\n" +
+	"\x12PurgeClientRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x18\n" +
+	"\aconfirm\x18\x03 \x01(\tR\aconfirm\"\x15\n" +
+	"\x13PurgeClientResponse\"*\n" +
 	"\x14DisableClientRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"G\n" +
 	"\x15DisableClientResponse\x12.\n" +
@@ -1991,14 +2101,15 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x18CLIENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CLIENT_STATE_ACTIVE\x10\x01\x12\x19\n" +
 	"\x15CLIENT_STATE_DISABLED\x10\x02\x12\x18\n" +
-	"\x14CLIENT_STATE_DELETED\x10\x032\xc2\x06\n" +
+	"\x14CLIENT_STATE_DELETED\x10\x032\x9a\a\n" +
 	"\rClientService\x12Y\n" +
 	"\fCreateClient\x12#.tokenbroker.v1.CreateClientRequest\x1a$.tokenbroker.v1.CreateClientResponse\x12P\n" +
 	"\tGetClient\x12 .tokenbroker.v1.GetClientRequest\x1a!.tokenbroker.v1.GetClientResponse\x12V\n" +
 	"\vListClients\x12\".tokenbroker.v1.ListClientsRequest\x1a#.tokenbroker.v1.ListClientsResponse\x12Y\n" +
 	"\fUpdateClient\x12#.tokenbroker.v1.UpdateClientRequest\x1a$.tokenbroker.v1.UpdateClientResponse\x12Y\n" +
 	"\fDeleteClient\x12#.tokenbroker.v1.DeleteClientRequest\x1a$.tokenbroker.v1.DeleteClientResponse\x12_\n" +
-	"\x0eUndeleteClient\x12%.tokenbroker.v1.UndeleteClientRequest\x1a&.tokenbroker.v1.UndeleteClientResponse\x12\\\n" +
+	"\x0eUndeleteClient\x12%.tokenbroker.v1.UndeleteClientRequest\x1a&.tokenbroker.v1.UndeleteClientResponse\x12V\n" +
+	"\vPurgeClient\x12\".tokenbroker.v1.PurgeClientRequest\x1a#.tokenbroker.v1.PurgeClientResponse\x12\\\n" +
 	"\rDisableClient\x12$.tokenbroker.v1.DisableClientRequest\x1a%.tokenbroker.v1.DisableClientResponse\x12Y\n" +
 	"\fEnableClient\x12#.tokenbroker.v1.EnableClientRequest\x1a$.tokenbroker.v1.EnableClientResponse\x12\\\n" +
 	"\rResetUpstream\x12$.tokenbroker.v1.ResetUpstreamRequest\x1a%.tokenbroker.v1.ResetUpstreamResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
@@ -2016,7 +2127,7 @@ func file_tokenbroker_v1_client_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenbroker_v1_client_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_tokenbroker_v1_client_service_proto_goTypes = []any{
 	(AuthenticationMethod)(0),      // 0: tokenbroker.v1.AuthenticationMethod
 	(ClientState)(0),               // 1: tokenbroker.v1.ClientState
@@ -2039,53 +2150,55 @@ var file_tokenbroker_v1_client_service_proto_goTypes = []any{
 	(*DeleteClientResponse)(nil),   // 18: tokenbroker.v1.DeleteClientResponse
 	(*UndeleteClientRequest)(nil),  // 19: tokenbroker.v1.UndeleteClientRequest
 	(*UndeleteClientResponse)(nil), // 20: tokenbroker.v1.UndeleteClientResponse
-	(*DisableClientRequest)(nil),   // 21: tokenbroker.v1.DisableClientRequest
-	(*DisableClientResponse)(nil),  // 22: tokenbroker.v1.DisableClientResponse
-	(*EnableClientRequest)(nil),    // 23: tokenbroker.v1.EnableClientRequest
-	(*EnableClientResponse)(nil),   // 24: tokenbroker.v1.EnableClientResponse
-	(*ResetUpstreamRequest)(nil),   // 25: tokenbroker.v1.ResetUpstreamRequest
-	(*ResetUpstreamResponse)(nil),  // 26: tokenbroker.v1.ResetUpstreamResponse
-	nil,                            // 27: tokenbroker.v1.Client.LabelsEntry
-	nil,                            // 28: tokenbroker.v1.Client.ParametersEntry
-	nil,                            // 29: tokenbroker.v1.RotationSettings.ParametersEntry
-	(*SecretVersion)(nil),          // 30: tokenbroker.v1.SecretVersion
-	(*timestamppb.Timestamp)(nil),  // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 32: google.protobuf.Duration
-	(*SecretInput)(nil),            // 33: tokenbroker.v1.SecretInput
-	(*fieldmaskpb.FieldMask)(nil),  // 34: google.protobuf.FieldMask
+	(*PurgeClientRequest)(nil),     // 21: tokenbroker.v1.PurgeClientRequest
+	(*PurgeClientResponse)(nil),    // 22: tokenbroker.v1.PurgeClientResponse
+	(*DisableClientRequest)(nil),   // 23: tokenbroker.v1.DisableClientRequest
+	(*DisableClientResponse)(nil),  // 24: tokenbroker.v1.DisableClientResponse
+	(*EnableClientRequest)(nil),    // 25: tokenbroker.v1.EnableClientRequest
+	(*EnableClientResponse)(nil),   // 26: tokenbroker.v1.EnableClientResponse
+	(*ResetUpstreamRequest)(nil),   // 27: tokenbroker.v1.ResetUpstreamRequest
+	(*ResetUpstreamResponse)(nil),  // 28: tokenbroker.v1.ResetUpstreamResponse
+	nil,                            // 29: tokenbroker.v1.Client.LabelsEntry
+	nil,                            // 30: tokenbroker.v1.Client.ParametersEntry
+	nil,                            // 31: tokenbroker.v1.RotationSettings.ParametersEntry
+	(*SecretVersion)(nil),          // 32: tokenbroker.v1.SecretVersion
+	(*timestamppb.Timestamp)(nil),  // 33: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 34: google.protobuf.Duration
+	(*SecretInput)(nil),            // 35: tokenbroker.v1.SecretInput
+	(*fieldmaskpb.FieldMask)(nil),  // 36: google.protobuf.FieldMask
 }
 var file_tokenbroker_v1_client_service_proto_depIdxs = []int32{
-	27, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
+	29, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
 	0,  // 1: tokenbroker.v1.Client.authentication_method:type_name -> tokenbroker.v1.AuthenticationMethod
 	6,  // 2: tokenbroker.v1.Client.assertion:type_name -> tokenbroker.v1.AssertionSettings
-	28, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
+	30, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
 	7,  // 4: tokenbroker.v1.Client.token_policy:type_name -> tokenbroker.v1.TokenPolicy
-	30, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
+	32, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
 	1,  // 6: tokenbroker.v1.Client.state:type_name -> tokenbroker.v1.ClientState
-	31, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
-	31, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
-	31, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
+	33, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
+	33, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
+	33, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
 	5,  // 10: tokenbroker.v1.Client.issue_budget:type_name -> tokenbroker.v1.IssueBudget
 	3,  // 11: tokenbroker.v1.Client.rotation:type_name -> tokenbroker.v1.RotationSettings
-	29, // 12: tokenbroker.v1.RotationSettings.parameters:type_name -> tokenbroker.v1.RotationSettings.ParametersEntry
-	32, // 13: tokenbroker.v1.RotationSettings.verify_spacing:type_name -> google.protobuf.Duration
-	32, // 14: tokenbroker.v1.RotationSettings.propagation:type_name -> google.protobuf.Duration
-	32, // 15: tokenbroker.v1.RotationSettings.overlap:type_name -> google.protobuf.Duration
-	32, // 16: tokenbroker.v1.RotationSettings.every:type_name -> google.protobuf.Duration
-	32, // 17: tokenbroker.v1.RotationSettings.before_expiry:type_name -> google.protobuf.Duration
+	31, // 12: tokenbroker.v1.RotationSettings.parameters:type_name -> tokenbroker.v1.RotationSettings.ParametersEntry
+	34, // 13: tokenbroker.v1.RotationSettings.verify_spacing:type_name -> google.protobuf.Duration
+	34, // 14: tokenbroker.v1.RotationSettings.propagation:type_name -> google.protobuf.Duration
+	34, // 15: tokenbroker.v1.RotationSettings.overlap:type_name -> google.protobuf.Duration
+	34, // 16: tokenbroker.v1.RotationSettings.every:type_name -> google.protobuf.Duration
+	34, // 17: tokenbroker.v1.RotationSettings.before_expiry:type_name -> google.protobuf.Duration
 	4,  // 18: tokenbroker.v1.RotationSettings.windows:type_name -> tokenbroker.v1.RotationWindow
-	32, // 19: tokenbroker.v1.IssueBudget.period:type_name -> google.protobuf.Duration
-	32, // 20: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
-	32, // 21: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
+	34, // 19: tokenbroker.v1.IssueBudget.period:type_name -> google.protobuf.Duration
+	34, // 20: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
+	34, // 21: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
 	2,  // 22: tokenbroker.v1.CreateClientRequest.client:type_name -> tokenbroker.v1.Client
-	33, // 23: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	35, // 23: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
 	2,  // 24: tokenbroker.v1.CreateClientResponse.client:type_name -> tokenbroker.v1.Client
 	2,  // 25: tokenbroker.v1.GetClientResponse.client:type_name -> tokenbroker.v1.Client
 	2,  // 26: tokenbroker.v1.ListClientsResponse.clients:type_name -> tokenbroker.v1.Client
 	14, // 27: tokenbroker.v1.ListClientsResponse.unreadable:type_name -> tokenbroker.v1.UnreadableClient
 	2,  // 28: tokenbroker.v1.UpdateClientRequest.client:type_name -> tokenbroker.v1.Client
-	34, // 29: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	33, // 30: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	36, // 29: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	35, // 30: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
 	2,  // 31: tokenbroker.v1.UpdateClientResponse.client:type_name -> tokenbroker.v1.Client
 	2,  // 32: tokenbroker.v1.DeleteClientResponse.client:type_name -> tokenbroker.v1.Client
 	2,  // 33: tokenbroker.v1.UndeleteClientResponse.client:type_name -> tokenbroker.v1.Client
@@ -2097,20 +2210,22 @@ var file_tokenbroker_v1_client_service_proto_depIdxs = []int32{
 	15, // 39: tokenbroker.v1.ClientService.UpdateClient:input_type -> tokenbroker.v1.UpdateClientRequest
 	17, // 40: tokenbroker.v1.ClientService.DeleteClient:input_type -> tokenbroker.v1.DeleteClientRequest
 	19, // 41: tokenbroker.v1.ClientService.UndeleteClient:input_type -> tokenbroker.v1.UndeleteClientRequest
-	21, // 42: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
-	23, // 43: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
-	25, // 44: tokenbroker.v1.ClientService.ResetUpstream:input_type -> tokenbroker.v1.ResetUpstreamRequest
-	9,  // 45: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
-	11, // 46: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
-	13, // 47: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
-	16, // 48: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
-	18, // 49: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
-	20, // 50: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
-	22, // 51: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
-	24, // 52: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
-	26, // 53: tokenbroker.v1.ClientService.ResetUpstream:output_type -> tokenbroker.v1.ResetUpstreamResponse
-	45, // [45:54] is the sub-list for method output_type
-	36, // [36:45] is the sub-list for method input_type
+	21, // 42: tokenbroker.v1.ClientService.PurgeClient:input_type -> tokenbroker.v1.PurgeClientRequest
+	23, // 43: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
+	25, // 44: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
+	27, // 45: tokenbroker.v1.ClientService.ResetUpstream:input_type -> tokenbroker.v1.ResetUpstreamRequest
+	9,  // 46: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
+	11, // 47: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
+	13, // 48: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
+	16, // 49: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
+	18, // 50: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
+	20, // 51: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
+	22, // 52: tokenbroker.v1.ClientService.PurgeClient:output_type -> tokenbroker.v1.PurgeClientResponse
+	24, // 53: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
+	26, // 54: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
+	28, // 55: tokenbroker.v1.ClientService.ResetUpstream:output_type -> tokenbroker.v1.ResetUpstreamResponse
+	46, // [46:56] is the sub-list for method output_type
+	36, // [36:46] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name
@@ -2128,7 +2243,7 @@ func file_tokenbroker_v1_client_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_client_service_proto_rawDesc), len(file_tokenbroker_v1_client_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

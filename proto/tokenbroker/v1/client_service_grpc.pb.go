@@ -25,6 +25,7 @@ const (
 	ClientService_UpdateClient_FullMethodName   = "/tokenbroker.v1.ClientService/UpdateClient"
 	ClientService_DeleteClient_FullMethodName   = "/tokenbroker.v1.ClientService/DeleteClient"
 	ClientService_UndeleteClient_FullMethodName = "/tokenbroker.v1.ClientService/UndeleteClient"
+	ClientService_PurgeClient_FullMethodName    = "/tokenbroker.v1.ClientService/PurgeClient"
 	ClientService_DisableClient_FullMethodName  = "/tokenbroker.v1.ClientService/DisableClient"
 	ClientService_EnableClient_FullMethodName   = "/tokenbroker.v1.ClientService/EnableClient"
 	ClientService_ResetUpstream_FullMethodName  = "/tokenbroker.v1.ClientService/ResetUpstream"
@@ -42,7 +43,7 @@ type ClientServiceClient interface {
 	//
 	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once, and for a
 	// wrapping token that wraps no secret; ALREADY_EXISTS if the name is taken, also
-	// by a deleted client; PERMISSION_DENIED for a reference that the caller or the
+	// by a deleted client, or by one whose purge is not done; PERMISSION_DENIED for a reference that the caller or the
 	// configuration may not name, or a wrapping token that was made elsewhere than the
 	// configuration says; FAILED_PRECONDITION for a wrapping token that was used, has
 	// expired or never was, or a reference to what cannot be read. A wrapping token is
@@ -72,6 +73,16 @@ type ClientServiceClient interface {
 	// UndeleteClient brings a deleted client back as it was. Errors: NOT_FOUND;
 	// FAILED_PRECONDITION if it is not deleted.
 	UndeleteClient(ctx context.Context, in *UndeleteClientRequest, opts ...grpc.CallOption) (*UndeleteClientResponse, error)
+	// PurgeClient destroys a deleted client for good: its settings, tokens, records and
+	// secrets. There is no way back. From its first write on the client is NOT_FOUND
+	// for all other methods, and one that was interrupted is ended within about an hour
+	// by itself; then the name is free. Tokens that are with callers live on: call
+	// RevokeTokens before DeleteClient. Repeating it succeeds.
+	//
+	// Errors: INVALID_ARGUMENT without etag and confirm, or with another client's uid;
+	// NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION if the client
+	// is not deleted, or while a rotation makes or tries its new secret.
+	PurgeClient(ctx context.Context, in *PurgeClientRequest, opts ...grpc.CallOption) (*PurgeClientResponse, error)
 	// DisableClient stops handing out tokens, cached ones too. Idempotent. Errors:
 	// NOT_FOUND; FAILED_PRECONDITION if it is deleted.
 	DisableClient(ctx context.Context, in *DisableClientRequest, opts ...grpc.CallOption) (*DisableClientResponse, error)
@@ -153,6 +164,16 @@ func (c *clientServiceClient) UndeleteClient(ctx context.Context, in *UndeleteCl
 	return out, nil
 }
 
+func (c *clientServiceClient) PurgeClient(ctx context.Context, in *PurgeClientRequest, opts ...grpc.CallOption) (*PurgeClientResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PurgeClientResponse)
+	err := c.cc.Invoke(ctx, ClientService_PurgeClient_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clientServiceClient) DisableClient(ctx context.Context, in *DisableClientRequest, opts ...grpc.CallOption) (*DisableClientResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DisableClientResponse)
@@ -195,7 +216,7 @@ type ClientServiceServer interface {
 	//
 	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once, and for a
 	// wrapping token that wraps no secret; ALREADY_EXISTS if the name is taken, also
-	// by a deleted client; PERMISSION_DENIED for a reference that the caller or the
+	// by a deleted client, or by one whose purge is not done; PERMISSION_DENIED for a reference that the caller or the
 	// configuration may not name, or a wrapping token that was made elsewhere than the
 	// configuration says; FAILED_PRECONDITION for a wrapping token that was used, has
 	// expired or never was, or a reference to what cannot be read. A wrapping token is
@@ -225,6 +246,16 @@ type ClientServiceServer interface {
 	// UndeleteClient brings a deleted client back as it was. Errors: NOT_FOUND;
 	// FAILED_PRECONDITION if it is not deleted.
 	UndeleteClient(context.Context, *UndeleteClientRequest) (*UndeleteClientResponse, error)
+	// PurgeClient destroys a deleted client for good: its settings, tokens, records and
+	// secrets. There is no way back. From its first write on the client is NOT_FOUND
+	// for all other methods, and one that was interrupted is ended within about an hour
+	// by itself; then the name is free. Tokens that are with callers live on: call
+	// RevokeTokens before DeleteClient. Repeating it succeeds.
+	//
+	// Errors: INVALID_ARGUMENT without etag and confirm, or with another client's uid;
+	// NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION if the client
+	// is not deleted, or while a rotation makes or tries its new secret.
+	PurgeClient(context.Context, *PurgeClientRequest) (*PurgeClientResponse, error)
 	// DisableClient stops handing out tokens, cached ones too. Idempotent. Errors:
 	// NOT_FOUND; FAILED_PRECONDITION if it is deleted.
 	DisableClient(context.Context, *DisableClientRequest) (*DisableClientResponse, error)
@@ -263,6 +294,9 @@ func (UnimplementedClientServiceServer) DeleteClient(context.Context, *DeleteCli
 }
 func (UnimplementedClientServiceServer) UndeleteClient(context.Context, *UndeleteClientRequest) (*UndeleteClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UndeleteClient not implemented")
+}
+func (UnimplementedClientServiceServer) PurgeClient(context.Context, *PurgeClientRequest) (*PurgeClientResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PurgeClient not implemented")
 }
 func (UnimplementedClientServiceServer) DisableClient(context.Context, *DisableClientRequest) (*DisableClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DisableClient not implemented")
@@ -402,6 +436,24 @@ func _ClientService_UndeleteClient_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClientService_PurgeClient_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PurgeClientRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClientServiceServer).PurgeClient(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClientService_PurgeClient_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClientServiceServer).PurgeClient(ctx, req.(*PurgeClientRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClientService_DisableClient_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DisableClientRequest)
 	if err := dec(in); err != nil {
@@ -486,6 +538,10 @@ var ClientService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UndeleteClient",
 			Handler:    _ClientService_UndeleteClient_Handler,
+		},
+		{
+			MethodName: "PurgeClient",
+			Handler:    _ClientService_PurgeClient_Handler,
 		},
 		{
 			MethodName: "DisableClient",

@@ -325,7 +325,11 @@ type GetTokenResponse struct {
 	// Output only. Number of the secret version that the token was got with.
 	SecretVersion int64 `protobuf:"varint,9,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
 	// Output only. What the caller should know although there is a token.
-	Warnings      []*Warning `protobuf:"bytes,10,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []*Warning `protobuf:"bytes,10,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Output only. The server's time when it answered. All other times are by that
+	// clock, so a caller whose own is wrong counts from this one: the token is good for
+	// `expire_time` - `server_time` after the call was sent.
+	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -426,6 +430,13 @@ func (x *GetTokenResponse) GetSecretVersion() int64 {
 func (x *GetTokenResponse) GetWarnings() []*Warning {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *GetTokenResponse) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
 	}
 	return nil
 }
@@ -549,7 +560,7 @@ const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
 	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1c\n" +
 	"\tresources\x18\x04 \x03(\tR\tresources\"L\n" +
 	"\x12WatchTokenResponse\x126\n" +
-	"\x05token\x18\x01 \x01(\v2 .tokenbroker.v1.GetTokenResponseR\x05token\"\xdf\x03\n" +
+	"\x05token\x18\x01 \x01(\v2 .tokenbroker.v1.GetTokenResponseR\x05token\"\x9c\x04\n" +
 	"\x10GetTokenResponse\x12!\n" +
 	"\faccess_token\x18\x01 \x01(\tR\vaccessToken\x12\x1d\n" +
 	"\n" +
@@ -564,7 +575,9 @@ const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
 	"\btoken_id\x18\b \x01(\tR\atokenId\x12%\n" +
 	"\x0esecret_version\x18\t \x01(\x03R\rsecretVersion\x123\n" +
 	"\bwarnings\x18\n" +
-	" \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings\"-\n" +
+	" \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings\x12;\n" +
+	"\vserver_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\"-\n" +
 	"\x13RevokeTokensRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\"`\n" +
 	"\x14RevokeTokensResponse\x12#\n" +
@@ -616,17 +629,18 @@ var file_tokenbroker_v1_token_service_proto_depIdxs = []int32{
 	0,  // 4: tokenbroker.v1.GetTokenResponse.expiry_source:type_name -> tokenbroker.v1.ExpirySource
 	8,  // 5: tokenbroker.v1.GetTokenResponse.refresh_after:type_name -> google.protobuf.Timestamp
 	9,  // 6: tokenbroker.v1.GetTokenResponse.warnings:type_name -> tokenbroker.v1.Warning
-	1,  // 7: tokenbroker.v1.TokenService.GetToken:input_type -> tokenbroker.v1.GetTokenRequest
-	2,  // 8: tokenbroker.v1.TokenService.WatchToken:input_type -> tokenbroker.v1.WatchTokenRequest
-	5,  // 9: tokenbroker.v1.TokenService.RevokeTokens:input_type -> tokenbroker.v1.RevokeTokensRequest
-	4,  // 10: tokenbroker.v1.TokenService.GetToken:output_type -> tokenbroker.v1.GetTokenResponse
-	3,  // 11: tokenbroker.v1.TokenService.WatchToken:output_type -> tokenbroker.v1.WatchTokenResponse
-	6,  // 12: tokenbroker.v1.TokenService.RevokeTokens:output_type -> tokenbroker.v1.RevokeTokensResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	8,  // 7: tokenbroker.v1.GetTokenResponse.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 8: tokenbroker.v1.TokenService.GetToken:input_type -> tokenbroker.v1.GetTokenRequest
+	2,  // 9: tokenbroker.v1.TokenService.WatchToken:input_type -> tokenbroker.v1.WatchTokenRequest
+	5,  // 10: tokenbroker.v1.TokenService.RevokeTokens:input_type -> tokenbroker.v1.RevokeTokensRequest
+	4,  // 11: tokenbroker.v1.TokenService.GetToken:output_type -> tokenbroker.v1.GetTokenResponse
+	3,  // 12: tokenbroker.v1.TokenService.WatchToken:output_type -> tokenbroker.v1.WatchTokenResponse
+	6,  // 13: tokenbroker.v1.TokenService.RevokeTokens:output_type -> tokenbroker.v1.RevokeTokensResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_token_service_proto_init() }
