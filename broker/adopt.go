@@ -34,8 +34,8 @@ func (b *Broker) AdoptSecret(ctx context.Context, id, requestID string) (SecretV
 	}
 	defer value.Wipe()
 	version, err := b.stage(ctx, staging{id: id, requestID: requestID, rotationID: newID(), input: SecretInput{Value: value, KeepTrailingSpace: true}})
-	if err == nil {
-		b.noteRotation(ctx, c, nil, func(r *rotationRecord) { r.Source = SourceAdopted })
+	if err == nil && version.Stage == Pending {
+		b.noteStaged(ctx, id, SourceAdopted)
 	}
 	return version, err
 }

@@ -39,7 +39,7 @@ type eventInfo struct {
 
 var eventTable = []eventInfo{
 	{EventRotationFailed, slog.LevelError, false, "GetRotation says why; mend that and rotate again. The secret that was current still is."},
-	{EventRotationRolledBack, slog.LevelWarn, false, "Find out why the authorization server refused the new secret, then rotate again."},
+	{EventRotationRolledBack, slog.LevelWarn, false, "The replaced secret is current again, because somebody said so or the new one was refused. Find out why, then rotate again."},
 	{EventRotationStuck, slog.LevelWarn, false, "GetRotation says what it waits for; AbortRotation ends it."},
 	{EventRotationNeedsOperator, slog.LevelError, false, "GetRotation says what is to be done by hand."},
 	{EventUsingPreviousSecret, slog.LevelError, false, "Find out why the current secret is refused, then roll back or rotate, before the previous one ends."},

@@ -72,7 +72,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonReferenceNotAllowed, RecoveryFixCaller, "The configuration does not let clients refer to that place in Vault.", "Use a place below a prefix of secrets.references, or have the operator add one; never the broker's own mount."},
 	{ReasonReferenceUnreadable, RecoveryFixStore, "The place that the client refers to holds no secret that the broker can read.", "Check mount, path and field, and that the policy of the broker lets it read there."},
 	{ReasonRotationNotFound, RecoveryFixCaller, "The client's secret was never rotated, or not by that rotation.", "GetRotation shows the last one of a client."},
-	{ReasonRotationUnderWay, RecoveryWait, "A rotation of the client is under way.", "WatchRotation shows how it goes on; AbortRotation ends it."},
+	{ReasonRotationUnderWay, RecoveryWait, "A rotation of the client is under way.", "WatchRotation shows how it goes on; AbortRotation ends it before promotion, RetireSecret of the replaced version after it."},
 	{ReasonRotationWrongState, RecoveryFixCaller, "The rotation is not in a state in which this can be done.", "The detail names the state that is needed; GetRotation shows the one it is in."},
 	{ReasonRotationGapNotAccepted, RecoveryFixCaller, "Callers would be without a token for a moment, and the call did not accept that.", "Repeat it with accept_gap at a quiet time; the provider ends tokens with their secret."},
 	{ReasonRotatorNotSet, RecoveryFixClient, "The client has no rotator that could have a new secret made, or not all that the rotator needs.", "Set the client's rotation settings, or give the new secret in the request."},

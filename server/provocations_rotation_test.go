@@ -73,7 +73,7 @@ var rotationContract = map[string][]provocation{
 		{"disabled", codes.FailedPrecondition, broker.ReasonClientDisabled, "", after(disable, rotate(nil))},
 		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, rotate(nil))},
 		{"no rotator", codes.FailedPrecondition, broker.ReasonRotatorNotSet, "", rotate(func(r *pb.RotateSecretRequest) { r.Secret = nil })},
-		{"under way", codes.FailedPrecondition, broker.ReasonRotationUnderWay, "", after(did(rotate(nil)), rotate(func(r *pb.RotateSecretRequest) { r.Secret = clientSecret("another") }))},
+		{"under way", codes.FailedPrecondition, broker.ReasonRotationUnderWay, "", after(newIsKnown, after(did(rotate(nil)), rotate(func(r *pb.RotateSecretRequest) { r.Secret = clientSecret("another") })))},
 	},
 	"AbortRotation": {
 		{"bad rotation", codes.InvalidArgument, broker.ReasonInvalidRequest, "rotation", abort("acme", "clients/other/rotations/x")},
@@ -122,6 +122,10 @@ func rotate(edit func(*pb.RotateSecretRequest)) act {
 		return err
 	})
 }
+
+// newIsKnown has the authorization server take what rotate brings: a rotation of a
+// secret that it refuses is over at once.
+func newIsKnown(_ *testing.T, w *world) { w.upstream.Register("acme-at-provider", "new") }
 
 func abort(id, rotation string) act {
 	return call(func(t *testing.T, w *world) error {

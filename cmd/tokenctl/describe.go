@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
@@ -57,10 +59,22 @@ func versionTable(w io.Writer, now time.Time, versions []*pb.SecretVersion) {
 	for _, v := range versions {
 		rows = append(rows, []string{
 			number(v.GetNumber()), stageOf(v), when(now, v.GetCreateTime()), when(now, v.GetVerifyTime()),
-			when(now, v.GetLastUseTime()), when(now, v.GetExpireTime()), v.GetFingerprint(),
+			lastUse(now, v.GetLastUseTime()), when(now, v.GetExpireTime()), v.GetFingerprint(),
 		})
 	}
 	table(w, []string{"VERSION", "STAGE", "STAGED", "VERIFIED", "LAST USED", "EXPIRES", "FINGERPRINT"}, rows)
+}
+
+// usedWithin is how precisely the broker knows when a secret was last used: the time that
+// it tells is the beginning of that quarter of an hour.
+const usedWithin = 15 * time.Minute
+
+// lastUse spells when a secret was last used; "" if that is not known.
+func lastUse(now time.Time, t *timestamppb.Timestamp) string {
+	if at := t.AsTime(); t != nil && now.Sub(at) < usedWithin {
+		return "in the last 15 min"
+	}
+	return when(now, t)
 }
 
 // rotationListing describes a rotation, but for its events.
@@ -114,7 +128,7 @@ func describeCallers(w io.Writer, now time.Time, heading string, callers []*pb.C
 	fmt.Fprintln(w, "\n"+heading)
 	var rows [][]string
 	for _, c := range callers {
-		rows = append(rows, []string{c.GetCaller(), number(c.GetSecretVersion()), when(now, c.GetLastUseTime())})
+		rows = append(rows, []string{c.GetCaller(), number(c.GetSecretVersion()), lastUse(now, c.GetLastUseTime())})
 	}
 	table(w, []string{"CALLER", "VERSION", "LAST USED"}, rows)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -125,8 +126,7 @@ func (f *follower) outcome() error {
 	r := f.last
 	switch r.GetState() {
 	case pb.RotationState_ROTATION_STATE_NEEDS_OPERATOR:
-		return f.ended(exitNeedsOperator, "the rotation needs an operator", "when that is done: "+
-			f.session.again(fmt.Sprintf("rotate %s --request-id %s", f.client.id(), r.GetRequestId()))+", or "+f.session.again("rotations abort "+f.client.id()))
+		return f.ended(exitNeedsOperator, "the rotation needs an operator", f.goOn())
 	case pb.RotationState_ROTATION_STATE_FAILED:
 		return f.ended(exitNotRotated, "the rotation failed; the current secret is what it was", "")
 	case pb.RotationState_ROTATION_STATE_ABORTED:
@@ -145,6 +145,20 @@ func (f *follower) outcome() error {
 	}
 	describeCallers(f.session.stdout, now, "callers with tokens that may still be good:", r.GetCallers())
 	return nil
+}
+
+// goOn says how a rotation that needs an operator goes on, and what ends it.
+func (f *follower) goOn() string {
+	r, ways := f.last, []string{}
+	if id := r.GetRequestId(); id != "" && r.GetAutomatic() {
+		ways = append(ways, f.session.again(fmt.Sprintf("rotate %s --request-id %s", f.client.id(), id))+" goes on")
+	}
+	if r.GetPromoteTime() == nil {
+		ways = append(ways, f.session.again("rotations abort "+f.client.id())+" gives it up")
+	} else {
+		ways = append(ways, f.session.again("secret rollback "+f.client.id())+" leads back")
+	}
+	return "when that is done: " + strings.Join(ways, ", ")
 }
 
 func (f *follower) ended(exit int, what, hint string) error {

@@ -63,7 +63,7 @@ func await[T any](ctx context.Context, work func() (T, error)) (T, error) {
 func (s *session) ask(ctx context.Context, what string) (secret.Value, error) {
 	terminal := int(s.stdin.Fd())
 	if !term.IsTerminal(terminal) {
-		return secret.Value{}, usage("standard input is no terminal to ask for %s at: name a file, or %q for standard input", what, standardInput)
+		return secret.Value{}, usage("standard input is no terminal, so nobody can be asked (%s): name a file, or %q for standard input", what, standardInput)
 	}
 	before, err := term.GetState(terminal)
 	if err != nil {

@@ -59,6 +59,8 @@ func (c *rotateCommand) Run(ctx context.Context, s *session) error {
 		return err
 	})
 	switch {
+	case err != nil && problemOf(ctx, err).Reason == "ROTATOR_NOT_SET" && request.Secret == nil:
+		return withHint(err, "give the new secret with --prompt, --file or --wrapping-token-file, or stage it first: `%s`", s.again("secret stage "+c.id()))
 	case err != nil:
 		return c.repeat(err)
 	case c.DryRun:

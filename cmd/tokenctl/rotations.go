@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -61,6 +62,10 @@ func rotationTable(w io.Writer, now time.Time, rotations []*pb.Rotation) {
 	for _, r := range rotations {
 		client, _, _ := strings.Cut(strings.TrimPrefix(r.GetName(), clientPrefix), "/")
 		rows = append(rows, []string{client, stateWord(r.GetState()) + yes(r.GetStuck(), " (stuck)"), number(r.GetSecretVersion()), when(now, r.GetUpdateTime()), when(now, r.GetNextTime()), r.GetReason()})
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(w, "none")
+		return
 	}
 	table(w, []string{"CLIENT", "STATE", "VERSION", "CHANGED", "ACTS NEXT", "REASON"}, rows)
 }
@@ -126,6 +131,12 @@ func (c *rotationsAbortCommand) Run(ctx context.Context, s *session) error {
 		if err != nil {
 			return err
 		}
-		return s.show(aborted, func(w io.Writer) { describeRotation(w, time.Now(), aborted.GetRotation()) })
+		return s.show(aborted, func(w io.Writer) {
+			describeRotation(w, time.Now(), aborted.GetRotation())
+			switch aborted.GetRotation().GetState() {
+			case pb.RotationState_ROTATION_STATE_COMPLETED, pb.RotationState_ROTATION_STATE_ROLLED_BACK:
+				fmt.Fprintln(w, "it was over: nothing was aborted")
+			}
+		})
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -43,6 +44,9 @@ func (f *requestFlags) repeat(err error) error {
 		return err
 	}
 	p := problemOf(context.Background(), err)
+	if strings.HasPrefix(p.Reason, "RECORD_") || strings.HasPrefix(p.Reason, "SECRET_") {
+		return p // nothing was done, and a repetition does nothing either
+	}
 	switch p.Status {
 	case exitUnavailable, exitDeadline, exitInterrupted, exitFailed:
 		return withHint(p, "it is not known what became of it; the same command with --request-id %s does it once at most", f.RequestID)
@@ -258,6 +262,9 @@ func (c *adoptCommand) Run(ctx context.Context, s *session) error {
 	request := &pb.AdoptSecretRequest{Client: c.name(), RequestId: c.use(s, dryRun{})}
 	return c.repeat(s.call(ctx, callsWithin, func(ctx context.Context, b *services) error {
 		adopted, err := b.rotations.AdoptSecret(ctx, request)
+		if err != nil && problemOf(ctx, err).Reason == "SECRET_UNCHANGED" {
+			return withHint(err, "there is nothing to adopt: only what was written over the current version's value is")
+		}
 		if err != nil {
 			return err
 		}

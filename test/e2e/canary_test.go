@@ -78,8 +78,9 @@ type canarySite struct {
 	site *site
 	up   *upstream
 	ctx  context.Context
-	// spans are those of everything that the server does.
+	// spans are those of everything that the server does; hooks what its webhook was told.
 	spans *collector
+	hooks *receiver
 }
 
 // must ends the test unless a call has gone well.
@@ -122,6 +123,7 @@ func (c *canarySite) wander() {
 	must(o.clients.DeleteClient(c.ctx, &pb.DeleteClientRequest{Name: "clients/gone"}))(c.t)
 	must(o.clients.PurgeClient(c.ctx, &pb.PurgeClientRequest{Name: "clients/gone", Confirm: gone.GetClient().GetUid()}))(c.t)
 	c.keys()
+	c.turn()
 	c.refusals(name, third)
 	must(o.clients.GetClient(c.ctx, &pb.GetClientRequest{Name: name}))(c.t)
 	must(o.clients.ListClients(c.ctx, &pb.ListClientsRequest{}))(c.t)
@@ -216,8 +218,9 @@ func (rawCodec) Unmarshal([]byte, any) error { return nil }
 // Name implements encoding.Codec.
 func (rawCodec) Name() string { return "proto" }
 
-// newCanarySite starts a server over a store with nothing but marked secrets.
-func newCanarySite(t *testing.T, store map[string]any) *canarySite {
+// newCanarySite starts a server over a store with nothing but marked secrets, which
+// takes wrapping tokens of the paths.
+func newCanarySite(t *testing.T, store map[string]any, wrapping ...string) *canarySite {
 	t.Helper()
 	up := newUpstream(t)
 	up.mux.HandleFunc("/echo", echo)
@@ -232,8 +235,12 @@ func newCanarySite(t *testing.T, store map[string]any) *canarySite {
 	})
 	s, spans := newSite(t, store, up.ca), newCollector(t)
 	s.config["tracing"] = spans.config()
+	if len(wrapping) > 0 {
+		s.config["secrets"] = map[string]any{"wrapping": map[string]any{"creation_paths": wrapping}}
+	}
+	hooks := newReceiver(t, s)
 	return &canarySite{
-		spans:    spans,
+		spans: spans, hooks: hooks,
 		canaries: &canaries{t: t, scanner: newScanner()}, site: s, up: up,
 		node: s.start(t, program(t)), ctx: t.Context(),
 	}
@@ -262,7 +269,12 @@ func (c *canarySite) search(folders ...string) {
 			c.t.Errorf("%s: %s", where, f)
 		}
 	}
-	given, log, heard := c.site.given.String(), c.log.String(), c.site.heard.String()
+	for _, event := range []string{"rotation_failed", "rotation_rolled_back", "rotation_completed"} {
+		if !strings.Contains(c.hooks.heard(), event) {
+			c.t.Errorf("the webhook was told nothing of %s", event)
+		}
+	}
+	given, log, heard := c.site.given.String(), c.log.String(), c.site.heard.String()+c.hooks.heard()
 	report("GetToken's answers", c.scanner.scan([]byte(given)))
 	if len(issued.scan([]byte(given))) == 0 {
 		c.t.Error("no token in GetToken's answers")
@@ -311,9 +323,18 @@ func signatureOf(jwt string) string { return jwt[strings.LastIndexByte(jwt, '.')
 func TestCanariesWithVault(t *testing.T) {
 	t.Parallel()
 	store := ownStore(t, realvault.WithTLS())
-	c := newCanarySite(t, store.config(store.Addr()))
+	others := store.NewKV()
+	c := newCanarySite(t, store.config(store.Addr()), others+"/data/oauth/*")
 	c.scanner.add("the AppRole's secret id", []byte(store.secretID))
 	c.wander()
+	c.unwraps(store, others)
+	journals := store.journals()
+	if !strings.Contains(journals, `"state":"completed"`) {
+		t.Error("no journal of a rotation in the store")
+	}
+	for _, found := range c.scanner.scan([]byte(journals)) {
+		t.Errorf("the records: %s", found)
+	}
 	store.PutPolicy(store.role, strings.ReplaceAll(store.policy, `"create", `, ""))
 	stage := func(want string) {
 		_, err := c.operator.rotations.StageSecret(c.ctx, &pb.StageSecretRequest{Client: "clients/canary", Secret: secretInput(c.secret())})

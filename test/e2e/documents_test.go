@@ -117,6 +117,65 @@ func TestDocumentedCommandsExist(t *testing.T) {
 	}
 }
 
+var (
+	heading   = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	reference = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	noAnchor  = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// anchors returns what the headings of a document are called in links.
+func anchors(t *testing.T, path string) map[string]bool {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, match := range heading.FindAllSubmatch(content, -1) {
+		found[strings.ReplaceAll(noAnchor.ReplaceAllString(strings.ToLower(string(match[1])), ""), " ", "-")] = true
+	}
+	return found
+}
+
+// TestDocumentedLinksLead follows the links of README and docs to files of this
+// repository, and to their headings.
+func TestDocumentedLinksLead(t *testing.T) {
+	root, err := harness.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	followed := 0
+	for _, path := range append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "SECURITY.md")) {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range reference.FindAllSubmatch(content, -1) {
+			file, anchor, _ := strings.Cut(string(match[1]), "#")
+			if strings.Contains(file, "://") {
+				continue
+			}
+			followed++
+			target := path
+			if file != "" {
+				target = filepath.Join(filepath.Dir(path), filepath.FromSlash(file))
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %s: %v", filepath.Base(path), match[1], err)
+			} else if anchor != "" && strings.HasSuffix(target, ".md") && !anchors(t, target)[anchor] {
+				t.Errorf("%s: %s: there is no such heading", filepath.Base(path), match[1])
+			}
+		}
+	}
+	if followed < 50 {
+		t.Errorf("only %d links were found", followed)
+	}
+}
+
 // TestMakeDemo runs what README tells a newcomer to run.
 func TestMakeDemo(t *testing.T) {
 	t.Parallel()

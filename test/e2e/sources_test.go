@@ -1,9 +1,12 @@
 package e2e_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +24,15 @@ func (v *vaultStore) wrapped(path string) string {
 	}
 	request.Header.Set("X-Vault-Token", v.RootToken())
 	request.Header.Set("X-Vault-Wrap-TTL", "5m")
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	roots := x509.NewCertPool()
+	if file := v.CAFile(); file != "" {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		roots.AppendCertsFromPEM(pem)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
 	response, err := client.Do(request)
 	if err != nil {
 		v.t.Fatal(err)
