@@ -12,7 +12,8 @@ func (r *rotationRecord) event() (Event, bool) {
 		RotationNeedsOperator: EventRotationNeedsOperator, RotationCompleted: EventRotationCompleted,
 	}
 	eventType, ok := types[r.State]
-	return r.eventOf(eventType), ok && r.Told != r.State
+	byHand := r.State == RotationRolledBack && r.Reason == "" // whoever did it knows
+	return r.eventOf(eventType), ok && r.Told != r.State && !byHand
 }
 
 func (r *rotationRecord) eventOf(t EventType) Event {

@@ -35,6 +35,9 @@ func (b *Broker) PlanRotation(ctx context.Context, q RotationRequest) (RotationP
 	if err := c.roomFor(Current); err != nil {
 		return RotationPlan{}, err
 	}
+	if err := b.checkGiven(ctx, c, q.Secret); err != nil {
+		return RotationPlan{}, err
+	}
 	return b.planOf(c, traits, given, pending, q), nil
 }
 
@@ -55,7 +58,7 @@ func (b *Broker) planOf(c *Client, traits RotatorTraits, given bool, pending Sec
 		step("have %s make a new secret and stage it as version %d", c.Rotation.Rotator, c.NextVersion)
 	}
 	if shape == ShapeKeyPair {
-		step("wait %v, until the new key is known", orDefault(c.Rotation.Propagation, traits.Propagation))
+		step("wait %v until the new key is known", orDefault(c.Rotation.Propagation, traits.Propagation))
 	}
 	step("verify it with %d tokens in a row", c.verifyTokens())
 	step("promote it: from then on tokens are got with it")
@@ -64,7 +67,8 @@ func (b *Broker) planOf(c *Client, traits RotatorTraits, given bool, pending Sec
 	case ok && q.Compromised:
 		step("drop all tokens that were got until then, revoke them where the client has a revocation endpoint, and destroy version %d at once", current.Number)
 	case ok:
-		step("watch it, and roll back where the provider takes both and refuses it; retire version %d after %v or the longest life of a token", current.Number, c.Rotation.overlap())
+		step("watch it, and roll back where the provider takes both and refuses it")
+		step("retire version %d %v later, or when its last token has ended if that is later still", current.Number, c.Rotation.overlap())
 	}
 	if replaces {
 		plan.Warnings = append(plan.Warnings, Warning{Reason: ReasonUpstreamSecretLost, Detail: "if the provider's answer is lost the new secret has to be staged by hand"})

@@ -158,14 +158,14 @@ func (r *rotationRecord) follow(c *Client) {
 	}
 	switch {
 	case current.Number == r.SecretVersion && (at.before() || at == RotationAborting):
-		r.promoted(c, "found promoted")
+		r.promoted(c, "promote")
 	case at.before() && version.Stage != Pending:
 		r.superseded(c)
 	case !at.promoted():
 	case current.Number == r.ReplacedVersion && r.ReplacedVersion != 0:
-		r.move(RotationRolledBack, "found rolled back")
+		r.move(RotationRolledBack, "roll back")
 	case !replacedThere && (waiting || at == RotationPromoted && !(r.Automatic && r.Compromised)):
-		r.move(RotationCompleted, "retired by hand")
+		r.move(RotationCompleted, "retire")
 	}
 }
 

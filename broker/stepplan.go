@@ -27,19 +27,25 @@ func (b *Broker) PlanStage(ctx context.Context, id string, input SecretInput, re
 	if err := c.roomFor(Pending); err != nil {
 		return RotationPlan{}, err
 	}
-	if !input.Value.IsZero() {
-		if err := b.checkSecret(c.Upstream.Authentication, input.Value); err != nil {
-			return RotationPlan{}, err
-		}
-		if err := b.checkChanged(ctx, c, input.Value); err != nil {
-			return RotationPlan{}, err
-		}
+	if err := b.checkGiven(ctx, c, input); err != nil {
+		return RotationPlan{}, err
 	}
 	plan := planned("store the secret as version %d, pending", c.NextVersion)
 	if pending, ok := c.Staged(Pending); ok {
 		plan.Steps = append(plan.Steps, fmt.Sprintf("take the label from version %d, which is pending now", pending.Number))
 	}
 	return plan, nil
+}
+
+// checkGiven refuses a secret in a request that could not be staged.
+func (b *Broker) checkGiven(ctx context.Context, c *Client, input SecretInput) error {
+	if input.Value.IsZero() {
+		return nil
+	}
+	if err := b.checkSecret(c.Upstream.Authentication, input.Value); err != nil {
+		return err
+	}
+	return b.checkChanged(ctx, c, input.Value)
 }
 
 // PlanPromotion says what PromoteSecret would do. Its errors are those of PromoteSecret.
@@ -119,7 +125,7 @@ func (b *Broker) PlanRetirement(ctx context.Context, id string, number int64) (R
 	}
 	plan.Steps = append(plan.Steps, fmt.Sprintf("destroy the value of version %d for good", number))
 	if version.Stage == Previous {
-		plan.Warnings = append(plan.Warnings, Warning{Reason: ReasonSecretWrongStage, Detail: "it is previous: there is nothing to roll back to afterwards"})
+		plan.Steps = append(plan.Steps, "it is the previous one: nothing is left to roll back to afterwards")
 	}
 	return plan, nil
 }
