@@ -137,7 +137,7 @@ func TestAClientIsChangedWhileItRotates(t *testing.T) {
 		for _, change := range clientChanges {
 			t.Run(kind.Name+": "+change.name, func(t *testing.T) {
 				pace := 1
-				if testing.Short() {
+				if testing.Short() || raced {
 					pace = 7
 				}
 				for n, more := 1, true; more; n += pace {
