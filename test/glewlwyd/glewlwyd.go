@@ -34,6 +34,7 @@ type Server struct {
 	t      testing.TB
 	issuer string
 	client *http.Client
+	caFile string
 }
 
 // TokenEndpoint returns the URL of the token endpoint.
@@ -41,6 +42,9 @@ func (s *Server) TokenEndpoint() string { return s.issuer + "/api/oidc/token" }
 
 // HTTPClient returns a client that trusts the server and keeps no connection.
 func (s *Server) HTTPClient() *http.Client { return s.client }
+
+// CAFile returns the PEM file that a client must trust.
+func (s *Server) CAFile() string { return s.caFile }
 
 // readyWithin bounds the wait for the server. It takes a second; a loaded machine needs more.
 const readyWithin = time.Minute
@@ -76,7 +80,7 @@ func Start(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{t: t, client: &http.Client{
+	s := &Server{t: t, caFile: authority.CAFile, client: &http.Client{
 		// No connection is kept: leak detectors would count its goroutines.
 		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: authority.Pool(), MinVersion: tls.VersionTLS12}},
 		Timeout:   30 * time.Second, Jar: jar,
