@@ -33,8 +33,8 @@ type registrar struct {
 	// put changes a client's secret as a person does at the provider's console; nil
 	// where the tests have no way to.
 	put func(id, secret string)
-	// longLived says that tokens live for many minutes, and with them, by default, the
-	// replaced version.
+	// longLived says that tokens live for many minutes: a replaced version is kept as
+	// long.
 	longLived bool
 }
 
@@ -99,28 +99,33 @@ func (r *registrar) create(t *testing.T, id string, c registration.Client) strin
 // rotateOnce has the rotator bring a new secret, and demands that it ends well.
 func (r *registrar) rotateOnce(t *testing.T, name, requestID string) *pb.Rotation {
 	t.Helper()
-	return r.ends(t, r.begin(t, name, requestID), pb.RotationState_ROTATION_STATE_COMPLETED)
+	return r.retires(t, r.begin(t, name, requestID))
 }
 
-func (r *registrar) begin(t *testing.T, name, requestID string) string {
+// begin begins a rotation that goes on by itself.
+func (n *node) begin(t *testing.T, name, requestID string) string {
 	t.Helper()
-	if _, err := r.operator.rotations.RotateSecret(t.Context(), &pb.RotateSecretRequest{Client: name, RequestId: requestID}); err != nil {
+	if _, err := n.operator.rotations.RotateSecret(t.Context(), &pb.RotateSecretRequest{Client: name, RequestId: requestID}); err != nil {
 		t.Fatalf("RotateSecret %s: %v", requestID, err)
 	}
 	return name
 }
 
-// ends watches a rotation to its end. Where tokens live for many minutes the replaced
-// version is retired by hand, which ends it too.
-func (r *registrar) ends(t *testing.T, name string, want pb.RotationState) *pb.Rotation {
+// retires retires the replaced version by hand as soon as it is replaced, which ends a
+// rotation before its time.
+func (r *registrar) retires(t *testing.T, name string) *pb.Rotation {
 	t.Helper()
-	if r.longLived && want == pb.RotationState_ROTATION_STATE_COMPLETED {
-		promoted := r.reaches(t, name, pb.RotationState_ROTATION_STATE_PROMOTED)
-		if _, err := r.operator.rotations.RetireSecret(t.Context(), &pb.RetireSecretRequest{Client: name, SecretVersion: promoted.GetReplacedVersion()}); err != nil {
-			t.Fatalf("RetireSecret: %v", err)
-		}
+	promoted := r.reaches(t, name, pb.RotationState_ROTATION_STATE_PROMOTED)
+	if _, err := r.operator.rotations.RetireSecret(t.Context(), &pb.RetireSecretRequest{Client: name, SecretVersion: promoted.GetReplacedVersion()}); err != nil {
+		t.Fatalf("RetireSecret: %v", err)
 	}
-	last, err := watchToEnd(t.Context(), &replica{node: r.node}, name)
+	return r.ends(t, name, pb.RotationState_ROTATION_STATE_COMPLETED)
+}
+
+// ends watches a rotation to its end.
+func (n *node) ends(t *testing.T, name string, want pb.RotationState) *pb.Rotation {
+	t.Helper()
+	last, err := watchToEnd(t.Context(), &replica{node: n}, name)
 	if err != nil || last.GetState() != want {
 		t.Fatalf("the rotation of %s ended as %v %s (%s), %v; want %v; events %v", name, last.GetState(), last.GetReason(), last.GetDetail(), err, want, last.GetEvents())
 	}

@@ -56,7 +56,13 @@ func (r *registrar) twiceInARow(t *testing.T) {
 	}
 	calling := callAllTheTime(t, r.node, name)
 	for version := int64(2); version <= 3; version++ {
-		ended := r.rotateOnce(t, name, fmt.Sprint("twice-", version))
+		r.begin(t, name, fmt.Sprint("twice-", version))
+		var ended *pb.Rotation
+		if version == 2 && !r.longLived {
+			ended = r.ends(t, name, pb.RotationState_ROTATION_STATE_COMPLETED)
+		} else {
+			ended = r.retires(t, name)
+		}
 		if ended.GetSecretVersion() != version || ended.GetShape() != pb.ProviderShape_PROVIDER_SHAPE_REPLACED || ended.GetSource() != pb.SecretSource_SECRET_SOURCE_PROVIDER || !made(ended, "bridge") {
 			t.Errorf("it brought version %d, %v, from %v; want %d, replaced, from the provider, after bridge tokens; events %v",
 				ended.GetSecretVersion(), ended.GetShape(), ended.GetSource(), version, ended.GetEvents())
@@ -102,7 +108,7 @@ func (r *registrar) slowAnswer(t *testing.T) {
 		pause(t.Context(), 50*time.Millisecond)
 	}
 	release()
-	r.ends(t, name, pb.RotationState_ROTATION_STATE_COMPLETED)
+	r.retires(t, name)
 	if err := r.newTokenOf(t.Context(), name, 2); err != nil {
 		t.Errorf("after: %v", err)
 	}

@@ -118,6 +118,7 @@ func (s *Server) start(folder, dir, certFile, keyFile string) {
 		})
 		select {
 		case <-ready.C():
+			s.awaitPort(process, port)
 			return
 		case <-process.Done():
 			if try == 3 {
@@ -125,6 +126,27 @@ func (s *Server) start(folder, dir, certFile, keyFile string) {
 			}
 		case <-time.After(readyWithin):
 			s.t.Fatalf("starting glewlwyd: not ready after %s", readyWithin)
+		}
+	}
+}
+
+// awaitPort waits until somebody listens: the program says that it has started a moment before that.
+func (s *Server) awaitPort(process *harness.Process, port int) {
+	s.t.Helper()
+	end := time.Now().Add(readyWithin)
+	for {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		select {
+		case <-process.Done():
+			s.t.Fatalf("starting glewlwyd: it ended: %v", process.Err())
+		case <-time.After(20 * time.Millisecond):
+			if time.Now().After(end) {
+				s.t.Fatalf("starting glewlwyd: it does not listen: %v", err)
+			}
 		}
 	}
 }
