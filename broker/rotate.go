@@ -109,6 +109,9 @@ func (b *Broker) repeat(ctx context.Context, c *Client, r *rotationRecord, versi
 		b.takeUp(c, r)
 		return r.Rotation.clone(), nil
 	}
+	if r.Reason == ReasonRotatorUnauthorized {
+		b.renewManagement(ctx, c)
+	}
 	r.move(r.Resume, "go on")
 	r.Lease = nil
 	r.Fence++
