@@ -136,14 +136,13 @@ func (f *fleet) killedAt(p *provider, calls []providerCall) {
 	f.b.Kill()
 	each(func(i int) error {
 		clients[i].gate.thaw()
-		if err := f.completes(f.a, clients[i]); err != nil {
-			return err
+		err := f.completes(f.a, clients[i])
+		if err == nil {
+			err = errors.Join(f.c.newTokenOf(f.t.Context(), clients[i].name, 3), clients[i].hasOnly(f.t.Context(), f.c.node, 3))
 		}
-		return errors.Join(f.c.newTokenOf(f.t.Context(), clients[i].name, 3), clients[i].hasOnly(f.t.Context(), f.c.node, 3))
+		tried[i].survived(err)
+		return nil
 	})
-	for i, fault := range tried {
-		fault.survived(problems[i])
-	}
 	f.restart(f.b)
 }
 
