@@ -53,6 +53,11 @@ func (b *Broker) giveUp(ctx context.Context, c *Client, expected string) (*rotat
 	if err != nil && !damaged {
 		return nil, 0, err
 	}
+	if r != nil {
+		if c, err = b.readClient(ctx, c.ID); err != nil { // as in take
+			return nil, 0, err
+		}
+	}
 	if r = b.settleRotation(c, r); r == nil && damaged {
 		r = newRotation(c, b.shapeOf(c), SourceRequest, RotationAborted)
 		r.EndTime, r.Reason = r.CreateTime, ReasonOf(err)

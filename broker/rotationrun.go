@@ -32,6 +32,8 @@ type rotationRun struct {
 	leaseID string
 	// sent is when the write of the lease was last begun.
 	sent time.Time
+	// freed says that the journal was last written without it.
+	freed bool
 }
 
 // take gets the lease of a client's journal. ROTATION_UNDER_WAY with RetryAfter while
@@ -46,6 +48,9 @@ func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 			e := newError(ReasonRotationUnderWay, c.ID, "a replica is at work on it")
 			e.RetryAfter = left
 			return nil, e
+		}
+		if c, err = b.readClient(ctx, c.ID); err != nil { // what was read before the journal may be older than that
+			return nil, err
 		}
 	}
 	if r = b.settleRotation(c, r); r == nil {
@@ -82,7 +87,9 @@ func (b *Broker) takeByHand(ctx context.Context, c *Client) (*rotationRun, error
 // save writes the journal and extends the lease. An error that wraps errLeaseLost says
 // that somebody else has it now.
 func (run *rotationRun) save(ctx context.Context) error {
-	run.r.Lease = &lease{Holder: run.replica, ID: run.leaseID, Duration: rotationLease}
+	if run.r.Lease = nil; !run.r.State.Over() { // whoever sees that it is over may begin another one
+		run.r.Lease = &lease{Holder: run.replica, ID: run.leaseID, Duration: rotationLease}
+	}
 	run.sent = time.Now()
 	return run.put(ctx)
 }
@@ -93,18 +100,21 @@ func (run *rotationRun) put(ctx context.Context) error {
 		return &Error{Reason: ReasonConcurrentChange, Op: "write the journal", Client: run.c.ID, Err: errors.Join(errLeaseLost, err)}
 	}
 	if err == nil {
-		run.version = version
+		run.version, run.freed = version, run.r.Lease == nil
 	}
 	return err
 }
 
 // release writes the journal a last time, without the lease.
 func (run *rotationRun) release(ctx context.Context) {
+	defer run.leases.set(run.leaseID, false)
+	if run.freed {
+		return
+	}
 	run.r.Lease = nil
 	if err := run.put(ctx); err != nil && !errors.Is(err, errLeaseLost) {
 		run.log.WarnContext(ctx, "rotation not released; its lease ends by itself", "client", run.c.ID, "reason", ReasonOf(err))
 	}
-	run.leases.set(run.leaseID, false)
 }
 
 // pause waits for d and keeps the lease.

@@ -150,6 +150,18 @@ func (b *Broker) journal(ctx context.Context, c *Client) (*rotationRecord, uint6
 	if err != nil {
 		return nil, 0, err
 	}
+	if r == nil {
+		return b.settleRotation(c, nil), version, nil
+	}
+	settled := *r
+	settled.Rotation = *r.Rotation.clone()
+	told := b.settleRotation(c, &settled)
+	if told.ID == r.ID && told.State == r.State {
+		return told, version, nil
+	}
+	if c, err = b.readClient(ctx, c.ID); err != nil { // it was read before the journal was, which may be further
+		return nil, 0, err
+	}
 	return b.settleRotation(c, r), version, nil
 }
 
