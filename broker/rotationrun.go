@@ -37,7 +37,7 @@ type rotationRun struct {
 }
 
 // take gets the lease of a client's journal. ROTATION_UNDER_WAY with RetryAfter while
-// somebody else has it; nil if the client was never rotated.
+// somebody else has it; nil if nothing is under way.
 func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 	r, version, err := b.readRotation(ctx, c)
 	if err != nil {
@@ -53,7 +53,8 @@ func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 			return nil, err
 		}
 	}
-	if r = b.settleRotation(c, r); r == nil {
+	over := r != nil && r.State.Over()
+	if r = b.settleRotation(c, r); r == nil || over && r.State.Over() { // writing it would only disturb who begins another
 		return nil, nil
 	}
 	if r.State == RotationVerifying && !r.Automatic { // whoever verified is gone
