@@ -59,13 +59,36 @@ func (b *Broker) RotateSecret(ctx context.Context, q RotationRequest) (*Rotation
 	if err := b.enlist(ctx, c, r.ID, false); err != nil {
 		return nil, err
 	}
-	if _, err := b.writeRotation(ctx, r, version); err != nil { // over the journal that was read: one of two at once wins
-		if ReasonOf(err) == ReasonStoreConflict {
-			return nil, newError(ReasonConcurrentChange, c.ID, "somebody else began a rotation")
-		}
+	if err := b.writeBegun(ctx, c, r, last, version); err != nil {
 		return nil, err
 	}
 	return b.goes(ctx, c, r)
+}
+
+// writeBegun writes the journal of a rotation that begins over last, which was read as
+// version: one of two at once wins. A replica that writes last once more, or finds the
+// new secret before its journal, is not another one.
+func (b *Broker) writeBegun(ctx context.Context, c *Client, r, last *rotationRecord, version uint64) error {
+	const tries = 4
+	for try := 1; ; try++ {
+		_, err := b.writeRotation(ctx, r, version)
+		if ReasonOf(err) != ReasonStoreConflict {
+			return err
+		}
+		lost := newError(ReasonConcurrentChange, c.ID, "somebody else began a rotation")
+		if try == tries {
+			return lost
+		}
+		var now *rotationRecord
+		if now, version, err = b.readRotation(ctx, c); err != nil {
+			return err
+		}
+		same := now != nil && (last != nil && now.ID == last.ID && now.State.Over() || now.ID == r.ID && !now.Automatic)
+		if !same {
+			return lost
+		}
+		r.Fence = now.Fence + 1
+	}
 }
 
 // mayBeLeft refuses to have another secret made while it is not known what became of
