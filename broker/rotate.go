@@ -78,10 +78,17 @@ func (b *Broker) writeOver(ctx context.Context, c *Client, r, last *rotationReco
 		if err != nil {
 			return err
 		}
-		if last == nil || present == nil || present.ID != last.ID || present.goesOn() {
+		released := present != nil && last != nil && present.ID == last.ID && !present.goesOn()
+		found := present != nil && present.ID == r.ID && !present.Automatic // its new secret, before this journal
+		if !released && !found {
 			break
 		}
-		last, version = present, now
+		version = now
+		if released {
+			last = present
+		} else {
+			r.Fence = present.Fence
+		}
 	}
 	return newError(ReasonConcurrentChange, c.ID, "somebody else began a rotation")
 }
@@ -126,6 +133,9 @@ func (b *Broker) repeat(ctx context.Context, c *Client, r *rotationRecord, versi
 	if r.State != RotationNeedsOperator {
 		b.kick(c)
 		return r.Rotation.clone(), nil
+	}
+	if r.Reason == ReasonRotatorUnauthorized {
+		b.renewManagement(ctx, c)
 	}
 	r.move(r.Resume, "go on")
 	r.Lease = nil

@@ -32,10 +32,12 @@ type rotationRun struct {
 	leaseID string
 	// sent is when the write of the lease was last begun.
 	sent time.Time
+	// freed says that the journal was last written without it.
+	freed bool
 }
 
 // take gets the lease of a client's journal. ROTATION_UNDER_WAY with RetryAfter while
-// somebody else has it; nil if the client was never rotated.
+// somebody else has it; nil if nothing is under way.
 func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 	r, version, err := b.readRotation(ctx, c)
 	if err != nil {
@@ -48,7 +50,8 @@ func (b *Broker) take(ctx context.Context, c *Client) (*rotationRun, error) {
 			return nil, e
 		}
 	}
-	if r, err = b.settled(ctx, c, r); r == nil || err != nil {
+	over := r != nil && r.State.Over()
+	if r, err = b.settled(ctx, c, r); r == nil || err != nil || over && r.State.Over() { // writing it would only disturb who begins another
 		return nil, err
 	}
 	if r.State == RotationVerifying && !r.Automatic { // whoever verified is gone
@@ -82,7 +85,9 @@ func (b *Broker) takeByHand(ctx context.Context, c *Client) (*rotationRun, error
 // save writes the journal and extends the lease. An error that wraps errLeaseLost says
 // that somebody else has it now.
 func (run *rotationRun) save(ctx context.Context) error {
-	run.r.Lease = &lease{Holder: run.replica, ID: run.leaseID, Duration: rotationLease}
+	if run.r.Lease = nil; !run.r.State.Over() { // whoever sees that it is over may begin another one
+		run.r.Lease = &lease{Holder: run.replica, ID: run.leaseID, Duration: rotationLease}
+	}
 	run.sent = time.Now()
 	return run.put(ctx)
 }
@@ -93,18 +98,21 @@ func (run *rotationRun) put(ctx context.Context) error {
 		return &Error{Reason: ReasonConcurrentChange, Op: "write the journal", Client: run.c.ID, Err: errors.Join(errLeaseLost, err)}
 	}
 	if err == nil {
-		run.version = version
+		run.version, run.freed = version, run.r.Lease == nil
 	}
 	return err
 }
 
 // release writes the journal a last time, without the lease.
 func (run *rotationRun) release(ctx context.Context) {
+	defer run.leases.set(run.leaseID, false)
+	if run.freed {
+		return
+	}
 	run.r.Lease = nil
 	if err := run.put(ctx); err != nil && !errors.Is(err, errLeaseLost) {
 		run.log.WarnContext(ctx, "rotation not released; its lease ends by itself", "client", run.c.ID, "reason", ReasonOf(err))
 	}
-	run.leases.set(run.leaseID, false)
 }
 
 // pause waits for d and keeps the lease.
@@ -171,7 +179,7 @@ func (b *Broker) drive(ctx context.Context, id string) (next time.Time, failed e
 	run, err := b.take(ctx, c)
 	if err != nil || run == nil {
 		if retry := AsError(err).RetryAfter; err != nil && retry > 0 {
-			return time.Now().Add(retry), nil
+			return time.Now().Add(min(retry, activeEvery)), nil // its holder may be dead
 		}
 		return again(), err
 	}

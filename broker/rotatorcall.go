@@ -80,6 +80,13 @@ func (b *Broker) managementToken(ctx context.Context, c *Client) (secret.Value, 
 		return secret.Value{}, nil, err
 	}
 	version, ok := manager.Secret(token.SecretVersion)
+	current, _ := manager.Staged(Current)
+	if slices.Contains(current.TokenDestinations, origin) && !slices.Contains(version.TokenDestinations, origin) { // it is older than the secret
+		if token, err = b.newManagementToken(ctx, manager); err != nil {
+			return secret.Value{}, nil, err
+		}
+		version, ok = current, true
+	}
 	if !ok {
 		return secret.Value{}, nil, newError(ReasonConcurrentChange, id, "its secret changed while a token was requested")
 	}
@@ -89,6 +96,42 @@ func (b *Broker) managementToken(ctx context.Context, c *Client) (secret.Value, 
 		}
 	}
 	return secret.Value{}, nil, newError(ReasonDestinationNotBound, id, "its tokens are bound to %v, not to %s; name that in token_destinations and give the secret anew", version.TokenDestinations, origin)
+}
+
+// newManagementToken gets a management client another token, whatever the age of the
+// present one: it may not do what this one may.
+func (b *Broker) newManagementToken(ctx context.Context, manager *Client) (*Token, error) {
+	current, ok := manager.Staged(Current)
+	if !ok {
+		return nil, newError(ReasonSecretNotSet, manager.ID, "")
+	}
+	key, err := keyOf(manager, TokenQuery{})
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, mintTimeout)
+	defer cancel()
+	token, err := b.requestWith(limited, manager, current, key)
+	if err == nil {
+		b.publish(ctx, manager, key, token)
+	}
+	return token, err
+}
+
+// renewManagement has another token got for c's management client, after one was
+// refused: what a person has granted since may be in new ones only.
+func (b *Broker) renewManagement(ctx context.Context, c *Client) {
+	id := c.Rotation.ManagementClient
+	if id == "" {
+		return
+	}
+	manager, err := b.GetClient(ctx, id)
+	if err == nil && manager.usable() == nil {
+		_, err = b.newManagementToken(ctx, manager)
+	}
+	if err != nil {
+		b.log.WarnContext(ctx, "the management client has no new token", "client", id, "reason", ReasonOf(err))
+	}
 }
 
 // known reports whether a failed call to a provider surely has had no effect.

@@ -1,34 +1,19 @@
 package rotator_test
 
 import (
-	"fmt"
 	"net/http"
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
+	"github.com/tokenbroker/tokenbroker/test/played"
 )
 
 var auth0Role = role{name: "auth0", creates: http.MethodPost, member: "client_secret", start: playAuth0}
 
 // playAuth0 plays "Rotate a client secret" and "Get client by ID".
 func playAuth0(t *testing.T) (*stage, broker.RotatorCall) {
-	value, n := current, 0
-	s := play(t, "Bearer "+management, func(w http.ResponseWriter, r *http.Request) {
-		switch r.Method + " " + r.URL.Path {
-		case "POST /api/v2/clients/" + clientID + "/rotate-secret":
-			n++
-			value = fmt.Sprint(made, n)
-			respond(w, 200, object{"client_id": clientID, "name": "Reports", "client_secret": value, "tenant": "acme"})
-		case "GET /api/v2/clients/" + clientID:
-			if got := r.URL.RawQuery; got != "fields=client_id,client_secret&include_fields=true" {
-				t.Errorf("query = %q", got)
-			}
-			respond(w, 200, object{"client_id": clientID, "client_secret": value})
-		default:
-			respond(w, 404, object{"statusCode": 404, "error": "Not Found", "message": "The client does not exist", "errorCode": "inexistent_client"})
-		}
-	})
+	s := play(t, "Bearer "+management, (&played.Auth0{Secrets: makesCanaries, ClientID: clientID, Value: current}).ServeHTTP)
 	return s, s.call("/api/v2/")
 }
 

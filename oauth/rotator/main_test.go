@@ -22,6 +22,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/oauth/rotator"
+	"github.com/tokenbroker/tokenbroker/test/played"
 )
 
 func TestMain(m *testing.M) {
@@ -137,15 +138,12 @@ func (s *stage) count(method string) int {
 }
 
 // object is a JSON object.
-type object = map[string]any
+type object = played.Object
 
-func respond(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	if body != nil {
-		_ = json.NewEncoder(w).Encode(body)
-	}
-}
+func respond(w http.ResponseWriter, status int, body any) { played.Respond(w, status, body) }
+
+// makesCanaries has providers make the secrets that must not show up.
+var makesCanaries = played.Secrets{Make: func(n int) string { return fmt.Sprint(made, n) }}
 
 func decode(r *http.Request) object {
 	var body object

@@ -63,9 +63,9 @@ func (r *receiver) heard() string {
 	return r.all.String()
 }
 
-// registrar plays a registration endpoint (RFC 7592): each update brings the next secret
+// playedRegistrar plays a registration endpoint (RFC 7592): each update brings the next secret
 // and the next registration token.
-type registrar struct {
+type playedRegistrar struct {
 	up *upstream
 
 	mu              sync.Mutex // guards what follows
@@ -77,7 +77,7 @@ type registrar struct {
 const registeredID = "enrolled"
 
 // ServeHTTP implements http.Handler.
-func (r *registrar) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+func (r *playedRegistrar) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if request.Header.Get("Authorization") != "Bearer "+r.tokens[0] {
@@ -151,7 +151,7 @@ func (c *canarySite) turn() {
 // register has a provider make the next secret, twice, and gets tokens with it.
 func (c *canarySite) register() {
 	const name = "clients/registered"
-	r := &registrar{up: c.up}
+	r := &playedRegistrar{up: c.up}
 	for range 3 {
 		r.secrets, r.tokens = append(r.secrets, c.secret()), append(r.tokens, c.bearer("registration access token"))
 	}

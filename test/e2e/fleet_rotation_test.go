@@ -80,7 +80,7 @@ func (f *fleet) rotateOnce(by *replica, r *rotating) error {
 	return f.up.RemoveSecret(r.app, secret.NewString(old))
 }
 
-// watchToEnd watches a rotation until it is over, and again where the watch breaks.
+// watchToEnd watches a rotation until it is over or needs an operator, and again where the watch breaks.
 func watchToEnd(ctx context.Context, by *replica, name string) (*pb.Rotation, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
@@ -91,6 +91,9 @@ func watchToEnd(ctx context.Context, by *replica, name string) (*pb.Rotation, er
 			var answer *pb.WatchRotationResponse
 			if answer, err = stream.Recv(); err == nil {
 				last = answer.GetRotation()
+			}
+			if last.GetState() == needsOperator {
+				return last, nil
 			}
 		}
 		if errors.Is(err, io.EOF) {

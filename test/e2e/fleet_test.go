@@ -95,11 +95,18 @@ type replica struct {
 // besides the fleet's own.
 func newFleet(t *testing.T, store *vaultStore, authorities ...[]byte) *fleet {
 	t.Helper()
+	return newFleetOf(t, store, func(*site) {}, authorities...)
+}
+
+// newFleetOf is newFleet of servers whose configuration is changed first.
+func newFleetOf(t *testing.T, store *vaultStore, configure func(*site), authorities ...[]byte) *fleet {
+	t.Helper()
 	f := &fleet{t: t, store: store, up: newUpstream(t, firstSecret, secondSecret)}
 	for i, r := range []**replica{&f.a, &f.b, &f.c} {
 		tap := newTap(t, store.Addr())
 		*r = &replica{name: string(rune('A' + i)), tap: tap, site: newSite(t, store.config(tap.URL), append(authorities, f.up.ca)...)}
 		(*r).site.config["limits"] = map[string]any{"max_concurrent_requests": 20000, "max_concurrent_requests_per_caller": 20000}
+		configure((*r).site)
 		(*r).node = (*r).site.start(t, program(t))
 	}
 	return f

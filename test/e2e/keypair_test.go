@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/oauth"
@@ -40,87 +41,159 @@ func madeKey(t *testing.T) (text, id string) {
 	return value.RevealString(), key.KeyID
 }
 
-// TestKeyPairChangesWithoutAGap has a real authorization server fetch the keys from the
-// broker, and changes the key while callers get tokens that live for two seconds.
-func TestKeyPairChangesWithoutAGap(t *testing.T) {
-	needServers(t)
-	t.Parallel()
+// keyed is a client with private_key_jwt at a real authorization server, which fetches
+// its keys from the broker.
+type keyed struct {
+	*node
+	t        *testing.T
+	provider *oidcprovider.Server
+	uri      string
+	web      *http.Client
+	// firstID is the id of the key that it is registered with.
+	firstID string
+}
+
+// keyedName is the client's name.
+const keyedName = "clients/app"
+
+// newKeyed registers it. change may change what is registered here.
+func newKeyed(t *testing.T, store map[string]any, change func(*pb.Client)) *keyed {
+	t.Helper()
 	keysAt := unused(t)
-	s := newSite(t, embeddedStore(t.TempDir()))
-	uri := "https://" + keysAt + "/clients/app/jwks.json"
-	provider := oidcprovider.Start(t, oidcprovider.Config{
-		Clients: []oidcprovider.Client{{ID: "app", AuthMethod: oidcprovider.PrivateKeyJWT, JWKSURI: uri}},
+	s := newSite(t, store)
+	k := &keyed{t: t, uri: "https://" + keysAt + "/clients/app/jwks.json"}
+	k.provider = oidcprovider.Start(t, oidcprovider.Config{
+		Clients: []oidcprovider.Client{{ID: "app", AuthMethod: oidcprovider.PrivateKeyJWT, JWKSURI: k.uri}},
 		// The clock will be ahead of the broker's by twice what the server keeps keys for.
 		TrustedCAFile: s.write(t, "jwks-ca.pem", s.ca.PEM()), Lifetime: 2 * time.Second, ClockTolerance: 5 * time.Minute,
 	})
-	ca, err := os.ReadFile(provider.CAFile())
+	ca, err := os.ReadFile(k.provider.CAFile())
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.write(t, "upstream.pem", append(s.ca.PEM(), ca...))
 	s.config["jwks"] = map[string]any{"address": keysAt, "max_age": oldestSet.String()}
-	n := s.start(t, program(t))
-	firstKey, firstID := madeKey(t)
-	nextKey, nextID := madeKey(t)
-	const name = "clients/app"
-	if _, err := n.operator.clients.CreateClient(t.Context(), &pb.CreateClientRequest{
-		Client: &pb.Client{Name: name, TokenEndpoint: provider.TokenEndpoint(), ClientId: "app", AuthenticationMethod: pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT},
-		Secret: keyInput(firstKey),
-	}); err != nil {
+	k.node = s.start(t, program(t))
+	client := &pb.Client{Name: keyedName, TokenEndpoint: k.provider.TokenEndpoint(), ClientId: "app", AuthenticationMethod: keyJWT}
+	if change != nil {
+		change(client)
+	}
+	var key string
+	key, k.firstID = madeKey(t)
+	if _, err := k.operator.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: client, Secret: keyInput(key)}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.token(t.Context(), name); err != nil {
+	if _, err := k.token(t.Context(), keyedName); err != nil {
 		t.Fatalf("GetToken: %v", err)
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(s.ca.Certificate())
-	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}}
-	wantKeys := func(when string, want ...string) {
-		t.Helper()
-		if got := publishedAt(t, web, uri); !slices.Equal(got, want) {
-			t.Errorf("%s: published %v, want %v", when, got, want)
-		}
-	}
-	wantKeys("registered", firstID)
+	k.web = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}}}
+	return k
+}
 
-	calling := callAllTheTime(t, n, name)
-	if _, err := n.operator.rotations.StageSecret(t.Context(), &pb.StageSecretRequest{Client: name, Secret: keyInput(nextKey)}); err != nil {
+// wantKeys checks what is published.
+func (k *keyed) wantKeys(when string, want ...string) {
+	k.t.Helper()
+	if got := publishedAt(k.t, k.web, k.uri); !slices.Equal(got, want) {
+		k.t.Errorf("%s: published %v, want %v", when, got, want)
+	}
+}
+
+// asksTwice waits until the authorization server, which has forgotten what it fetched,
+// was asked for tokens again.
+func (k *keyed) asksTwice() {
+	k.t.Helper()
+	k.provider.Advance(oldestSet + time.Second)
+	before := k.provider.Requests()
+	eventually(k.t, 30*time.Second, "tokens after the old key is gone", func() error {
+		if k.provider.Requests() < before+2 {
+			return errors.New("none was asked for yet")
+		}
+		return nil
+	})
+}
+
+// TestKeyPairChangesWithoutAGap has a real authorization server fetch the keys from the
+// broker, and changes the key while callers get tokens that live for two seconds.
+func TestKeyPairChangesWithoutAGap(t *testing.T) {
+	needServers(t)
+	t.Parallel()
+	k := newKeyed(t, embeddedStore(t.TempDir()), nil)
+	nextKey, nextID := madeKey(t)
+	k.wantKeys("registered", k.firstID)
+
+	calling := callAllTheTime(t, k.node, keyedName)
+	if _, err := k.operator.rotations.StageSecret(t.Context(), &pb.StageSecretRequest{Client: keyedName, Secret: keyInput(nextKey)}); err != nil {
 		t.Fatalf("StageSecret: %v", err)
 	}
-	wantKeys("staged", firstID, nextID)
+	k.wantKeys("staged", k.firstID, nextID)
 	// The server has keys that are less than a minute old, so it does not look again:
 	// this is what a rotation waits for.
-	_, err = n.operator.rotations.VerifySecret(t.Context(), &pb.VerifySecretRequest{Client: name})
+	_, err := k.operator.rotations.VerifySecret(t.Context(), &pb.VerifySecretRequest{Client: keyedName})
 	wantReason(t, "verify before the server has looked again", err, "CLIENT_REJECTED")
-	provider.Advance(oldestSet + time.Second)
-	if _, err := n.operator.rotations.VerifySecret(t.Context(), &pb.VerifySecretRequest{Client: name}); err != nil {
+	k.provider.Advance(oldestSet + time.Second)
+	if _, err := k.operator.rotations.VerifySecret(t.Context(), &pb.VerifySecretRequest{Client: keyedName}); err != nil {
 		t.Fatalf("VerifySecret: %v", err)
 	}
-	if _, err := n.operator.rotations.PromoteSecret(t.Context(), &pb.PromoteSecretRequest{Client: name, SecretVersion: 2}); err != nil {
+	if _, err := k.operator.rotations.PromoteSecret(t.Context(), &pb.PromoteSecretRequest{Client: keyedName, SecretVersion: 2}); err != nil {
 		t.Fatalf("PromoteSecret: %v", err)
 	}
-	wantKeys("promoted", firstID, nextID)
+	k.wantKeys("promoted", k.firstID, nextID)
 	eventually(t, 30*time.Second, "a token of the new key", func() error {
-		token, err := n.token(t.Context(), name)
+		token, err := k.token(t.Context(), keyedName)
 		if err == nil && token.GetSecretVersion() != 2 {
 			return errors.New("it is still of the old one")
 		}
 		return err
 	})
-	if _, err := n.operator.rotations.RetireSecret(t.Context(), &pb.RetireSecretRequest{Client: name, SecretVersion: 1}); err != nil {
+	if _, err := k.operator.rotations.RetireSecret(t.Context(), &pb.RetireSecretRequest{Client: keyedName, SecretVersion: 1}); err != nil {
 		t.Fatalf("RetireSecret: %v", err)
 	}
-	wantKeys("retired", nextID)
-	provider.Advance(oldestSet + time.Second)
-	before := provider.Requests()
-	eventually(t, 30*time.Second, "tokens after the old key is gone", func() error {
-		if provider.Requests() < before+2 {
-			return errors.New("none was asked for yet")
-		}
-		return nil
-	})
+	k.wantKeys("retired", nextID)
+	k.asksTwice()
 	calling()
-	n.stop(t)
+	k.stop(t)
+}
+
+// TestKeyPairRotates has the broker make the next key and do all steps by itself, over
+// real Vault, while callers get tokens that live for two seconds.
+func TestKeyPairRotates(t *testing.T) {
+	t.Parallel()
+	store := sharedStore(t)
+	k := newKeyed(t, store.config(store.Addr()), func(client *pb.Client) {
+		client.Rotation = &pb.RotationSettings{
+			Rotator: "key_pair", Propagation: durationpb.New(4 * time.Second), Overlap: durationpb.New(5 * time.Second),
+			VerifyTokens: 2, VerifySpacing: durationpb.New(10 * time.Millisecond),
+		}
+	})
+	calling := callAllTheTime(t, k.node, keyedName)
+	ids := []string{k.firstID}
+	for version := int64(2); version <= 3; version++ {
+		k.begin(t, keyedName, fmt.Sprint("rotation-", version))
+		k.reaches(t, keyedName, pb.RotationState_ROTATION_STATE_STAGED)
+		ids = append(ids[len(ids)-1:], "")
+		published := publishedAt(t, k.web, k.uri)
+		if len(published) != 2 || published[0] != ids[0] {
+			t.Fatalf("staged: published %v, want %s and the new key", published, ids[0])
+		}
+		ids[1] = published[1]
+		// What the rotation waits for by itself has come: the server looks again.
+		k.provider.Advance(oldestSet + time.Second)
+		k.reaches(t, keyedName, pb.RotationState_ROTATION_STATE_PROMOTED)
+		k.wantKeys("promoted", ids...)
+		ended := k.ends(t, keyedName, completed)
+		if ended.GetSource() != pb.SecretSource_SECRET_SOURCE_BROKER || ended.GetShape() != pb.ProviderShape_PROVIDER_SHAPE_KEY_PAIR || ended.GetSecretVersion() != version {
+			t.Errorf("it brought version %d, %v, from %v; want %d, a key pair, from the broker", ended.GetSecretVersion(), ended.GetShape(), ended.GetSource(), version)
+		}
+		k.wantKeys("retired", ids[1])
+		if err := k.newTokenOf(t.Context(), keyedName, version); err != nil {
+			t.Errorf("after: %v", err)
+		}
+	}
+	k.asksTwice()
+	calling()
+	k.stop(t)
 }
 
 // publishedAt returns the ids of the keys in a set, which is read as others read it.

@@ -58,3 +58,8 @@ func newKey(t testing.TB, algorithm string) signingKey {
 	}
 	return k
 }
+
+// pemOf returns a certificate as a file has it.
+func pemOf(certificate *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
+}

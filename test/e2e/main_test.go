@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}
+	tellRotationLoad(os.Stdout)
 	if !faults.tell(os.Stdout) && code == 0 {
 		code = 1
 	}

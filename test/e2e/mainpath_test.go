@@ -29,8 +29,8 @@ const (
 // awkward is a secret with what naive encodings break.
 const awkward = `s3cr3t: %+/&=~"\-`
 
-// registration is one client at the provider and how it is registered here.
-type registration struct {
+// clientOfMethod is one client at the provider and how it is registered here.
+type clientOfMethod struct {
 	name   string
 	method pb.AuthenticationMethod
 	theirs oidcprovider.Client
@@ -38,22 +38,22 @@ type registration struct {
 	assert *pb.AssertionSettings
 }
 
-// registrations has a client for each method, form of key and algorithm.
-func registrations(t *testing.T) []registration {
+// clientsOfMethods has a client for each method, form of key and algorithm.
+func clientsOfMethods(t *testing.T) []clientOfMethod {
 	t.Helper()
 	scopes := []string{"read", "write"}
-	list := []registration{
+	list := []clientOfMethod{
 		{"basic", basic, oidcprovider.Client{Secret: awkward + "basic"}, secretInput(awkward + "basic"), nil},
 		{"post", post, oidcprovider.Client{Secret: awkward + "post", AuthMethod: oidcprovider.Post}, secretInput(awkward + "post"), nil},
 	}
 	for _, algorithm := range []string{"RS256", "PS256", "ES256", "EdDSA"} {
 		key := newKey(t, algorithm)
 		theirs := oidcprovider.Client{AuthMethod: oidcprovider.PrivateKeyJWT, JWKS: key.jwks}
-		withPEM := registration{"pem-" + algorithm, keyJWT, theirs, keyInput(key.pem), &pb.AssertionSettings{KeyId: key.public.KeyID}}
+		withPEM := clientOfMethod{"pem-" + algorithm, keyJWT, theirs, keyInput(key.pem), &pb.AssertionSettings{KeyId: key.public.KeyID}}
 		if algorithm == "PS256" { // of an RSA key the natural one is RS256
 			withPEM.assert.SigningAlgorithm = algorithm
 		}
-		list = append(list, withPEM, registration{"jwk-" + algorithm, keyJWT, theirs, keyInput(key.jwk), nil})
+		list = append(list, withPEM, clientOfMethod{"jwk-" + algorithm, keyJWT, theirs, keyInput(key.jwk), nil})
 	}
 	for i := range list {
 		list[i].name = strings.ToLower(list[i].name)
@@ -67,7 +67,7 @@ func registrations(t *testing.T) []registration {
 func TestEveryMethod(t *testing.T) {
 	t.Parallel()
 	store := sharedStore(t)
-	list := registrations(t)
+	list := clientsOfMethods(t)
 	config := oidcprovider.Config{Resources: []oidcprovider.Resource{
 		{URI: crmAPI, Scopes: []string{"read", "write"}}, {URI: ledgerAPI, Scopes: []string{"read"}, Lifetime: 90 * time.Second, Opaque: true},
 	}}

@@ -34,6 +34,7 @@ type Server struct {
 	t      testing.TB
 	issuer string
 	client *http.Client
+	caFile string
 }
 
 // TokenEndpoint returns the URL of the token endpoint.
@@ -41,6 +42,9 @@ func (s *Server) TokenEndpoint() string { return s.issuer + "/api/oidc/token" }
 
 // HTTPClient returns a client that trusts the server and keeps no connection.
 func (s *Server) HTTPClient() *http.Client { return s.client }
+
+// CAFile returns the PEM file that a client must trust.
+func (s *Server) CAFile() string { return s.caFile }
 
 // readyWithin bounds the wait for the server. It takes a second; a loaded machine needs more.
 const readyWithin = time.Minute
@@ -76,7 +80,7 @@ func Start(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{t: t, client: &http.Client{
+	s := &Server{t: t, caFile: authority.CAFile, client: &http.Client{
 		// No connection is kept: leak detectors would count its goroutines.
 		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: authority.Pool(), MinVersion: tls.VersionTLS12}},
 		Timeout:   30 * time.Second, Jar: jar,
@@ -114,6 +118,7 @@ func (s *Server) start(folder, dir, certFile, keyFile string) {
 		})
 		select {
 		case <-ready.C():
+			s.awaitPort(process, port)
 			return
 		case <-process.Done():
 			if try == 3 {
@@ -121,6 +126,27 @@ func (s *Server) start(folder, dir, certFile, keyFile string) {
 			}
 		case <-time.After(readyWithin):
 			s.t.Fatalf("starting glewlwyd: not ready after %s", readyWithin)
+		}
+	}
+}
+
+// awaitPort waits until somebody listens: the program says that it has started a moment before that.
+func (s *Server) awaitPort(process *harness.Process, port int) {
+	s.t.Helper()
+	end := time.Now().Add(readyWithin)
+	for {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		select {
+		case <-process.Done():
+			s.t.Fatalf("starting glewlwyd: it ended: %v", process.Err())
+		case <-time.After(20 * time.Millisecond):
+			if time.Now().After(end) {
+				s.t.Fatalf("starting glewlwyd: it does not listen: %v", err)
+			}
 		}
 	}
 }
