@@ -130,7 +130,7 @@ func TestTokenctlGoesOn(t *testing.T) {
 	t.Parallel()
 	needServers(t)
 	up := newUpstream(t)
-	r := &registrar{up: up, secrets: []string{"enrolled-s3cr3t-1", "enrolled-s3cr3t-2"}, tokens: []string{"t0k3n-of-nobody"}}
+	r := &playedRegistrar{up: up, secrets: []string{"enrolled-s3cr3t-1", "enrolled-s3cr3t-2"}, tokens: []string{"t0k3n-of-nobody"}}
 	if err := up.AddClient(authserver.Client{ID: registeredID, Secrets: []secret.Value{secret.NewString(r.secrets[0])}, Scopes: []string{"read"}}); err != nil {
 		t.Fatal(err)
 	}
