@@ -114,7 +114,7 @@ func (run *rotationRun) verifyOnce(ctx context.Context, pending SecretVersion) (
 	token, err := run.requestWith(limited, run.c, pending, key)
 	if err != nil {
 		run.r.Verified = 0
-		return nil, err
+		return nil, run.explained(ctx, pending, err)
 	}
 	if run.c.Upstream.SingleActiveToken { // it has ended the one that all hold
 		run.publish(ctx, run.c, key, token)
