@@ -8,10 +8,13 @@
 package e2e_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -34,7 +37,15 @@ var built struct {
 	err  error
 }
 
+// testsAtOnce is how many of these tests run at a time: most of them wait, for leases to end
+// and for tokens to expire.
+const testsAtOnce = 5
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if most := flag.Lookup("test.parallel"); most.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) { // nobody said otherwise
+		_ = flag.Set(most.Name, strconv.Itoa(max(testsAtOnce, runtime.GOMAXPROCS(0))))
+	}
 	code := realvault.Closing(m).Run()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
