@@ -12,8 +12,7 @@ func (r *rotationRecord) event() (Event, bool) {
 		RotationNeedsOperator: EventRotationNeedsOperator, RotationCompleted: EventRotationCompleted,
 	}
 	eventType, ok := types[r.State]
-	byHand := r.State == RotationRolledBack && r.Reason == "" // whoever did it knows
-	return r.eventOf(eventType), ok && r.Told != r.State && !byHand
+	return r.eventOf(eventType), ok && r.Told != r.State
 }
 
 func (r *rotationRecord) eventOf(t EventType) Event {

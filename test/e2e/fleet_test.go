@@ -20,6 +20,8 @@ import (
 const (
 	// leaseEnds is how long a replica that died keeps the others waiting.
 	leaseEnds = 25 * time.Second
+	// rotationLeaseEnds is the same of one that was at work on a rotation.
+	rotationLeaseEnds = 30 * time.Second
 	// noticedWithin is how soon a change is in force on all replicas.
 	noticedWithin = 2 * time.Second
 	// slack is what a loaded machine may take on top of a wait of many seconds.

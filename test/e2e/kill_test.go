@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -77,7 +78,7 @@ func (k *killing) try(t *testing.T, o operation, id string, f *fault) (orphans i
 	if orphans, err = checkState(ctx, k.node, k.store, id); err != nil {
 		return 0, fmt.Errorf("after the restart: %w", err)
 	}
-	if err := call(ctx, k.node); err != nil && reasonOf(err) != o.repeated {
+	if err := k.repeat(ctx, call); err != nil && reasonOf(err) != o.repeated {
 		return 0, fmt.Errorf("the repetition: %w", err)
 	}
 	if err := o.checkDone(ctx, k.node, k.store, id); err != nil {
@@ -98,6 +99,23 @@ func (k *killing) try(t *testing.T, o operation, id string, f *fault) (orphans i
 		return left, fmt.Errorf("%d values that no record names, after %d", left, orphans)
 	}
 	return left, nil
+}
+
+// repeat makes a call that may have to wait until the lease of the server that was killed
+// ends.
+func (k *killing) repeat(ctx context.Context, call func(context.Context, *node) error) error {
+	err := call(ctx, k.node)
+	if reasonOf(err) != "ROTATION_UNDER_WAY" {
+		return err
+	}
+	var last error
+	_ = within(rotationLeaseEnds+slack, func() error {
+		if last = call(ctx, k.node); reasonOf(last) == "ROTATION_UNDER_WAY" {
+			return last
+		}
+		return nil
+	})
+	return last
 }
 
 // TestWritesAreCounted keeps the tests of faults honest: an operation that came to
