@@ -109,11 +109,11 @@ func (c *canary) storeFails(t *testing.T) {
 			c.store.Heal()
 		}
 	}
-	c.spill.armed = true
+	c.spill.armed.Store(true)
 	for full, request := range secretMethods(c.secret("acme")) {
 		c.do(t, c.peer, full, request, codes.Internal)
 	}
-	c.spill.armed = false
+	c.spill.armed.Store(false)
 }
 
 func wantOf(fault brokertest.Fault) codes.Code {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/prototext"
@@ -23,6 +24,8 @@ import (
 type finder struct {
 	// windows is length of a run :: its text → the mark it is of.
 	windows map[int]map[string]string
+
+	mu sync.Mutex // guards windows: rotations go on beside the calls
 }
 
 // run is how many bytes of a mark are too many to be there by chance.
@@ -61,6 +64,8 @@ func jsonText(value []byte, escapeHTML bool) string {
 }
 
 func (f *finder) slide(name, text string, length int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.windows[length] == nil {
 		f.windows[length] = map[string]string{}
 	}
@@ -71,6 +76,8 @@ func (f *finder) slide(name, text string, length int) {
 
 // find returns the names of the marks that are in text.
 func (f *finder) find(text string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var found []string
 	for length, windows := range f.windows {
 		for i := 0; i+length <= len(text); i++ {

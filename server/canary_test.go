@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -42,12 +43,12 @@ type canary struct {
 // spiller is a store that can panic with the data that it is given.
 type spiller struct {
 	broker.Store
-	armed bool
+	armed atomic.Bool
 }
 
 // Write implements broker.Store.
 func (s *spiller) Write(ctx context.Context, key string, data secret.Value, version uint64) (uint64, error) {
-	if s.armed {
+	if s.armed.Load() {
 		panic("cannot write " + data.RevealString())
 	}
 	return s.Store.Write(ctx, key, data, version)
