@@ -291,10 +291,18 @@ func (m *sharedMint) insteadOf(ctx context.Context, own *Token, written error) *
 	return own
 }
 
+// shares reports whether tokens of c are those of all replicas.
+func (b *Broker) shares(c *Client) bool {
+	return c.Upstream.limited() || !b.notShared && !c.TokenPolicy.Unshared
+}
+
 // publish makes a token that was had beside the lease the fleet's, as well as it can:
 // a replica that does not find it in time is told by those who use the old one.
 func (b *Broker) publish(ctx context.Context, c *Client, key tokenKey, token *Token) {
 	b.install(key, token)
+	if !b.shares(c) {
+		return
+	}
 	path := key.tokenPath()
 	keys, err := b.sealer(ctx)
 	for try := 0; err == nil && try < 3; try++ {

@@ -144,7 +144,7 @@ func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Toke
 		b.failures.Set(key, standing(err, current.Number, time.Now()))
 		return nil, err
 	}
-	if c.Upstream.limited() || !b.notShared && !c.TokenPolicy.Unshared {
+	if b.shares(c) {
 		token, err := b.mintShared(ctx, c, current, key, w)
 		if !errors.Is(err, errNotShared) || c.Upstream.limited() {
 			return token, err

@@ -219,7 +219,7 @@ func (b *Broker) promoteFollowed(ctx context.Context, c *Client, pending SecretV
 	if changed, err = b.commit(ctx, changed); err != nil {
 		return c, err
 	}
-	if !c.Upstream.SingleActiveToken && (c.Upstream.limited() || !b.notShared && !c.TokenPolicy.Unshared) {
+	if !c.Upstream.SingleActiveToken && b.shares(c) {
 		b.publish(ctx, changed, key, token) // so that nobody asks for another one
 	}
 	b.log.InfoContext(ctx, "secret has followed its owner", "client", c.ID, "secret_version", pending.Number,

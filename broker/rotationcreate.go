@@ -50,7 +50,7 @@ func (run *rotationRun) create(ctx context.Context) error {
 	defer cancel()
 	created, err := rotator.Create(limited, call)
 	if err == nil {
-		return run.keep(ctx, created, traits)
+		return run.keep(ctx, created, traits, call.Registration)
 	}
 	if err := run.keepRegistration(ctx, created); err != nil {
 		return err
@@ -62,14 +62,15 @@ func (run *rotationRun) create(ctx context.Context) error {
 }
 
 // keep stores a secret that the provider made: until that is done it is in memory only.
-func (run *rotationRun) keep(ctx context.Context, created CreatedSecret, traits RotatorTraits) error {
+// registration is the token that opens its management unless another one came with it.
+func (run *rotationRun) keep(ctx context.Context, created CreatedSecret, traits RotatorTraits, registration secret.Value) error {
 	defer created.Value.Wipe()
 	s := staging{
 		id: run.c.ID, rotationID: run.r.ID, handle: created.Handle, made: true,
 		input: SecretInput{Value: created.Value, ExpireTime: created.ExpireTime, Registration: created.Registration, KeepTrailingSpace: true},
 	}
 	if traits.NeedsRegistration && created.Registration.IsZero() {
-		s.input.Registration = run.registration(ctx)
+		s.input.Registration = registration
 	}
 	if sameOrigin(created.RegistrationEndpoint, run.c.Rotation.Endpoint) {
 		s.endpoint = created.RegistrationEndpoint
@@ -144,20 +145,6 @@ func (run *rotationRun) stagedAlready(ctx context.Context) (SecretVersion, error
 		return pending, nil
 	}
 	return SecretVersion{}, newError(ReasonSecretNotSet, run.c.ID, "")
-}
-
-// registration is the registration access token that stays.
-func (run *rotationRun) registration(ctx context.Context) secret.Value {
-	current, ok := run.c.Staged(Current)
-	if !ok {
-		return secret.Value{}
-	}
-	value, registration, err := run.readWithRegistration(ctx, run.c, current)
-	value.Wipe()
-	if err != nil {
-		return secret.Value{}
-	}
-	return registration
 }
 
 func sameOrigin(a, b string) bool {
@@ -242,7 +229,7 @@ func (run *rotationRun) tellChosen(ctx context.Context, rotator Rotator, call Ro
 
 // makeChosen makes a secret, stores it and notes that in the journal.
 func (run *rotationRun) makeChosen(ctx context.Context, rotator Rotator, call RotatorCall) error {
-	value, handle, err := makeSecret(rotator, call)
+	value, err := makeSecret(rotator, call)
 	if err != nil {
 		return err
 	}
@@ -251,7 +238,7 @@ func (run *rotationRun) makeChosen(ctx context.Context, rotator Rotator, call Ro
 	if err != nil {
 		return err
 	}
-	version.RotationID, version.Handle = run.r.ID, handle
+	version.RotationID = run.r.ID
 	run.r.Made = &version
 	return run.save(ctx)
 }
@@ -284,12 +271,11 @@ func (run *rotationRun) commitMade(ctx context.Context, made SecretVersion) (Sec
 	}
 }
 
-func makeSecret(rotator Rotator, call RotatorCall) (secret.Value, string, error) {
+func makeSecret(rotator Rotator, call RotatorCall) (secret.Value, error) {
 	if maker, ok := rotator.(SecretMaker); ok {
-		value, err := maker.MakeSecret(call)
-		return value, "", err
+		return maker.MakeSecret(call)
 	}
 	random := make([]byte, 32)
 	_, _ = rand.Read(random) // never fails (crypto/rand)
-	return secret.NewString(base64.RawURLEncoding.EncodeToString(random)), "", nil
+	return secret.NewString(base64.RawURLEncoding.EncodeToString(random)), nil
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -26,7 +27,7 @@ func (run *rotationRun) recover(ctx context.Context, rotator Rotator, call Rotat
 			run.r.move(RotationAborted, "abort")
 		}
 	case CreateDone:
-		return run.keep(ctx, found.Created, rotator.Traits(run.c.Rotation))
+		return run.keep(ctx, found.Created, rotator.Traits(run.c.Rotation), call.Registration)
 	case CreateLost:
 		return run.lost(ctx)
 	default:
@@ -67,18 +68,46 @@ func (run *rotationRun) lost(ctx context.Context) error {
 }
 
 // keepRegistration keeps a registration access token that came without a new secret:
-// the one from before opens nothing any more (RFC 7592 §2.1). A value is written once, so
-// the same secret becomes a version of its own, current in place of the present one.
+// the one from before opens nothing any more (RFC 7592 §2.1), and nobody else has this
+// one, so a store that is away and a change of the client are waited for.
 func (run *rotationRun) keepRegistration(ctx context.Context, created CreatedSecret) error {
-	current, ok := run.c.Staged(Current)
-	if !ok || created.Registration.IsZero() {
+	if created.Registration.IsZero() {
 		return nil
 	}
-	value, err := run.readSecret(ctx, run.c, current)
+	for wait := pollBegin; ; wait = min(2*wait, maxKeepPause) {
+		err := run.replaceRegistration(ctx, created)
+		reason := ReasonOf(err)
+		again := outage(err) || strings.HasPrefix(string(reason), "STORE_") || reason == ReasonConcurrentChange
+		if err == nil {
+			run.r.note(time.Now().UTC(), "keep the registration token", "")
+			return run.save(ctx)
+		}
+		if !again || !sleep(ctx, wait) {
+			return err
+		}
+		c, err := run.GetClient(ctx, run.c.ID)
+		if err == nil {
+			run.c = c
+		}
+	}
+}
+
+// replaceRegistration makes the present secret a version of its own with the new token,
+// current in place of the present one: a value is written once.
+func (run *rotationRun) replaceRegistration(ctx context.Context, created CreatedSecret) error {
+	current, ok := run.c.Staged(Current)
+	if !ok {
+		return nil
+	}
+	value, registration, err := run.readWithRegistration(ctx, run.c, current)
 	if err != nil {
 		return err
 	}
 	defer value.Wipe()
+	if registration.Equal(created.Registration) { // the answer to our write was lost
+		run.r.ReplacedVersion = current.Number
+		return nil
+	}
 	c := run.c.clone()
 	if sameOrigin(created.RegistrationEndpoint, c.Rotation.Endpoint) {
 		c.Rotation.Endpoint = created.RegistrationEndpoint
@@ -96,9 +125,8 @@ func (run *rotationRun) keepRegistration(ctx context.Context, created CreatedSec
 		return err
 	}
 	run.c, run.r.ReplacedVersion = c, version.Number
-	if c, err = run.destroySecret(ctx, c, current.Number); err == nil {
+	if c, err = run.destroySecret(ctx, c, current.Number); err == nil { // else the crawler ends it
 		run.c = c
 	}
-	run.r.note(time.Now().UTC(), "keep the registration token", "")
-	return run.save(ctx)
+	return nil
 }

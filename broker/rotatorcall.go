@@ -90,10 +90,8 @@ func (b *Broker) managementToken(ctx context.Context, c *Client) (secret.Value, 
 	if !ok {
 		return secret.Value{}, nil, newError(ReasonConcurrentChange, id, "its secret changed while a token was requested")
 	}
-	for _, o := range version.TokenDestinations {
-		if o == origin {
-			return token.Access, version.TokenDestinations, nil
-		}
+	if slices.Contains(version.TokenDestinations, origin) {
+		return token.Access, version.TokenDestinations, nil
 	}
 	return secret.Value{}, nil, newError(ReasonDestinationNotBound, id, "its tokens are bound to %v, not to %s; name that in token_destinations and give the secret anew", version.TokenDestinations, origin)
 }
