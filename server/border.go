@@ -122,7 +122,7 @@ func (b *border) poolOf(n need) *pool {
 	switch {
 	case n.kind == forNobody:
 		return b.anonymous
-	case n.permission == access.TokenWatch:
+	case n.lasts:
 		return b.watches
 	default:
 		return b.calls

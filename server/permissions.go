@@ -59,6 +59,8 @@ type need struct {
 	kind needKind
 	// also returns further permissions that this very request needs; nil for none.
 	also func(req any) []access.Permission
+	// lasts says that the call is a watch, which counts among those and not among calls.
+	lasts bool
 	// observes says that the method changes nothing, so that one entry in the audit
 	// log, written before it is answered, tells all.
 	observes bool
@@ -86,7 +88,7 @@ const (
 // compares the table with what the server registers.
 var needs = map[string]need{
 	pb.TokenService_GetToken_FullMethodName:     {permission: access.TokenGet, observes: true},
-	pb.TokenService_WatchToken_FullMethodName:   {permission: access.TokenWatch, observes: true},
+	pb.TokenService_WatchToken_FullMethodName:   {permission: access.TokenWatch, lasts: true, observes: true},
 	pb.TokenService_RevokeTokens_FullMethodName: {permission: access.TokenRevoke},
 
 	pb.ClientService_CreateClient_FullMethodName:   {permission: access.ClientWrite, kind: forNewClient, also: secretOf(access.SecretStage)},
@@ -110,7 +112,7 @@ var needs = map[string]need{
 	pb.RotationService_AdoptSecret_FullMethodName:        {permission: access.SecretStage},
 	pb.RotationService_GetRotation_FullMethodName:        {permission: access.ClientRead, observes: true},
 	pb.RotationService_ListRotations_FullMethodName:      {permission: access.ClientRead, kind: forAny, observes: true},
-	pb.RotationService_WatchRotation_FullMethodName:      {permission: access.ClientRead, observes: true},
+	pb.RotationService_WatchRotation_FullMethodName:      {permission: access.ClientRead, lasts: true, observes: true},
 	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead, observes: true},
 
 	pb.DiagnosticsService_CheckLookup_FullMethodName: {permission: access.LookupCheck, observes: true},
