@@ -172,6 +172,7 @@ func TestWatchesAreCountedByThemselves(t *testing.T) {
 		must(t, err)
 		_, err = third.Recv()
 		requireProblem(t, err, codes.ResourceExhausted, broker.ReasonTooManyRequests)
+		requireProblem(t, watchRotation("acme", nil)(t, w), codes.ResourceExhausted, broker.ReasonTooManyRequests)
 		must(t, lookup(t, w.peer))
 	})
 }
