@@ -35,6 +35,14 @@ type Config struct {
 	RequestToken RequestToken
 	// RevokeToken asks them to revoke tokens; nil revokes none.
 	RevokeToken RevokeToken
+	// AuthorizationServer asks them for all else; nil for nothing, and then grants of
+	// users, discovery and introspection are not to be had.
+	AuthorizationServer AuthorizationServer
+	// Providers knows profiles; nil knows none.
+	Providers Providers
+	// CallbackURL is where browsers come back to this service after a user's consent; ""
+	// if it hosts no callback.
+	CallbackURL string
 	// CheckSecret says whether a secret fits an authentication method, with a
 	// SECRET_UNUSABLE error if not. It must not quote the secret.
 	CheckSecret func(Authentication, secret.Value) error
@@ -93,6 +101,9 @@ type Broker struct {
 	store         Store
 	requestToken  RequestToken
 	revokeToken   RevokeToken
+	server        AuthorizationServer // nil if there is none
+	providers     Providers           // nil if there are none
+	callbackURL   string
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
 	rotators      map[string]Rotator
@@ -164,7 +175,7 @@ func New(cfg Config) (*Broker, error) {
 		return nil, errors.New("broker: MaxBlind is negative or lacks Feed")
 	}
 	b := &Broker{
-		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, checkSecret: cfg.CheckSecret,
+		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, server: cfg.AuthorizationServer, providers: cfg.Providers, callbackURL: cfg.CallbackURL, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
 		unwrap: cfg.Unwrap, references: cfg.References,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),

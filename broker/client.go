@@ -95,6 +95,30 @@ type Upstream struct {
 	// TokenDestinations are origins that the broker may send the client's tokens to by
 	// itself, as the management client of others' rotations.
 	TokenDestinations []string `json:"token_destinations,omitempty"`
+	// Provider is the profile that completed these settings and that says how the server
+	// departs from the standards; "" if it is taken to follow them.
+	Provider string `json:"provider,omitempty"`
+	// ProviderVariables are what the profile's endpoints need to know.
+	ProviderVariables map[string]string `json:"provider_variables,omitempty"`
+	// Grant is how tokens are had; "" means ClientCredentials.
+	Grant GrantType `json:"grant,omitempty"`
+	// Issuer is the server's issuer identifier (RFC 8414); "" if it has none.
+	Issuer string `json:"issuer,omitempty"`
+	// AuthorizationEndpoint is where users consent. No secret is sent there.
+	AuthorizationEndpoint string `json:"authorization_endpoint,omitempty"`
+	// DeviceAuthorizationEndpoint (RFC 8628), IntrospectionEndpoint (RFC 7662) and
+	// RefreshEndpoint, where refresh tokens are used, have the origin of TokenEndpoint,
+	// since the secret is sent there; "" if there is none, and for the last one means
+	// TokenEndpoint.
+	DeviceAuthorizationEndpoint string `json:"device_authorization_endpoint,omitempty"`
+	IntrospectionEndpoint       string `json:"introspection_endpoint,omitempty"`
+	RefreshEndpoint             string `json:"refresh_endpoint,omitempty"`
+	// TokenBinding is what tokens are bound to.
+	TokenBinding TokenBinding `json:"token_binding,omitempty"`
+	// AssertionSubject is the sub claim of JWTBearer when a caller names no subject.
+	AssertionSubject string `json:"assertion_subject,omitempty"`
+	// RedirectURIs are those of applications that host their own callback.
+	RedirectURIs []string `json:"redirect_uris,omitempty"`
 }
 
 // AuthenticationMethod is a client authentication method in the spelling of the
@@ -112,11 +136,27 @@ const (
 	ClientSecretPost AuthenticationMethod = "client_secret_post"
 	// PrivateKeyJWT signs an assertion (RFC 7523 §2.2, OpenID Connect Core §9).
 	PrivateKeyJWT AuthenticationMethod = "private_key_jwt"
+	// ClientSecretJWT signs an assertion with the secret by HMAC (OpenID Connect Core §9).
+	ClientSecretJWT AuthenticationMethod = "client_secret_jwt"
+	// TLSClientAuth presents a certificate of an authority that the server trusts
+	// (RFC 8705 §2.1).
+	TLSClientAuth AuthenticationMethod = "tls_client_auth"
+	// SelfSignedTLSClientAuth presents a certificate that the server knows (RFC 8705 §2.2).
+	SelfSignedTLSClientAuth AuthenticationMethod = "self_signed_tls_client_auth"
+	// NoAuthentication is that of a public client, and of JWTBearer, where the secret is
+	// the key of the assertion.
+	NoAuthentication AuthenticationMethod = "none"
+	// PrivateKeyBearer signs a JWT that is the request's bearer token, as GitHub Apps do.
+	// The name is ours.
+	PrivateKeyBearer AuthenticationMethod = "private_key_bearer"
 )
 
 // AuthenticationMethods lists the methods in the order in which they are documented.
 func AuthenticationMethods() []AuthenticationMethod {
-	return []AuthenticationMethod{ClientSecretBasic, ClientSecretBasicRaw, ClientSecretPost, PrivateKeyJWT}
+	return []AuthenticationMethod{
+		ClientSecretBasic, ClientSecretBasicRaw, ClientSecretPost, PrivateKeyJWT, ClientSecretJWT,
+		TLSClientAuth, SelfSignedTLSClientAuth, NoAuthentication, PrivateKeyBearer,
+	}
 }
 
 // Authentication says how a client authenticates at its token endpoint.
@@ -289,10 +329,10 @@ func (c *Client) clone() *Client {
 }
 
 func (u Upstream) clone() Upstream {
-	for _, list := range []*[]string{&u.DefaultScopes, &u.AllowedScopes, &u.AllowedAudiences, &u.Resources, &u.AllowedResources, &u.TokenDestinations} {
+	for _, list := range []*[]string{&u.DefaultScopes, &u.AllowedScopes, &u.AllowedAudiences, &u.Resources, &u.AllowedResources, &u.TokenDestinations, &u.RedirectURIs} {
 		*list = slices.Clone(*list)
 	}
-	u.Parameters = maps.Clone(u.Parameters)
+	u.Parameters, u.ProviderVariables = maps.Clone(u.Parameters), maps.Clone(u.ProviderVariables)
 	return u
 }
 
@@ -304,7 +344,16 @@ func (u Upstream) settingsHash() string {
 		Endpoint, ClientID string
 		Authentication     Authentication
 		Parameters         map[string]string
-	}{u.TokenEndpoint, u.ClientID, u.Authentication, u.Parameters})
+		Provider           string            `json:",omitempty"`
+		ProviderVariables  map[string]string `json:",omitempty"`
+		Grant              GrantType         `json:",omitempty"`
+		RefreshEndpoint    string            `json:",omitempty"`
+		TokenBinding       TokenBinding      `json:",omitempty"`
+		AssertionSubject   string            `json:",omitempty"`
+	}{
+		u.TokenEndpoint, u.ClientID, u.Authentication, u.Parameters, u.Provider, u.ProviderVariables, u.Grant, u.RefreshEndpoint,
+		u.TokenBinding, u.AssertionSubject,
+	})
 	if err != nil {
 		panic(fmt.Sprintf("broker: encode settings: %v", err)) // strings and maps of strings always encode
 	}

@@ -22,6 +22,9 @@ type Error struct {
 	// Detail adds what the reason alone does not say: a path, a capability, an
 	// upstream's bounded description. Shown to operators only.
 	Detail string
+	// Told is what every caller is told beside the reason, as ErrorInfo.metadata: what it
+	// needs for its next try, such as "dpop_nonce". nil for nothing.
+	Told map[string]string
 	// Fields lists what is wrong with a request; set for INVALID_REQUEST.
 	Fields []FieldViolation
 	// RetryAfter is how long to wait before another try; 0 says nothing.

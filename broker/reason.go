@@ -25,6 +25,8 @@ const (
 	RecoveryContactProvider Recovery = "CONTACT_PROVIDER"
 	// RecoveryContactOperator: only the operator of this service can mend it.
 	RecoveryContactOperator Recovery = "CONTACT_OPERATOR"
+	// RecoveryReauthorize: the user must give consent again.
+	RecoveryReauthorize Recovery = "REAUTHORIZE"
 )
 
 // The reasons. What each means and what mends it is in the table below.
@@ -131,6 +133,31 @@ const (
 	ReasonIssuanceBudgetSpent    Reason = "ISSUANCE_BUDGET_SPENT"
 	ReasonLiveTokensSpent        Reason = "LIVE_TOKENS_SPENT"
 
+	ReasonProviderUnknown         Reason = "PROVIDER_UNKNOWN"
+	ReasonDiscoveryFailed         Reason = "DISCOVERY_FAILED"
+	ReasonIssuerMismatch          Reason = "ISSUER_MISMATCH"
+	ReasonTokenInactive           Reason = "TOKEN_INACTIVE"
+	ReasonDPoPProofRequired       Reason = "DPOP_PROOF_REQUIRED"
+	ReasonDPoPProofInvalid        Reason = "DPOP_PROOF_INVALID"
+	ReasonDPoPNonceRequired       Reason = "DPOP_NONCE_REQUIRED"
+	ReasonTokenBoundElsewhere     Reason = "TOKEN_BOUND_ELSEWHERE"
+	ReasonSubjectTokenRejected    Reason = "SUBJECT_TOKEN_REJECTED"
+	ReasonAuthorizationNotFound   Reason = "AUTHORIZATION_NOT_FOUND"
+	ReasonAuthorizationRequired   Reason = "AUTHORIZATION_REQUIRED"
+	ReasonAuthorizationPending    Reason = "AUTHORIZATION_PENDING"
+	ReasonAuthorizationDenied     Reason = "AUTHORIZATION_DENIED"
+	ReasonAuthorizationExpired    Reason = "AUTHORIZATION_EXPIRED"
+	ReasonAuthorizationNotTaken   Reason = "AUTHORIZATION_NOT_TAKEN"
+	ReasonAuthorizationNotOffered Reason = "AUTHORIZATION_NOT_OFFERED"
+	ReasonStateInvalid            Reason = "STATE_INVALID"
+	ReasonIDTokenInvalid          Reason = "ID_TOKEN_INVALID"
+	ReasonRefreshTokenMissing     Reason = "REFRESH_TOKEN_MISSING"
+	ReasonRefreshTokenExpired     Reason = "REFRESH_TOKEN_EXPIRED"
+	ReasonRefreshTokenRejected    Reason = "REFRESH_TOKEN_REJECTED"
+	ReasonRefreshTokenReused      Reason = "REFRESH_TOKEN_REUSED"
+	ReasonRefreshAnswerLost       Reason = "REFRESH_ANSWER_LOST"
+	ReasonGrantOfOldClient        Reason = "GRANT_OF_OLD_CLIENT"
+
 	// Warnings: they stand beside a token, never in an error.
 	ReasonTokenShorterThanAsked Reason = "TOKEN_SHORTER_THAN_ASKED"
 	ReasonScopesNarrowed        Reason = "SCOPES_NARROWED"
@@ -138,6 +165,8 @@ const (
 	ReasonExpiryAssumed         Reason = "EXPIRY_ASSUMED"
 	ReasonTokenRejected         Reason = "TOKEN_REJECTED"
 	ReasonUsingPreviousSecret   Reason = "USING_PREVIOUS_SECRET"
+	ReasonPasswordGrant         Reason = "PASSWORD_GRANT"
+	ReasonRefreshTokenAbsent    Reason = "REFRESH_TOKEN_ABSENT"
 )
 
 // ReasonInfo documents one [Reason].

@@ -29,6 +29,10 @@ const (
 	ExpiryFromJWT      ExpirySource = "jwt"
 	ExpiryFromClient   ExpirySource = "client"
 	ExpiryAssumed      ExpirySource = "assumed"
+	// ExpiryFromProvider is what the profile declares, ExpiryFromIntrospection what the
+	// server said when it was asked about the token.
+	ExpiryFromProvider      ExpirySource = "provider"
+	ExpiryFromIntrospection ExpirySource = "introspection"
 )
 
 // Warning is something that did not prevent an answer.
@@ -105,6 +109,15 @@ type TokenQuery struct {
 	// RejectedTokenID is the ID of a token that the API refused; "" if none was. If
 	// it is the one that is held, another one is asked for, once per hold-down.
 	RejectedTokenID string
+	// Subject is whose grant is meant, in the application's own words; "" for none.
+	Subject string
+	// SubjectToken is what TokenExchange exchanges, of the type SubjectTokenType.
+	SubjectToken     secret.Value `json:"-"`
+	SubjectTokenType string       `json:"-"`
+	// DPoPProof is the caller's proof of the key that the token shall be bound to,
+	// CertificateThumbprint the SHA-256 of its certificate, base64url.
+	DPoPProof             string `json:"-"`
+	CertificateThumbprint string
 }
 
 // tokenKey says which tokens may be served to whom: never less than this, so that

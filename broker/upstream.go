@@ -7,8 +7,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
-// RequestToken asks an authorization server for one access token with the
-// client_credentials grant (RFC 6749 §4.4). It is called without any lock held,
+// RequestToken asks an authorization server for one access token with the grant that
+// the request presents. It is called without any lock held,
 // makes exactly one HTTP request, never retries, and is safe for concurrent use.
 //
 // Its errors are *[Error] with an UPSTREAM_ or one of the rejection reasons, and
@@ -37,6 +37,13 @@ type TokenRequest struct {
 	// Parameters are sent in the form as they are. They cannot name a parameter
 	// that the broker itself sends.
 	Parameters map[string]string
+	// Provider is the profile that says how this server departs from the standards; ""
+	// if it is taken to follow them.
+	Provider string
+	// ProviderVariables are the client's.
+	ProviderVariables map[string]string
+	// Grant is what the request presents; its zero value is client_credentials.
+	Grant GrantParameters
 }
 
 // TokenResponse is an authorization server's successful answer (RFC 6749 §5.1).
@@ -58,4 +65,20 @@ type TokenResponse struct {
 	SentTime time.Time
 	// ServerTime is the answer's Date header; zero when missing.
 	ServerTime time.Time
+	// Declared is how long the provider's profile says that tokens live, for when the
+	// answer does not; nil if it does not either. DeclaredOnly says that the answer and
+	// the token itself are not to be believed.
+	Declared     *time.Duration
+	DeclaredOnly bool
+	// RefreshToken is at most [MaxTokenBytes]; zero if there was none. RefreshExpiresIn
+	// counts from SentTime; nil when the answer did not say.
+	RefreshToken     secret.Value
+	RefreshExpiresIn *time.Duration
+	// IDToken came beside it (OpenID Connect Core §3.1.3.3); zero if none did.
+	IDToken secret.Value
+	// IssuedTokenType is that of RFC 8693 §2.2.1; "" if the answer did not say.
+	IssuedTokenType string
+	// CertificateThumbprint and KeyThumbprint are what the token says that it is bound to
+	// (cnf: RFC 8705 §3.1, RFC 9449 §6.1), base64url; "" if it says nothing.
+	CertificateThumbprint, KeyThumbprint string
 }

@@ -13,10 +13,33 @@ import (
 
 // methods is AuthenticationMethod :: proto → domain.
 var methods = map[pb.AuthenticationMethod]broker.AuthenticationMethod{
-	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC:     broker.ClientSecretBasic,
-	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC_RAW: broker.ClientSecretBasicRaw,
-	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_POST:      broker.ClientSecretPost,
-	pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT:         broker.PrivateKeyJWT,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC:         broker.ClientSecretBasic,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC_RAW:     broker.ClientSecretBasicRaw,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_POST:          broker.ClientSecretPost,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT:             broker.PrivateKeyJWT,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_JWT:           broker.ClientSecretJWT,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_TLS_CLIENT_AUTH:             broker.TLSClientAuth,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_SELF_SIGNED_TLS_CLIENT_AUTH: broker.SelfSignedTLSClientAuth,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_NONE:                        broker.NoAuthentication,
+	pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_BEARER:          broker.PrivateKeyBearer,
+}
+
+// grants is GrantType :: proto → domain; client_credentials is what all have that say
+// nothing, as in records of earlier releases.
+var grants = map[pb.GrantType]broker.GrantType{
+	pb.GrantType_GRANT_TYPE_CLIENT_CREDENTIALS: "",
+	pb.GrantType_GRANT_TYPE_AUTHORIZATION_CODE: broker.AuthorizationCode,
+	pb.GrantType_GRANT_TYPE_DEVICE_CODE:        broker.DeviceCode,
+	pb.GrantType_GRANT_TYPE_REFRESH_TOKEN:      broker.RefreshToken,
+	pb.GrantType_GRANT_TYPE_JWT_BEARER:         broker.JWTBearer,
+	pb.GrantType_GRANT_TYPE_TOKEN_EXCHANGE:     broker.TokenExchange,
+	pb.GrantType_GRANT_TYPE_PASSWORD:           broker.Password,
+}
+
+// bindings is TokenBinding :: proto → domain.
+var bindings = map[pb.TokenBinding]broker.TokenBinding{
+	pb.TokenBinding_TOKEN_BINDING_DPOP:        broker.BoundByDPoP,
+	pb.TokenBinding_TOKEN_BINDING_CERTIFICATE: broker.BoundByCertificate,
 }
 
 // states is ClientState :: domain → proto.
@@ -77,6 +100,10 @@ func settingsFromProto(c *pb.Client) (settings, error) {
 			IssueBudget:   broker.IssueBudget{Tokens: int(c.GetIssueBudget().GetTokens()), Period: orZero(period)},
 			MaxLiveTokens: int(c.GetMaxLiveTokens()), SingleActiveToken: c.GetSingleActiveToken(),
 			TokenDestinations: c.GetTokenDestinations(),
+			Provider:          c.GetProvider(), ProviderVariables: c.GetProviderVariables(), Grant: grants[c.GetGrantType()], Issuer: c.GetIssuer(),
+			AuthorizationEndpoint: c.GetAuthorizationEndpoint(), DeviceAuthorizationEndpoint: c.GetDeviceAuthorizationEndpoint(),
+			IntrospectionEndpoint: c.GetIntrospectionEndpoint(), RefreshEndpoint: c.GetRefreshEndpoint(),
+			TokenBinding: bindings[c.GetTokenBinding()], AssertionSubject: c.GetAssertionSubject(), RedirectURIs: c.GetRedirectUris(),
 		},
 		tokenPolicy: broker.TokenPolicy{
 			MinValidity: orZero(minValidity), AssumedLifetime: orZero(assumed),
@@ -134,6 +161,15 @@ func clientToProto(c *broker.Client) *pb.Client {
 		CreateTime: timeToProto(c.CreateTime), UpdateTime: timeToProto(c.UpdateTime), DeleteTime: timeToProto(c.DeleteTime),
 		MinSecretVersion: c.MinSecretVersion, MaxLiveTokens: int32(u.MaxLiveTokens), SingleActiveToken: u.SingleActiveToken,
 		Rotation: rotationSettingsToProto(c.Rotation), TokenDestinations: u.TokenDestinations,
+		Provider: u.Provider, ProviderVariables: u.ProviderVariables, GrantType: grantTypeToProto(u.Grant), Issuer: u.Issuer,
+		AuthorizationEndpoint: u.AuthorizationEndpoint, DeviceAuthorizationEndpoint: u.DeviceAuthorizationEndpoint,
+		IntrospectionEndpoint: u.IntrospectionEndpoint, RefreshEndpoint: u.RefreshEndpoint,
+		AssertionSubject: u.AssertionSubject, RedirectUris: u.RedirectURIs,
+	}
+	for theirs, ours := range bindings {
+		if ours == u.TokenBinding {
+			message.TokenBinding = theirs
+		}
 	}
 	if b := u.IssueBudget; !b.IsZero() {
 		message.IssueBudget = &pb.IssueBudget{Tokens: int32(b.Tokens), Period: durationToProto(b.Period)}
@@ -156,6 +192,15 @@ func clientToProto(c *broker.Client) *pb.Client {
 		message.SecretVersions = append(message.SecretVersions, versionToProto(v))
 	}
 	return message
+}
+
+func grantTypeToProto(g broker.GrantType) pb.GrantType {
+	for theirs, ours := range grants {
+		if ours == g {
+			return theirs
+		}
+	}
+	return pb.GrantType_GRANT_TYPE_UNSPECIFIED
 }
 
 func versionToProto(v broker.SecretVersion) *pb.SecretVersion {

@@ -125,6 +125,31 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonTokenExpired:           codes.FailedPrecondition,
 	broker.ReasonIssuanceBudgetSpent:    codes.ResourceExhausted,
 	broker.ReasonLiveTokensSpent:        codes.ResourceExhausted,
+
+	broker.ReasonProviderUnknown:         codes.FailedPrecondition,
+	broker.ReasonDiscoveryFailed:         codes.FailedPrecondition,
+	broker.ReasonIssuerMismatch:          codes.FailedPrecondition,
+	broker.ReasonTokenInactive:           codes.Unavailable,
+	broker.ReasonDPoPProofRequired:       codes.FailedPrecondition,
+	broker.ReasonDPoPProofInvalid:        codes.InvalidArgument,
+	broker.ReasonDPoPNonceRequired:       codes.FailedPrecondition,
+	broker.ReasonTokenBoundElsewhere:     codes.FailedPrecondition,
+	broker.ReasonSubjectTokenRejected:    codes.FailedPrecondition,
+	broker.ReasonAuthorizationNotFound:   codes.NotFound,
+	broker.ReasonAuthorizationRequired:   codes.FailedPrecondition,
+	broker.ReasonAuthorizationPending:    codes.FailedPrecondition,
+	broker.ReasonAuthorizationDenied:     codes.FailedPrecondition,
+	broker.ReasonAuthorizationExpired:    codes.FailedPrecondition,
+	broker.ReasonAuthorizationNotTaken:   codes.FailedPrecondition,
+	broker.ReasonAuthorizationNotOffered: codes.FailedPrecondition,
+	broker.ReasonStateInvalid:            codes.InvalidArgument,
+	broker.ReasonIDTokenInvalid:          codes.FailedPrecondition,
+	broker.ReasonRefreshTokenMissing:     codes.FailedPrecondition,
+	broker.ReasonRefreshTokenExpired:     codes.FailedPrecondition,
+	broker.ReasonRefreshTokenRejected:    codes.FailedPrecondition,
+	broker.ReasonRefreshTokenReused:      codes.FailedPrecondition,
+	broker.ReasonRefreshAnswerLost:       codes.FailedPrecondition,
+	broker.ReasonGrantOfOldClient:        codes.FailedPrecondition,
 }
 
 // Code returns the gRPC code of a reason; Internal for one that never is an error.
@@ -153,6 +178,9 @@ func statusOf(err error, requestID string, operator bool) *status.Status {
 	}
 	if operator && e.Detail != "" {
 		metadata["detail"] = e.Detail
+	}
+	for key, value := range e.Told {
+		metadata[key] = value
 	}
 	details := []protoadapt.MessageV1{protoadapt.MessageV1Of(&errdetails.ErrorInfo{Reason: string(e.Reason), Domain: errorDomain, Metadata: metadata})}
 	if len(e.Fields) > 0 {

@@ -24,6 +24,137 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// GrantType is how a client's tokens are had.
+type GrantType int32
+
+const (
+	// Means GRANT_TYPE_CLIENT_CREDENTIALS.
+	GrantType_GRANT_TYPE_UNSPECIFIED GrantType = 0
+	// The client's own authority (RFC 6749 §4.4).
+	GrantType_GRANT_TYPE_CLIENT_CREDENTIALS GrantType = 1
+	// A user's consent in a browser (RFC 6749 §4.1, with PKCE), kept fresh with refresh
+	// tokens. Calls for tokens name a subject.
+	GrantType_GRANT_TYPE_AUTHORIZATION_CODE GrantType = 2
+	// A user's consent on another device (RFC 8628). Calls for tokens name a subject.
+	GrantType_GRANT_TYPE_DEVICE_CODE GrantType = 3
+	// Refresh tokens that were had elsewhere and are imported. Calls for tokens name a
+	// subject.
+	GrantType_GRANT_TYPE_REFRESH_TOKEN GrantType = 4
+	// An assertion that the client signs, for itself or for a subject (RFC 7523 §2.1).
+	GrantType_GRANT_TYPE_JWT_BEARER GrantType = 5
+	// A token that the caller brings is exchanged (RFC 8693). Such tokens are given to
+	// nobody else and not kept.
+	GrantType_GRANT_TYPE_TOKEN_EXCHANGE GrantType = 6
+	// A user's name and password (RFC 6749 §4.3), imported; only where the provider's
+	// profile offers nothing better.
+	GrantType_GRANT_TYPE_PASSWORD GrantType = 7
+)
+
+// Enum value maps for GrantType.
+var (
+	GrantType_name = map[int32]string{
+		0: "GRANT_TYPE_UNSPECIFIED",
+		1: "GRANT_TYPE_CLIENT_CREDENTIALS",
+		2: "GRANT_TYPE_AUTHORIZATION_CODE",
+		3: "GRANT_TYPE_DEVICE_CODE",
+		4: "GRANT_TYPE_REFRESH_TOKEN",
+		5: "GRANT_TYPE_JWT_BEARER",
+		6: "GRANT_TYPE_TOKEN_EXCHANGE",
+		7: "GRANT_TYPE_PASSWORD",
+	}
+	GrantType_value = map[string]int32{
+		"GRANT_TYPE_UNSPECIFIED":        0,
+		"GRANT_TYPE_CLIENT_CREDENTIALS": 1,
+		"GRANT_TYPE_AUTHORIZATION_CODE": 2,
+		"GRANT_TYPE_DEVICE_CODE":        3,
+		"GRANT_TYPE_REFRESH_TOKEN":      4,
+		"GRANT_TYPE_JWT_BEARER":         5,
+		"GRANT_TYPE_TOKEN_EXCHANGE":     6,
+		"GRANT_TYPE_PASSWORD":           7,
+	}
+)
+
+func (x GrantType) Enum() *GrantType {
+	p := new(GrantType)
+	*p = x
+	return p
+}
+
+func (x GrantType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GrantType) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_client_service_proto_enumTypes[0].Descriptor()
+}
+
+func (GrantType) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_client_service_proto_enumTypes[0]
+}
+
+func (x GrantType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GrantType.Descriptor instead.
+func (GrantType) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{0}
+}
+
+// TokenBinding says what a client's tokens are bound to.
+type TokenBinding int32
+
+const (
+	// Tokens are not bound: whoever holds one can use it.
+	TokenBinding_TOKEN_BINDING_UNSPECIFIED TokenBinding = 0
+	// To the key of a DPoP proof (RFC 9449) that the caller sends along.
+	TokenBinding_TOKEN_BINDING_DPOP TokenBinding = 1
+	// To the certificate of TLS_CLIENT_AUTH (RFC 8705 §3), which the caller must hold
+	// too.
+	TokenBinding_TOKEN_BINDING_CERTIFICATE TokenBinding = 2
+)
+
+// Enum value maps for TokenBinding.
+var (
+	TokenBinding_name = map[int32]string{
+		0: "TOKEN_BINDING_UNSPECIFIED",
+		1: "TOKEN_BINDING_DPOP",
+		2: "TOKEN_BINDING_CERTIFICATE",
+	}
+	TokenBinding_value = map[string]int32{
+		"TOKEN_BINDING_UNSPECIFIED": 0,
+		"TOKEN_BINDING_DPOP":        1,
+		"TOKEN_BINDING_CERTIFICATE": 2,
+	}
+)
+
+func (x TokenBinding) Enum() *TokenBinding {
+	p := new(TokenBinding)
+	*p = x
+	return p
+}
+
+func (x TokenBinding) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TokenBinding) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_client_service_proto_enumTypes[1].Descriptor()
+}
+
+func (TokenBinding) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_client_service_proto_enumTypes[1]
+}
+
+func (x TokenBinding) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TokenBinding.Descriptor instead.
+func (TokenBinding) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{1}
+}
+
 // AuthenticationMethod is a method of the IANA registry "OAuth Token Endpoint
 // Authentication Methods", and one variation found in the field.
 type AuthenticationMethod int32
@@ -39,6 +170,19 @@ const (
 	AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_POST AuthenticationMethod = 3
 	// A signed assertion (RFC 7523 §2.2); the secret is a private key, PEM or JWK.
 	AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT AuthenticationMethod = 4
+	// An assertion signed with the client secret by HMAC (OpenID Connect Core §9).
+	AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_JWT AuthenticationMethod = 5
+	// A client certificate of an authority that the server trusts (RFC 8705 §2.1); the
+	// secret is a private key and its certificate chain, PEM.
+	AuthenticationMethod_AUTHENTICATION_METHOD_TLS_CLIENT_AUTH AuthenticationMethod = 6
+	// A client certificate that the server knows (RFC 8705 §2.2); the secret is as for
+	// TLS_CLIENT_AUTH.
+	AuthenticationMethod_AUTHENTICATION_METHOD_SELF_SIGNED_TLS_CLIENT_AUTH AuthenticationMethod = 7
+	// No authentication: a public client, or JWT_BEARER, where the secret is the key of
+	// the assertion.
+	AuthenticationMethod_AUTHENTICATION_METHOD_NONE AuthenticationMethod = 8
+	// A JWT signed with a private key as bearer token of the request, as GitHub Apps do.
+	AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_BEARER AuthenticationMethod = 9
 )
 
 // Enum value maps for AuthenticationMethod.
@@ -49,13 +193,23 @@ var (
 		2: "AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC_RAW",
 		3: "AUTHENTICATION_METHOD_CLIENT_SECRET_POST",
 		4: "AUTHENTICATION_METHOD_PRIVATE_KEY_JWT",
+		5: "AUTHENTICATION_METHOD_CLIENT_SECRET_JWT",
+		6: "AUTHENTICATION_METHOD_TLS_CLIENT_AUTH",
+		7: "AUTHENTICATION_METHOD_SELF_SIGNED_TLS_CLIENT_AUTH",
+		8: "AUTHENTICATION_METHOD_NONE",
+		9: "AUTHENTICATION_METHOD_PRIVATE_KEY_BEARER",
 	}
 	AuthenticationMethod_value = map[string]int32{
-		"AUTHENTICATION_METHOD_UNSPECIFIED":             0,
-		"AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC":     1,
-		"AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC_RAW": 2,
-		"AUTHENTICATION_METHOD_CLIENT_SECRET_POST":      3,
-		"AUTHENTICATION_METHOD_PRIVATE_KEY_JWT":         4,
+		"AUTHENTICATION_METHOD_UNSPECIFIED":                 0,
+		"AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC":         1,
+		"AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC_RAW":     2,
+		"AUTHENTICATION_METHOD_CLIENT_SECRET_POST":          3,
+		"AUTHENTICATION_METHOD_PRIVATE_KEY_JWT":             4,
+		"AUTHENTICATION_METHOD_CLIENT_SECRET_JWT":           5,
+		"AUTHENTICATION_METHOD_TLS_CLIENT_AUTH":             6,
+		"AUTHENTICATION_METHOD_SELF_SIGNED_TLS_CLIENT_AUTH": 7,
+		"AUTHENTICATION_METHOD_NONE":                        8,
+		"AUTHENTICATION_METHOD_PRIVATE_KEY_BEARER":          9,
 	}
 )
 
@@ -70,11 +224,11 @@ func (x AuthenticationMethod) String() string {
 }
 
 func (AuthenticationMethod) Descriptor() protoreflect.EnumDescriptor {
-	return file_tokenbroker_v1_client_service_proto_enumTypes[0].Descriptor()
+	return file_tokenbroker_v1_client_service_proto_enumTypes[2].Descriptor()
 }
 
 func (AuthenticationMethod) Type() protoreflect.EnumType {
-	return &file_tokenbroker_v1_client_service_proto_enumTypes[0]
+	return &file_tokenbroker_v1_client_service_proto_enumTypes[2]
 }
 
 func (x AuthenticationMethod) Number() protoreflect.EnumNumber {
@@ -83,7 +237,7 @@ func (x AuthenticationMethod) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AuthenticationMethod.Descriptor instead.
 func (AuthenticationMethod) EnumDescriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{0}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{2}
 }
 
 // ClientState says whether a client gets tokens.
@@ -127,11 +281,11 @@ func (x ClientState) String() string {
 }
 
 func (ClientState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tokenbroker_v1_client_service_proto_enumTypes[1].Descriptor()
+	return file_tokenbroker_v1_client_service_proto_enumTypes[3].Descriptor()
 }
 
 func (ClientState) Type() protoreflect.EnumType {
-	return &file_tokenbroker_v1_client_service_proto_enumTypes[1]
+	return &file_tokenbroker_v1_client_service_proto_enumTypes[3]
 }
 
 func (x ClientState) Number() protoreflect.EnumNumber {
@@ -140,7 +294,68 @@ func (x ClientState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientState.Descriptor instead.
 func (ClientState) EnumDescriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{1}
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{3}
+}
+
+// ImportOutcome is what became of one client of an import.
+type ImportOutcome int32
+
+const (
+	// Never used.
+	ImportOutcome_IMPORT_OUTCOME_UNSPECIFIED ImportOutcome = 0
+	// It was not there and is now.
+	ImportOutcome_IMPORT_OUTCOME_CREATED ImportOutcome = 1
+	// It was there and has other settings, or another secret, now.
+	ImportOutcome_IMPORT_OUTCOME_UPDATED ImportOutcome = 2
+	// It was there and as it should be.
+	ImportOutcome_IMPORT_OUTCOME_UNCHANGED ImportOutcome = 3
+	// Nothing was changed.
+	ImportOutcome_IMPORT_OUTCOME_FAILED ImportOutcome = 4
+)
+
+// Enum value maps for ImportOutcome.
+var (
+	ImportOutcome_name = map[int32]string{
+		0: "IMPORT_OUTCOME_UNSPECIFIED",
+		1: "IMPORT_OUTCOME_CREATED",
+		2: "IMPORT_OUTCOME_UPDATED",
+		3: "IMPORT_OUTCOME_UNCHANGED",
+		4: "IMPORT_OUTCOME_FAILED",
+	}
+	ImportOutcome_value = map[string]int32{
+		"IMPORT_OUTCOME_UNSPECIFIED": 0,
+		"IMPORT_OUTCOME_CREATED":     1,
+		"IMPORT_OUTCOME_UPDATED":     2,
+		"IMPORT_OUTCOME_UNCHANGED":   3,
+		"IMPORT_OUTCOME_FAILED":      4,
+	}
+)
+
+func (x ImportOutcome) Enum() *ImportOutcome {
+	p := new(ImportOutcome)
+	*p = x
+	return p
+}
+
+func (x ImportOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ImportOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_client_service_proto_enumTypes[4].Descriptor()
+}
+
+func (ImportOutcome) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_client_service_proto_enumTypes[4]
+}
+
+func (x ImportOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ImportOutcome.Descriptor instead.
+func (ImportOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{4}
 }
 
 // Client is a registered OAuth client. It never holds a secret.
@@ -156,14 +371,16 @@ type Client struct {
 	// Optional. At most 32 labels for people and filters; keys as in ids, values at
 	// most 63 bytes.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Required. Absolute https URL without user, query and fragment. Plain http is
-	// taken on loopback only, and only where the configuration allows it.
+	// Required, unless the provider's profile or the issuer's metadata have it. Absolute
+	// https URL without user, query and fragment. Plain http is taken on loopback only,
+	// and only where the configuration allows it.
 	TokenEndpoint string `protobuf:"bytes,4,opt,name=token_endpoint,json=tokenEndpoint,proto3" json:"token_endpoint,omitempty"`
 	// Required. What the authorization server calls the client; at most 512 bytes.
 	ClientId string `protobuf:"bytes,5,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// Required. How the client authenticates at the token endpoint.
+	// Required, unless the provider's profile has it. How the client authenticates at the
+	// token endpoint.
 	AuthenticationMethod AuthenticationMethod `protobuf:"varint,6,opt,name=authentication_method,json=authenticationMethod,proto3,enum=tokenbroker.v1.AuthenticationMethod" json:"authentication_method,omitempty"`
-	// Optional. Settings of the assertion; for PRIVATE_KEY_JWT only.
+	// Optional. Settings of the assertion, where there is one.
 	Assertion *AssertionSettings `protobuf:"bytes,7,opt,name=assertion,proto3" json:"assertion,omitempty"`
 	// Optional. Scopes asked for when a caller names none; at most 100.
 	DefaultScopes []string `protobuf:"bytes,8,rep,name=default_scopes,json=defaultScopes,proto3" json:"default_scopes,omitempty"`
@@ -218,8 +435,41 @@ type Client struct {
 	// rotations; at most 5. Bound to the secret when it comes, as the token endpoint
 	// is.
 	TokenDestinations []string `protobuf:"bytes,28,rep,name=token_destinations,json=tokenDestinations,proto3" json:"token_destinations,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Optional. Immutable without a new secret. Name of the provider profile whose
+	// declarations fill what is left unset here, and say how the authorization server
+	// departs from the standards; ListProviders shows which there are. Without one the
+	// server is taken to follow the standards.
+	Provider string `protobuf:"bytes,29,opt,name=provider,proto3" json:"provider,omitempty"`
+	// Optional. What the profile's endpoints need to know, such as "tenant".
+	ProviderVariables map[string]string `protobuf:"bytes,30,rep,name=provider_variables,json=providerVariables,proto3" json:"provider_variables,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Optional. How tokens are had; by default CLIENT_CREDENTIALS.
+	GrantType GrantType `protobuf:"varint,31,opt,name=grant_type,json=grantType,proto3,enum=tokenbroker.v1.GrantType" json:"grant_type,omitempty"`
+	// Optional. The authorization server's issuer identifier (RFC 8414). Endpoints that
+	// are left unset are then discovered when the client is saved, and answers that name
+	// another issuer are refused (RFC 9207).
+	Issuer string `protobuf:"bytes,32,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Optional. Where users consent (RFC 6749 §3.1); for AUTHORIZATION_CODE. No secret
+	// is sent there.
+	AuthorizationEndpoint string `protobuf:"bytes,33,opt,name=authorization_endpoint,json=authorizationEndpoint,proto3" json:"authorization_endpoint,omitempty"`
+	// Optional. Where device codes are had (RFC 8628 §3.1); for DEVICE_CODE. Of the
+	// token endpoint's origin.
+	DeviceAuthorizationEndpoint string `protobuf:"bytes,34,opt,name=device_authorization_endpoint,json=deviceAuthorizationEndpoint,proto3" json:"device_authorization_endpoint,omitempty"`
+	// Optional. Where tokens are introspected (RFC 7662), if their expiry is not known
+	// otherwise. Of the token endpoint's origin.
+	IntrospectionEndpoint string `protobuf:"bytes,35,opt,name=introspection_endpoint,json=introspectionEndpoint,proto3" json:"introspection_endpoint,omitempty"`
+	// Optional. Where refresh tokens are used, if not at the token endpoint. Of its
+	// origin.
+	RefreshEndpoint string `protobuf:"bytes,36,opt,name=refresh_endpoint,json=refreshEndpoint,proto3" json:"refresh_endpoint,omitempty"`
+	// Optional. Whether tokens are bound to a key that the caller holds.
+	TokenBinding TokenBinding `protobuf:"varint,37,opt,name=token_binding,json=tokenBinding,proto3,enum=tokenbroker.v1.TokenBinding" json:"token_binding,omitempty"`
+	// Optional. Subject of the assertion of JWT_BEARER, such as the user that a service
+	// account acts for, when a caller names none.
+	AssertionSubject string `protobuf:"bytes,38,opt,name=assertion_subject,json=assertionSubject,proto3" json:"assertion_subject,omitempty"`
+	// Optional. Redirect URIs for AUTHORIZATION_CODE besides the broker's own callback,
+	// for applications that host theirs: at most 20, compared exactly (RFC 9700 §2.1).
+	RedirectUris  []string `protobuf:"bytes,39,rep,name=redirect_uris,json=redirectUris,proto3" json:"redirect_uris,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Client) Reset() {
@@ -444,6 +694,83 @@ func (x *Client) GetRotation() *RotationSettings {
 func (x *Client) GetTokenDestinations() []string {
 	if x != nil {
 		return x.TokenDestinations
+	}
+	return nil
+}
+
+func (x *Client) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Client) GetProviderVariables() map[string]string {
+	if x != nil {
+		return x.ProviderVariables
+	}
+	return nil
+}
+
+func (x *Client) GetGrantType() GrantType {
+	if x != nil {
+		return x.GrantType
+	}
+	return GrantType_GRANT_TYPE_UNSPECIFIED
+}
+
+func (x *Client) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Client) GetAuthorizationEndpoint() string {
+	if x != nil {
+		return x.AuthorizationEndpoint
+	}
+	return ""
+}
+
+func (x *Client) GetDeviceAuthorizationEndpoint() string {
+	if x != nil {
+		return x.DeviceAuthorizationEndpoint
+	}
+	return ""
+}
+
+func (x *Client) GetIntrospectionEndpoint() string {
+	if x != nil {
+		return x.IntrospectionEndpoint
+	}
+	return ""
+}
+
+func (x *Client) GetRefreshEndpoint() string {
+	if x != nil {
+		return x.RefreshEndpoint
+	}
+	return ""
+}
+
+func (x *Client) GetTokenBinding() TokenBinding {
+	if x != nil {
+		return x.TokenBinding
+	}
+	return TokenBinding_TOKEN_BINDING_UNSPECIFIED
+}
+
+func (x *Client) GetAssertionSubject() string {
+	if x != nil {
+		return x.AssertionSubject
+	}
+	return ""
+}
+
+func (x *Client) GetRedirectUris() []string {
+	if x != nil {
+		return x.RedirectUris
 	}
 	return nil
 }
@@ -743,11 +1070,13 @@ func (x *IssueBudget) GetPeriod() *durationpb.Duration {
 	return nil
 }
 
-// AssertionSettings shape the assertion of PRIVATE_KEY_JWT.
+// AssertionSettings shape the assertion of PRIVATE_KEY_JWT, CLIENT_SECRET_JWT,
+// PRIVATE_KEY_BEARER and of the grant JWT_BEARER.
 type AssertionSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Optional. RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 or
-	// EdDSA; by default the natural one of the key.
+	// EdDSA, by default the natural one of the key; HS256, HS384 or HS512, by default
+	// HS256, for CLIENT_SECRET_JWT.
 	SigningAlgorithm string `protobuf:"bytes,1,opt,name=signing_algorithm,json=signingAlgorithm,proto3" json:"signing_algorithm,omitempty"`
 	// Optional. The kid header; by default that of the JWK, else none.
 	KeyId string `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
@@ -894,7 +1223,10 @@ type CreateClientRequest struct {
 	Secret *SecretInput `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	// Optional. At most 64 printable characters, best a UUID (AIP-155): a repetition
 	// with the same id returns the client that the first one created.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Checks everything and stores nothing: the answer is the client as it
+	// would be (AIP-163). A wrapping token is not used up.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -948,6 +1280,13 @@ func (x *CreateClientRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *CreateClientRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 // CreateClientResponse is the client as created.
@@ -1288,7 +1627,10 @@ type UpdateClientRequest struct {
 	// Optional. A new secret, which becomes current together with the change;
 	// required if the token endpoint's origin changes and the client has a secret,
 	// unless the caller has the permission client.retarget.
-	Secret        *SecretInput `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	Secret *SecretInput `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Optional. Checks everything and stores nothing: the answer is the client as it
+	// would be (AIP-163). A wrapping token is not used up.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1342,6 +1684,13 @@ func (x *UpdateClientRequest) GetSecret() *SecretInput {
 		return x.Secret
 	}
 	return nil
+}
+
+func (x *UpdateClientRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 // UpdateClientResponse is the client as changed.
@@ -1951,11 +2300,579 @@ func (*ResetUpstreamResponse) Descriptor() ([]byte, []int) {
 	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{26}
 }
 
+// ImportClientsRequest is one client of an import.
+type ImportClientsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The client; its output only fields are ignored.
+	Client *Client `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Optional. Its secret. Of a client that is there already it becomes current, unless
+	// it is the one that is.
+	Secret *SecretInput `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Optional. Whether a client of that name that is there takes these settings; else
+	// it is left as it is, with ALREADY_EXISTS.
+	Update bool `protobuf:"varint,3,opt,name=update,proto3" json:"update,omitempty"`
+	// Optional. Checks everything and stores nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportClientsRequest) Reset() {
+	*x = ImportClientsRequest{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportClientsRequest) ProtoMessage() {}
+
+func (x *ImportClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportClientsRequest.ProtoReflect.Descriptor instead.
+func (*ImportClientsRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ImportClientsRequest) GetClient() *Client {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
+func (x *ImportClientsRequest) GetSecret() *SecretInput {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *ImportClientsRequest) GetUpdate() bool {
+	if x != nil {
+		return x.Update
+	}
+	return false
+}
+
+func (x *ImportClientsRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// ImportClientsResponse says what became of one client of an import.
+type ImportClientsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Which request of the stream this answers, from 0.
+	Index int64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Output only. "clients/{client}".
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Output only. What was done, or would be.
+	Outcome ImportOutcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=tokenbroker.v1.ImportOutcome" json:"outcome,omitempty"`
+	// Output only. A stable cause from docs/errors.md; empty unless it failed.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Output only. What is wrong, one sentence each.
+	Problems []string `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"`
+	// Output only. What mends it.
+	Remedy        string `protobuf:"bytes,6,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportClientsResponse) Reset() {
+	*x = ImportClientsResponse{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportClientsResponse) ProtoMessage() {}
+
+func (x *ImportClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportClientsResponse.ProtoReflect.Descriptor instead.
+func (*ImportClientsResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ImportClientsResponse) GetIndex() int64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ImportClientsResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportClientsResponse) GetOutcome() ImportOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ImportOutcome_IMPORT_OUTCOME_UNSPECIFIED
+}
+
+func (x *ImportClientsResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ImportClientsResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *ImportClientsResponse) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+// Provider is a profile of one kind of authorization server.
+type Provider struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. "providers/{provider}".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Output only. What people call it: "Microsoft Entra ID".
+	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	// Output only. Whether it came with the broker; else with its configuration.
+	BuiltIn bool `protobuf:"varint,3,opt,name=built_in,json=builtIn,proto3" json:"built_in,omitempty"`
+	// Output only. The provider's documents that the profile was made from.
+	Sources []string `protobuf:"bytes,4,rep,name=sources,proto3" json:"sources,omitempty"`
+	// Output only. What could not be verified.
+	Unverified []string `protobuf:"bytes,5,rep,name=unverified,proto3" json:"unverified,omitempty"`
+	// Output only. What a client must or may say, such as its tenant.
+	Variables []*ProviderVariable `protobuf:"bytes,6,rep,name=variables,proto3" json:"variables,omitempty"`
+	// Output only. Grants that it knows.
+	GrantTypes []GrantType `protobuf:"varint,7,rep,packed,name=grant_types,json=grantTypes,proto3,enum=tokenbroker.v1.GrantType" json:"grant_types,omitempty"`
+	// Output only. Client authentication methods that it knows, the best one first.
+	AuthenticationMethods []AuthenticationMethod `protobuf:"varint,8,rep,packed,name=authentication_methods,json=authenticationMethods,proto3,enum=tokenbroker.v1.AuthenticationMethod" json:"authentication_methods,omitempty"`
+	// Output only. Its status page; empty if none is known.
+	StatusPage string `protobuf:"bytes,9,opt,name=status_page,json=statusPage,proto3" json:"status_page,omitempty"`
+	// Output only. The whole profile as YAML.
+	Definition    string `protobuf:"bytes,10,opt,name=definition,proto3" json:"definition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Provider) Reset() {
+	*x = Provider{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Provider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Provider) ProtoMessage() {}
+
+func (x *Provider) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Provider.ProtoReflect.Descriptor instead.
+func (*Provider) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Provider) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Provider) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Provider) GetBuiltIn() bool {
+	if x != nil {
+		return x.BuiltIn
+	}
+	return false
+}
+
+func (x *Provider) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Provider) GetUnverified() []string {
+	if x != nil {
+		return x.Unverified
+	}
+	return nil
+}
+
+func (x *Provider) GetVariables() []*ProviderVariable {
+	if x != nil {
+		return x.Variables
+	}
+	return nil
+}
+
+func (x *Provider) GetGrantTypes() []GrantType {
+	if x != nil {
+		return x.GrantTypes
+	}
+	return nil
+}
+
+func (x *Provider) GetAuthenticationMethods() []AuthenticationMethod {
+	if x != nil {
+		return x.AuthenticationMethods
+	}
+	return nil
+}
+
+func (x *Provider) GetStatusPage() string {
+	if x != nil {
+		return x.StatusPage
+	}
+	return ""
+}
+
+func (x *Provider) GetDefinition() string {
+	if x != nil {
+		return x.Definition
+	}
+	return ""
+}
+
+// ProviderVariable is something that a client of a provider must or may say.
+type ProviderVariable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Name, as in Client.provider_variables.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Output only. What it is.
+	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	// Output only. An example.
+	Example string `protobuf:"bytes,3,opt,name=example,proto3" json:"example,omitempty"`
+	// Output only. What is taken when it is not said; empty if it must be.
+	DefaultValue  string `protobuf:"bytes,4,opt,name=default_value,json=defaultValue,proto3" json:"default_value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderVariable) Reset() {
+	*x = ProviderVariable{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderVariable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderVariable) ProtoMessage() {}
+
+func (x *ProviderVariable) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderVariable.ProtoReflect.Descriptor instead.
+func (*ProviderVariable) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ProviderVariable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProviderVariable) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ProviderVariable) GetExample() string {
+	if x != nil {
+		return x.Example
+	}
+	return ""
+}
+
+func (x *ProviderVariable) GetDefaultValue() string {
+	if x != nil {
+		return x.DefaultValue
+	}
+	return ""
+}
+
+// ListProvidersRequest asks for one page.
+type ListProvidersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. At most this many; 0 means 50, more than 1,000 means 1,000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProvidersRequest) Reset() {
+	*x = ListProvidersRequest{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProvidersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProvidersRequest) ProtoMessage() {}
+
+func (x *ListProvidersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProvidersRequest.ProtoReflect.Descriptor instead.
+func (*ListProvidersRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListProvidersRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListProvidersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListProvidersResponse is one page.
+type ListProvidersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The profiles; without their definition.
+	Providers []*Provider `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	// Output only. Token of the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProvidersResponse) Reset() {
+	*x = ListProvidersResponse{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProvidersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProvidersResponse) ProtoMessage() {}
+
+func (x *ListProvidersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProvidersResponse.ProtoReflect.Descriptor instead.
+func (*ListProvidersResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListProvidersResponse) GetProviders() []*Provider {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
+func (x *ListProvidersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// GetProviderRequest names a profile.
+type GetProviderRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. "providers/{provider}".
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProviderRequest) Reset() {
+	*x = GetProviderRequest{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProviderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProviderRequest) ProtoMessage() {}
+
+func (x *GetProviderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProviderRequest.ProtoReflect.Descriptor instead.
+func (*GetProviderRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GetProviderRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GetProviderResponse is the profile.
+type GetProviderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. The profile.
+	Provider      *Provider `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetProviderResponse) Reset() {
+	*x = GetProviderResponse{}
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetProviderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetProviderResponse) ProtoMessage() {}
+
+func (x *GetProviderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_client_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetProviderResponse.ProtoReflect.Descriptor instead.
+func (*GetProviderResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_client_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *GetProviderResponse) GetProvider() *Provider {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
 var File_tokenbroker_v1_client_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\n" +
-	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xd8\v\n" +
+	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xdc\x10\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12:\n" +
@@ -1990,11 +2907,26 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x0fmax_live_tokens\x18\x19 \x01(\x05R\rmaxLiveTokens\x12.\n" +
 	"\x13single_active_token\x18\x1a \x01(\bR\x11singleActiveToken\x12<\n" +
 	"\brotation\x18\x1b \x01(\v2 .tokenbroker.v1.RotationSettingsR\brotation\x12-\n" +
-	"\x12token_destinations\x18\x1c \x03(\tR\x11tokenDestinations\x1a9\n" +
+	"\x12token_destinations\x18\x1c \x03(\tR\x11tokenDestinations\x12\x1a\n" +
+	"\bprovider\x18\x1d \x01(\tR\bprovider\x12\\\n" +
+	"\x12provider_variables\x18\x1e \x03(\v2-.tokenbroker.v1.Client.ProviderVariablesEntryR\x11providerVariables\x128\n" +
+	"\n" +
+	"grant_type\x18\x1f \x01(\x0e2\x19.tokenbroker.v1.GrantTypeR\tgrantType\x12\x16\n" +
+	"\x06issuer\x18  \x01(\tR\x06issuer\x125\n" +
+	"\x16authorization_endpoint\x18! \x01(\tR\x15authorizationEndpoint\x12B\n" +
+	"\x1ddevice_authorization_endpoint\x18\" \x01(\tR\x1bdeviceAuthorizationEndpoint\x125\n" +
+	"\x16introspection_endpoint\x18# \x01(\tR\x15introspectionEndpoint\x12)\n" +
+	"\x10refresh_endpoint\x18$ \x01(\tR\x0frefreshEndpoint\x12A\n" +
+	"\rtoken_binding\x18% \x01(\x0e2\x1c.tokenbroker.v1.TokenBindingR\ftokenBinding\x12+\n" +
+	"\x11assertion_subject\x18& \x01(\tR\x10assertionSubject\x12#\n" +
+	"\rredirect_uris\x18' \x03(\tR\fredirectUris\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aD\n" +
+	"\x16ProviderVariablesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\x06\n" +
 	"\x10RotationSettings\x12\x18\n" +
@@ -2033,12 +2965,13 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\fmin_validity\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\vminValidity\x12D\n" +
 	"\x10assumed_lifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0fassumedLifetime\x12,\n" +
 	"\x12require_all_scopes\x18\x03 \x01(\bR\x10requireAllScopes\x12\x1a\n" +
-	"\bunshared\x18\x04 \x01(\bR\bunshared\"\x99\x01\n" +
+	"\bunshared\x18\x04 \x01(\bR\bunshared\"\xbe\x01\n" +
 	"\x13CreateClientRequest\x12.\n" +
 	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\x123\n" +
 	"\x06secret\x18\x02 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"F\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"F\n" +
 	"\x14CreateClientResponse\x12.\n" +
 	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\"&\n" +
 	"\x10GetClientRequest\x12\x12\n" +
@@ -2058,12 +2991,13 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"unreadable\">\n" +
 	"\x10UnreadableClient\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb7\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xdc\x01\n" +
 	"\x13UpdateClientRequest\x12.\n" +
 	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x123\n" +
-	"\x06secret\x18\x03 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\"F\n" +
+	"\x06secret\x18\x03 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"F\n" +
 	"\x14UpdateClientResponse\x12.\n" +
 	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\"=\n" +
 	"\x13DeleteClientRequest\x12\x12\n" +
@@ -2090,18 +3024,88 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\"*\n" +
 	"\x14ResetUpstreamRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
-	"\x15ResetUpstreamResponse*\xf8\x01\n" +
+	"\x15ResetUpstreamResponse\"\xb8\x01\n" +
+	"\x14ImportClientsRequest\x12.\n" +
+	"\x06client\x18\x01 \x01(\v2\x16.tokenbroker.v1.ClientR\x06client\x123\n" +
+	"\x06secret\x18\x02 \x01(\v2\x1b.tokenbroker.v1.SecretInputR\x06secret\x12\x16\n" +
+	"\x06update\x18\x03 \x01(\bR\x06update\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xc6\x01\n" +
+	"\x15ImportClientsResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
+	"\aoutcome\x18\x03 \x01(\x0e2\x1d.tokenbroker.v1.ImportOutcomeR\aoutcome\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bproblems\x18\x05 \x03(\tR\bproblems\x12\x16\n" +
+	"\x06remedy\x18\x06 \x01(\tR\x06remedy\"\xa3\x03\n" +
+	"\bProvider\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\x12\x19\n" +
+	"\bbuilt_in\x18\x03 \x01(\bR\abuiltIn\x12\x18\n" +
+	"\asources\x18\x04 \x03(\tR\asources\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\x05 \x03(\tR\n" +
+	"unverified\x12>\n" +
+	"\tvariables\x18\x06 \x03(\v2 .tokenbroker.v1.ProviderVariableR\tvariables\x12:\n" +
+	"\vgrant_types\x18\a \x03(\x0e2\x19.tokenbroker.v1.GrantTypeR\n" +
+	"grantTypes\x12[\n" +
+	"\x16authentication_methods\x18\b \x03(\x0e2$.tokenbroker.v1.AuthenticationMethodR\x15authenticationMethods\x12\x1f\n" +
+	"\vstatus_page\x18\t \x01(\tR\n" +
+	"statusPage\x12\x1e\n" +
+	"\n" +
+	"definition\x18\n" +
+	" \x01(\tR\n" +
+	"definition\"\x87\x01\n" +
+	"\x10ProviderVariable\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x18\n" +
+	"\aexample\x18\x03 \x01(\tR\aexample\x12#\n" +
+	"\rdefault_value\x18\x04 \x01(\tR\fdefaultValue\"R\n" +
+	"\x14ListProvidersRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"w\n" +
+	"\x15ListProvidersResponse\x126\n" +
+	"\tproviders\x18\x01 \x03(\v2\x18.tokenbroker.v1.ProviderR\tproviders\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"(\n" +
+	"\x12GetProviderRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"K\n" +
+	"\x13GetProviderResponse\x124\n" +
+	"\bprovider\x18\x01 \x01(\v2\x18.tokenbroker.v1.ProviderR\bprovider*\xfa\x01\n" +
+	"\tGrantType\x12\x1a\n" +
+	"\x16GRANT_TYPE_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dGRANT_TYPE_CLIENT_CREDENTIALS\x10\x01\x12!\n" +
+	"\x1dGRANT_TYPE_AUTHORIZATION_CODE\x10\x02\x12\x1a\n" +
+	"\x16GRANT_TYPE_DEVICE_CODE\x10\x03\x12\x1c\n" +
+	"\x18GRANT_TYPE_REFRESH_TOKEN\x10\x04\x12\x19\n" +
+	"\x15GRANT_TYPE_JWT_BEARER\x10\x05\x12\x1d\n" +
+	"\x19GRANT_TYPE_TOKEN_EXCHANGE\x10\x06\x12\x17\n" +
+	"\x13GRANT_TYPE_PASSWORD\x10\a*d\n" +
+	"\fTokenBinding\x12\x1d\n" +
+	"\x19TOKEN_BINDING_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12TOKEN_BINDING_DPOP\x10\x01\x12\x1d\n" +
+	"\x19TOKEN_BINDING_CERTIFICATE\x10\x02*\xd5\x03\n" +
 	"\x14AuthenticationMethod\x12%\n" +
 	"!AUTHENTICATION_METHOD_UNSPECIFIED\x10\x00\x12-\n" +
 	")AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC\x10\x01\x121\n" +
 	"-AUTHENTICATION_METHOD_CLIENT_SECRET_BASIC_RAW\x10\x02\x12,\n" +
 	"(AUTHENTICATION_METHOD_CLIENT_SECRET_POST\x10\x03\x12)\n" +
-	"%AUTHENTICATION_METHOD_PRIVATE_KEY_JWT\x10\x04*y\n" +
+	"%AUTHENTICATION_METHOD_PRIVATE_KEY_JWT\x10\x04\x12+\n" +
+	"'AUTHENTICATION_METHOD_CLIENT_SECRET_JWT\x10\x05\x12)\n" +
+	"%AUTHENTICATION_METHOD_TLS_CLIENT_AUTH\x10\x06\x125\n" +
+	"1AUTHENTICATION_METHOD_SELF_SIGNED_TLS_CLIENT_AUTH\x10\a\x12\x1e\n" +
+	"\x1aAUTHENTICATION_METHOD_NONE\x10\b\x12,\n" +
+	"(AUTHENTICATION_METHOD_PRIVATE_KEY_BEARER\x10\t*y\n" +
 	"\vClientState\x12\x1c\n" +
 	"\x18CLIENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CLIENT_STATE_ACTIVE\x10\x01\x12\x19\n" +
 	"\x15CLIENT_STATE_DISABLED\x10\x02\x12\x18\n" +
-	"\x14CLIENT_STATE_DELETED\x10\x032\x9a\a\n" +
+	"\x14CLIENT_STATE_DELETED\x10\x03*\xa0\x01\n" +
+	"\rImportOutcome\x12\x1e\n" +
+	"\x1aIMPORT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16IMPORT_OUTCOME_CREATED\x10\x01\x12\x1a\n" +
+	"\x16IMPORT_OUTCOME_UPDATED\x10\x02\x12\x1c\n" +
+	"\x18IMPORT_OUTCOME_UNCHANGED\x10\x03\x12\x19\n" +
+	"\x15IMPORT_OUTCOME_FAILED\x10\x042\xb2\t\n" +
 	"\rClientService\x12Y\n" +
 	"\fCreateClient\x12#.tokenbroker.v1.CreateClientRequest\x1a$.tokenbroker.v1.CreateClientResponse\x12P\n" +
 	"\tGetClient\x12 .tokenbroker.v1.GetClientRequest\x1a!.tokenbroker.v1.GetClientResponse\x12V\n" +
@@ -2112,7 +3116,10 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\vPurgeClient\x12\".tokenbroker.v1.PurgeClientRequest\x1a#.tokenbroker.v1.PurgeClientResponse\x12\\\n" +
 	"\rDisableClient\x12$.tokenbroker.v1.DisableClientRequest\x1a%.tokenbroker.v1.DisableClientResponse\x12Y\n" +
 	"\fEnableClient\x12#.tokenbroker.v1.EnableClientRequest\x1a$.tokenbroker.v1.EnableClientResponse\x12\\\n" +
-	"\rResetUpstream\x12$.tokenbroker.v1.ResetUpstreamRequest\x1a%.tokenbroker.v1.ResetUpstreamResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
+	"\rResetUpstream\x12$.tokenbroker.v1.ResetUpstreamRequest\x1a%.tokenbroker.v1.ResetUpstreamResponse\x12`\n" +
+	"\rImportClients\x12$.tokenbroker.v1.ImportClientsRequest\x1a%.tokenbroker.v1.ImportClientsResponse(\x010\x01\x12\\\n" +
+	"\rListProviders\x12$.tokenbroker.v1.ListProvidersRequest\x1a%.tokenbroker.v1.ListProvidersResponse\x12V\n" +
+	"\vGetProvider\x12\".tokenbroker.v1.GetProviderRequest\x1a#.tokenbroker.v1.GetProviderResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
 var (
 	file_tokenbroker_v1_client_service_proto_rawDescOnce sync.Once
@@ -2126,109 +3133,138 @@ func file_tokenbroker_v1_client_service_proto_rawDescGZIP() []byte {
 	return file_tokenbroker_v1_client_service_proto_rawDescData
 }
 
-var file_tokenbroker_v1_client_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_tokenbroker_v1_client_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_tokenbroker_v1_client_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_tokenbroker_v1_client_service_proto_goTypes = []any{
-	(AuthenticationMethod)(0),      // 0: tokenbroker.v1.AuthenticationMethod
-	(ClientState)(0),               // 1: tokenbroker.v1.ClientState
-	(*Client)(nil),                 // 2: tokenbroker.v1.Client
-	(*RotationSettings)(nil),       // 3: tokenbroker.v1.RotationSettings
-	(*RotationWindow)(nil),         // 4: tokenbroker.v1.RotationWindow
-	(*IssueBudget)(nil),            // 5: tokenbroker.v1.IssueBudget
-	(*AssertionSettings)(nil),      // 6: tokenbroker.v1.AssertionSettings
-	(*TokenPolicy)(nil),            // 7: tokenbroker.v1.TokenPolicy
-	(*CreateClientRequest)(nil),    // 8: tokenbroker.v1.CreateClientRequest
-	(*CreateClientResponse)(nil),   // 9: tokenbroker.v1.CreateClientResponse
-	(*GetClientRequest)(nil),       // 10: tokenbroker.v1.GetClientRequest
-	(*GetClientResponse)(nil),      // 11: tokenbroker.v1.GetClientResponse
-	(*ListClientsRequest)(nil),     // 12: tokenbroker.v1.ListClientsRequest
-	(*ListClientsResponse)(nil),    // 13: tokenbroker.v1.ListClientsResponse
-	(*UnreadableClient)(nil),       // 14: tokenbroker.v1.UnreadableClient
-	(*UpdateClientRequest)(nil),    // 15: tokenbroker.v1.UpdateClientRequest
-	(*UpdateClientResponse)(nil),   // 16: tokenbroker.v1.UpdateClientResponse
-	(*DeleteClientRequest)(nil),    // 17: tokenbroker.v1.DeleteClientRequest
-	(*DeleteClientResponse)(nil),   // 18: tokenbroker.v1.DeleteClientResponse
-	(*UndeleteClientRequest)(nil),  // 19: tokenbroker.v1.UndeleteClientRequest
-	(*UndeleteClientResponse)(nil), // 20: tokenbroker.v1.UndeleteClientResponse
-	(*PurgeClientRequest)(nil),     // 21: tokenbroker.v1.PurgeClientRequest
-	(*PurgeClientResponse)(nil),    // 22: tokenbroker.v1.PurgeClientResponse
-	(*DisableClientRequest)(nil),   // 23: tokenbroker.v1.DisableClientRequest
-	(*DisableClientResponse)(nil),  // 24: tokenbroker.v1.DisableClientResponse
-	(*EnableClientRequest)(nil),    // 25: tokenbroker.v1.EnableClientRequest
-	(*EnableClientResponse)(nil),   // 26: tokenbroker.v1.EnableClientResponse
-	(*ResetUpstreamRequest)(nil),   // 27: tokenbroker.v1.ResetUpstreamRequest
-	(*ResetUpstreamResponse)(nil),  // 28: tokenbroker.v1.ResetUpstreamResponse
-	nil,                            // 29: tokenbroker.v1.Client.LabelsEntry
-	nil,                            // 30: tokenbroker.v1.Client.ParametersEntry
-	nil,                            // 31: tokenbroker.v1.RotationSettings.ParametersEntry
-	(*SecretVersion)(nil),          // 32: tokenbroker.v1.SecretVersion
-	(*timestamppb.Timestamp)(nil),  // 33: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 34: google.protobuf.Duration
-	(*SecretInput)(nil),            // 35: tokenbroker.v1.SecretInput
-	(*fieldmaskpb.FieldMask)(nil),  // 36: google.protobuf.FieldMask
+	(GrantType)(0),                 // 0: tokenbroker.v1.GrantType
+	(TokenBinding)(0),              // 1: tokenbroker.v1.TokenBinding
+	(AuthenticationMethod)(0),      // 2: tokenbroker.v1.AuthenticationMethod
+	(ClientState)(0),               // 3: tokenbroker.v1.ClientState
+	(ImportOutcome)(0),             // 4: tokenbroker.v1.ImportOutcome
+	(*Client)(nil),                 // 5: tokenbroker.v1.Client
+	(*RotationSettings)(nil),       // 6: tokenbroker.v1.RotationSettings
+	(*RotationWindow)(nil),         // 7: tokenbroker.v1.RotationWindow
+	(*IssueBudget)(nil),            // 8: tokenbroker.v1.IssueBudget
+	(*AssertionSettings)(nil),      // 9: tokenbroker.v1.AssertionSettings
+	(*TokenPolicy)(nil),            // 10: tokenbroker.v1.TokenPolicy
+	(*CreateClientRequest)(nil),    // 11: tokenbroker.v1.CreateClientRequest
+	(*CreateClientResponse)(nil),   // 12: tokenbroker.v1.CreateClientResponse
+	(*GetClientRequest)(nil),       // 13: tokenbroker.v1.GetClientRequest
+	(*GetClientResponse)(nil),      // 14: tokenbroker.v1.GetClientResponse
+	(*ListClientsRequest)(nil),     // 15: tokenbroker.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),    // 16: tokenbroker.v1.ListClientsResponse
+	(*UnreadableClient)(nil),       // 17: tokenbroker.v1.UnreadableClient
+	(*UpdateClientRequest)(nil),    // 18: tokenbroker.v1.UpdateClientRequest
+	(*UpdateClientResponse)(nil),   // 19: tokenbroker.v1.UpdateClientResponse
+	(*DeleteClientRequest)(nil),    // 20: tokenbroker.v1.DeleteClientRequest
+	(*DeleteClientResponse)(nil),   // 21: tokenbroker.v1.DeleteClientResponse
+	(*UndeleteClientRequest)(nil),  // 22: tokenbroker.v1.UndeleteClientRequest
+	(*UndeleteClientResponse)(nil), // 23: tokenbroker.v1.UndeleteClientResponse
+	(*PurgeClientRequest)(nil),     // 24: tokenbroker.v1.PurgeClientRequest
+	(*PurgeClientResponse)(nil),    // 25: tokenbroker.v1.PurgeClientResponse
+	(*DisableClientRequest)(nil),   // 26: tokenbroker.v1.DisableClientRequest
+	(*DisableClientResponse)(nil),  // 27: tokenbroker.v1.DisableClientResponse
+	(*EnableClientRequest)(nil),    // 28: tokenbroker.v1.EnableClientRequest
+	(*EnableClientResponse)(nil),   // 29: tokenbroker.v1.EnableClientResponse
+	(*ResetUpstreamRequest)(nil),   // 30: tokenbroker.v1.ResetUpstreamRequest
+	(*ResetUpstreamResponse)(nil),  // 31: tokenbroker.v1.ResetUpstreamResponse
+	(*ImportClientsRequest)(nil),   // 32: tokenbroker.v1.ImportClientsRequest
+	(*ImportClientsResponse)(nil),  // 33: tokenbroker.v1.ImportClientsResponse
+	(*Provider)(nil),               // 34: tokenbroker.v1.Provider
+	(*ProviderVariable)(nil),       // 35: tokenbroker.v1.ProviderVariable
+	(*ListProvidersRequest)(nil),   // 36: tokenbroker.v1.ListProvidersRequest
+	(*ListProvidersResponse)(nil),  // 37: tokenbroker.v1.ListProvidersResponse
+	(*GetProviderRequest)(nil),     // 38: tokenbroker.v1.GetProviderRequest
+	(*GetProviderResponse)(nil),    // 39: tokenbroker.v1.GetProviderResponse
+	nil,                            // 40: tokenbroker.v1.Client.LabelsEntry
+	nil,                            // 41: tokenbroker.v1.Client.ParametersEntry
+	nil,                            // 42: tokenbroker.v1.Client.ProviderVariablesEntry
+	nil,                            // 43: tokenbroker.v1.RotationSettings.ParametersEntry
+	(*SecretVersion)(nil),          // 44: tokenbroker.v1.SecretVersion
+	(*timestamppb.Timestamp)(nil),  // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 46: google.protobuf.Duration
+	(*SecretInput)(nil),            // 47: tokenbroker.v1.SecretInput
+	(*fieldmaskpb.FieldMask)(nil),  // 48: google.protobuf.FieldMask
 }
 var file_tokenbroker_v1_client_service_proto_depIdxs = []int32{
-	29, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
-	0,  // 1: tokenbroker.v1.Client.authentication_method:type_name -> tokenbroker.v1.AuthenticationMethod
-	6,  // 2: tokenbroker.v1.Client.assertion:type_name -> tokenbroker.v1.AssertionSettings
-	30, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
-	7,  // 4: tokenbroker.v1.Client.token_policy:type_name -> tokenbroker.v1.TokenPolicy
-	32, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
-	1,  // 6: tokenbroker.v1.Client.state:type_name -> tokenbroker.v1.ClientState
-	33, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
-	33, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
-	33, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
-	5,  // 10: tokenbroker.v1.Client.issue_budget:type_name -> tokenbroker.v1.IssueBudget
-	3,  // 11: tokenbroker.v1.Client.rotation:type_name -> tokenbroker.v1.RotationSettings
-	31, // 12: tokenbroker.v1.RotationSettings.parameters:type_name -> tokenbroker.v1.RotationSettings.ParametersEntry
-	34, // 13: tokenbroker.v1.RotationSettings.verify_spacing:type_name -> google.protobuf.Duration
-	34, // 14: tokenbroker.v1.RotationSettings.propagation:type_name -> google.protobuf.Duration
-	34, // 15: tokenbroker.v1.RotationSettings.overlap:type_name -> google.protobuf.Duration
-	34, // 16: tokenbroker.v1.RotationSettings.every:type_name -> google.protobuf.Duration
-	34, // 17: tokenbroker.v1.RotationSettings.before_expiry:type_name -> google.protobuf.Duration
-	4,  // 18: tokenbroker.v1.RotationSettings.windows:type_name -> tokenbroker.v1.RotationWindow
-	34, // 19: tokenbroker.v1.IssueBudget.period:type_name -> google.protobuf.Duration
-	34, // 20: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
-	34, // 21: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
-	2,  // 22: tokenbroker.v1.CreateClientRequest.client:type_name -> tokenbroker.v1.Client
-	35, // 23: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	2,  // 24: tokenbroker.v1.CreateClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 25: tokenbroker.v1.GetClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 26: tokenbroker.v1.ListClientsResponse.clients:type_name -> tokenbroker.v1.Client
-	14, // 27: tokenbroker.v1.ListClientsResponse.unreadable:type_name -> tokenbroker.v1.UnreadableClient
-	2,  // 28: tokenbroker.v1.UpdateClientRequest.client:type_name -> tokenbroker.v1.Client
-	36, // 29: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
-	35, // 30: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
-	2,  // 31: tokenbroker.v1.UpdateClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 32: tokenbroker.v1.DeleteClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 33: tokenbroker.v1.UndeleteClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 34: tokenbroker.v1.DisableClientResponse.client:type_name -> tokenbroker.v1.Client
-	2,  // 35: tokenbroker.v1.EnableClientResponse.client:type_name -> tokenbroker.v1.Client
-	8,  // 36: tokenbroker.v1.ClientService.CreateClient:input_type -> tokenbroker.v1.CreateClientRequest
-	10, // 37: tokenbroker.v1.ClientService.GetClient:input_type -> tokenbroker.v1.GetClientRequest
-	12, // 38: tokenbroker.v1.ClientService.ListClients:input_type -> tokenbroker.v1.ListClientsRequest
-	15, // 39: tokenbroker.v1.ClientService.UpdateClient:input_type -> tokenbroker.v1.UpdateClientRequest
-	17, // 40: tokenbroker.v1.ClientService.DeleteClient:input_type -> tokenbroker.v1.DeleteClientRequest
-	19, // 41: tokenbroker.v1.ClientService.UndeleteClient:input_type -> tokenbroker.v1.UndeleteClientRequest
-	21, // 42: tokenbroker.v1.ClientService.PurgeClient:input_type -> tokenbroker.v1.PurgeClientRequest
-	23, // 43: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
-	25, // 44: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
-	27, // 45: tokenbroker.v1.ClientService.ResetUpstream:input_type -> tokenbroker.v1.ResetUpstreamRequest
-	9,  // 46: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
-	11, // 47: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
-	13, // 48: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
-	16, // 49: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
-	18, // 50: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
-	20, // 51: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
-	22, // 52: tokenbroker.v1.ClientService.PurgeClient:output_type -> tokenbroker.v1.PurgeClientResponse
-	24, // 53: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
-	26, // 54: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
-	28, // 55: tokenbroker.v1.ClientService.ResetUpstream:output_type -> tokenbroker.v1.ResetUpstreamResponse
-	46, // [46:56] is the sub-list for method output_type
-	36, // [36:46] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	40, // 0: tokenbroker.v1.Client.labels:type_name -> tokenbroker.v1.Client.LabelsEntry
+	2,  // 1: tokenbroker.v1.Client.authentication_method:type_name -> tokenbroker.v1.AuthenticationMethod
+	9,  // 2: tokenbroker.v1.Client.assertion:type_name -> tokenbroker.v1.AssertionSettings
+	41, // 3: tokenbroker.v1.Client.parameters:type_name -> tokenbroker.v1.Client.ParametersEntry
+	10, // 4: tokenbroker.v1.Client.token_policy:type_name -> tokenbroker.v1.TokenPolicy
+	44, // 5: tokenbroker.v1.Client.secret_versions:type_name -> tokenbroker.v1.SecretVersion
+	3,  // 6: tokenbroker.v1.Client.state:type_name -> tokenbroker.v1.ClientState
+	45, // 7: tokenbroker.v1.Client.create_time:type_name -> google.protobuf.Timestamp
+	45, // 8: tokenbroker.v1.Client.update_time:type_name -> google.protobuf.Timestamp
+	45, // 9: tokenbroker.v1.Client.delete_time:type_name -> google.protobuf.Timestamp
+	8,  // 10: tokenbroker.v1.Client.issue_budget:type_name -> tokenbroker.v1.IssueBudget
+	6,  // 11: tokenbroker.v1.Client.rotation:type_name -> tokenbroker.v1.RotationSettings
+	42, // 12: tokenbroker.v1.Client.provider_variables:type_name -> tokenbroker.v1.Client.ProviderVariablesEntry
+	0,  // 13: tokenbroker.v1.Client.grant_type:type_name -> tokenbroker.v1.GrantType
+	1,  // 14: tokenbroker.v1.Client.token_binding:type_name -> tokenbroker.v1.TokenBinding
+	43, // 15: tokenbroker.v1.RotationSettings.parameters:type_name -> tokenbroker.v1.RotationSettings.ParametersEntry
+	46, // 16: tokenbroker.v1.RotationSettings.verify_spacing:type_name -> google.protobuf.Duration
+	46, // 17: tokenbroker.v1.RotationSettings.propagation:type_name -> google.protobuf.Duration
+	46, // 18: tokenbroker.v1.RotationSettings.overlap:type_name -> google.protobuf.Duration
+	46, // 19: tokenbroker.v1.RotationSettings.every:type_name -> google.protobuf.Duration
+	46, // 20: tokenbroker.v1.RotationSettings.before_expiry:type_name -> google.protobuf.Duration
+	7,  // 21: tokenbroker.v1.RotationSettings.windows:type_name -> tokenbroker.v1.RotationWindow
+	46, // 22: tokenbroker.v1.IssueBudget.period:type_name -> google.protobuf.Duration
+	46, // 23: tokenbroker.v1.TokenPolicy.min_validity:type_name -> google.protobuf.Duration
+	46, // 24: tokenbroker.v1.TokenPolicy.assumed_lifetime:type_name -> google.protobuf.Duration
+	5,  // 25: tokenbroker.v1.CreateClientRequest.client:type_name -> tokenbroker.v1.Client
+	47, // 26: tokenbroker.v1.CreateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	5,  // 27: tokenbroker.v1.CreateClientResponse.client:type_name -> tokenbroker.v1.Client
+	5,  // 28: tokenbroker.v1.GetClientResponse.client:type_name -> tokenbroker.v1.Client
+	5,  // 29: tokenbroker.v1.ListClientsResponse.clients:type_name -> tokenbroker.v1.Client
+	17, // 30: tokenbroker.v1.ListClientsResponse.unreadable:type_name -> tokenbroker.v1.UnreadableClient
+	5,  // 31: tokenbroker.v1.UpdateClientRequest.client:type_name -> tokenbroker.v1.Client
+	48, // 32: tokenbroker.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	47, // 33: tokenbroker.v1.UpdateClientRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	5,  // 34: tokenbroker.v1.UpdateClientResponse.client:type_name -> tokenbroker.v1.Client
+	5,  // 35: tokenbroker.v1.DeleteClientResponse.client:type_name -> tokenbroker.v1.Client
+	5,  // 36: tokenbroker.v1.UndeleteClientResponse.client:type_name -> tokenbroker.v1.Client
+	5,  // 37: tokenbroker.v1.DisableClientResponse.client:type_name -> tokenbroker.v1.Client
+	5,  // 38: tokenbroker.v1.EnableClientResponse.client:type_name -> tokenbroker.v1.Client
+	5,  // 39: tokenbroker.v1.ImportClientsRequest.client:type_name -> tokenbroker.v1.Client
+	47, // 40: tokenbroker.v1.ImportClientsRequest.secret:type_name -> tokenbroker.v1.SecretInput
+	4,  // 41: tokenbroker.v1.ImportClientsResponse.outcome:type_name -> tokenbroker.v1.ImportOutcome
+	35, // 42: tokenbroker.v1.Provider.variables:type_name -> tokenbroker.v1.ProviderVariable
+	0,  // 43: tokenbroker.v1.Provider.grant_types:type_name -> tokenbroker.v1.GrantType
+	2,  // 44: tokenbroker.v1.Provider.authentication_methods:type_name -> tokenbroker.v1.AuthenticationMethod
+	34, // 45: tokenbroker.v1.ListProvidersResponse.providers:type_name -> tokenbroker.v1.Provider
+	34, // 46: tokenbroker.v1.GetProviderResponse.provider:type_name -> tokenbroker.v1.Provider
+	11, // 47: tokenbroker.v1.ClientService.CreateClient:input_type -> tokenbroker.v1.CreateClientRequest
+	13, // 48: tokenbroker.v1.ClientService.GetClient:input_type -> tokenbroker.v1.GetClientRequest
+	15, // 49: tokenbroker.v1.ClientService.ListClients:input_type -> tokenbroker.v1.ListClientsRequest
+	18, // 50: tokenbroker.v1.ClientService.UpdateClient:input_type -> tokenbroker.v1.UpdateClientRequest
+	20, // 51: tokenbroker.v1.ClientService.DeleteClient:input_type -> tokenbroker.v1.DeleteClientRequest
+	22, // 52: tokenbroker.v1.ClientService.UndeleteClient:input_type -> tokenbroker.v1.UndeleteClientRequest
+	24, // 53: tokenbroker.v1.ClientService.PurgeClient:input_type -> tokenbroker.v1.PurgeClientRequest
+	26, // 54: tokenbroker.v1.ClientService.DisableClient:input_type -> tokenbroker.v1.DisableClientRequest
+	28, // 55: tokenbroker.v1.ClientService.EnableClient:input_type -> tokenbroker.v1.EnableClientRequest
+	30, // 56: tokenbroker.v1.ClientService.ResetUpstream:input_type -> tokenbroker.v1.ResetUpstreamRequest
+	32, // 57: tokenbroker.v1.ClientService.ImportClients:input_type -> tokenbroker.v1.ImportClientsRequest
+	36, // 58: tokenbroker.v1.ClientService.ListProviders:input_type -> tokenbroker.v1.ListProvidersRequest
+	38, // 59: tokenbroker.v1.ClientService.GetProvider:input_type -> tokenbroker.v1.GetProviderRequest
+	12, // 60: tokenbroker.v1.ClientService.CreateClient:output_type -> tokenbroker.v1.CreateClientResponse
+	14, // 61: tokenbroker.v1.ClientService.GetClient:output_type -> tokenbroker.v1.GetClientResponse
+	16, // 62: tokenbroker.v1.ClientService.ListClients:output_type -> tokenbroker.v1.ListClientsResponse
+	19, // 63: tokenbroker.v1.ClientService.UpdateClient:output_type -> tokenbroker.v1.UpdateClientResponse
+	21, // 64: tokenbroker.v1.ClientService.DeleteClient:output_type -> tokenbroker.v1.DeleteClientResponse
+	23, // 65: tokenbroker.v1.ClientService.UndeleteClient:output_type -> tokenbroker.v1.UndeleteClientResponse
+	25, // 66: tokenbroker.v1.ClientService.PurgeClient:output_type -> tokenbroker.v1.PurgeClientResponse
+	27, // 67: tokenbroker.v1.ClientService.DisableClient:output_type -> tokenbroker.v1.DisableClientResponse
+	29, // 68: tokenbroker.v1.ClientService.EnableClient:output_type -> tokenbroker.v1.EnableClientResponse
+	31, // 69: tokenbroker.v1.ClientService.ResetUpstream:output_type -> tokenbroker.v1.ResetUpstreamResponse
+	33, // 70: tokenbroker.v1.ClientService.ImportClients:output_type -> tokenbroker.v1.ImportClientsResponse
+	37, // 71: tokenbroker.v1.ClientService.ListProviders:output_type -> tokenbroker.v1.ListProvidersResponse
+	39, // 72: tokenbroker.v1.ClientService.GetProvider:output_type -> tokenbroker.v1.GetProviderResponse
+	60, // [60:73] is the sub-list for method output_type
+	47, // [47:60] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_client_service_proto_init() }
@@ -2242,8 +3278,8 @@ func file_tokenbroker_v1_client_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_client_service_proto_rawDesc), len(file_tokenbroker_v1_client_service_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   30,
+			NumEnums:      5,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

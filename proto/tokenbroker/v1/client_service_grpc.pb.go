@@ -29,6 +29,9 @@ const (
 	ClientService_DisableClient_FullMethodName  = "/tokenbroker.v1.ClientService/DisableClient"
 	ClientService_EnableClient_FullMethodName   = "/tokenbroker.v1.ClientService/EnableClient"
 	ClientService_ResetUpstream_FullMethodName  = "/tokenbroker.v1.ClientService/ResetUpstream"
+	ClientService_ImportClients_FullMethodName  = "/tokenbroker.v1.ClientService/ImportClients"
+	ClientService_ListProviders_FullMethodName  = "/tokenbroker.v1.ClientService/ListProviders"
+	ClientService_GetProvider_FullMethodName    = "/tokenbroker.v1.ClientService/GetProvider"
 )
 
 // ClientServiceClient is the client API for ClientService service.
@@ -94,6 +97,20 @@ type ClientServiceClient interface {
 	// issuance stay. Idempotent. Errors: NOT_FOUND; FAILED_PRECONDITION if the client
 	// is deleted.
 	ResetUpstream(ctx context.Context, in *ResetUpstreamRequest, opts ...grpc.CallOption) (*ResetUpstreamResponse, error)
+	// ImportClients creates or updates many clients, each as CreateClient and
+	// UpdateClient would; one that fails does not stop the others. Each request has one
+	// response, in order, sent when its client is stored. Needs the permissions of
+	// CreateClient, and of UpdateClient for clients that are there.
+	//
+	// Errors that end the stream: PERMISSION_DENIED and UNAUTHENTICATED;
+	// RESOURCE_EXHAUSTED with RetryInfo; UNAVAILABLE when the server shuts down. What is
+	// wrong with one client stands in its response.
+	ImportClients(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportClientsRequest, ImportClientsResponse], error)
+	// ListProviders returns the provider profiles that a client may name, sorted by
+	// name. Errors: INVALID_ARGUMENT for a bad page token.
+	ListProviders(ctx context.Context, in *ListProvidersRequest, opts ...grpc.CallOption) (*ListProvidersResponse, error)
+	// GetProvider returns one profile with all that it declares. Errors: NOT_FOUND.
+	GetProvider(ctx context.Context, in *GetProviderRequest, opts ...grpc.CallOption) (*GetProviderResponse, error)
 }
 
 type clientServiceClient struct {
@@ -204,6 +221,39 @@ func (c *clientServiceClient) ResetUpstream(ctx context.Context, in *ResetUpstre
 	return out, nil
 }
 
+func (c *clientServiceClient) ImportClients(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportClientsRequest, ImportClientsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClientService_ServiceDesc.Streams[0], ClientService_ImportClients_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportClientsRequest, ImportClientsResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClientService_ImportClientsClient = grpc.BidiStreamingClient[ImportClientsRequest, ImportClientsResponse]
+
+func (c *clientServiceClient) ListProviders(ctx context.Context, in *ListProvidersRequest, opts ...grpc.CallOption) (*ListProvidersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListProvidersResponse)
+	err := c.cc.Invoke(ctx, ClientService_ListProviders_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clientServiceClient) GetProvider(ctx context.Context, in *GetProviderRequest, opts ...grpc.CallOption) (*GetProviderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetProviderResponse)
+	err := c.cc.Invoke(ctx, ClientService_GetProvider_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClientServiceServer is the server API for ClientService service.
 // All implementations must embed UnimplementedClientServiceServer
 // for forward compatibility.
@@ -267,6 +317,20 @@ type ClientServiceServer interface {
 	// issuance stay. Idempotent. Errors: NOT_FOUND; FAILED_PRECONDITION if the client
 	// is deleted.
 	ResetUpstream(context.Context, *ResetUpstreamRequest) (*ResetUpstreamResponse, error)
+	// ImportClients creates or updates many clients, each as CreateClient and
+	// UpdateClient would; one that fails does not stop the others. Each request has one
+	// response, in order, sent when its client is stored. Needs the permissions of
+	// CreateClient, and of UpdateClient for clients that are there.
+	//
+	// Errors that end the stream: PERMISSION_DENIED and UNAUTHENTICATED;
+	// RESOURCE_EXHAUSTED with RetryInfo; UNAVAILABLE when the server shuts down. What is
+	// wrong with one client stands in its response.
+	ImportClients(grpc.BidiStreamingServer[ImportClientsRequest, ImportClientsResponse]) error
+	// ListProviders returns the provider profiles that a client may name, sorted by
+	// name. Errors: INVALID_ARGUMENT for a bad page token.
+	ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error)
+	// GetProvider returns one profile with all that it declares. Errors: NOT_FOUND.
+	GetProvider(context.Context, *GetProviderRequest) (*GetProviderResponse, error)
 	mustEmbedUnimplementedClientServiceServer()
 }
 
@@ -306,6 +370,15 @@ func (UnimplementedClientServiceServer) EnableClient(context.Context, *EnableCli
 }
 func (UnimplementedClientServiceServer) ResetUpstream(context.Context, *ResetUpstreamRequest) (*ResetUpstreamResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResetUpstream not implemented")
+}
+func (UnimplementedClientServiceServer) ImportClients(grpc.BidiStreamingServer[ImportClientsRequest, ImportClientsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportClients not implemented")
+}
+func (UnimplementedClientServiceServer) ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListProviders not implemented")
+}
+func (UnimplementedClientServiceServer) GetProvider(context.Context, *GetProviderRequest) (*GetProviderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetProvider not implemented")
 }
 func (UnimplementedClientServiceServer) mustEmbedUnimplementedClientServiceServer() {}
 func (UnimplementedClientServiceServer) testEmbeddedByValue()                       {}
@@ -508,6 +581,49 @@ func _ClientService_ResetUpstream_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClientService_ImportClients_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ClientServiceServer).ImportClients(&grpc.GenericServerStream[ImportClientsRequest, ImportClientsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClientService_ImportClientsServer = grpc.BidiStreamingServer[ImportClientsRequest, ImportClientsResponse]
+
+func _ClientService_ListProviders_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListProvidersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClientServiceServer).ListProviders(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClientService_ListProviders_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClientServiceServer).ListProviders(ctx, req.(*ListProvidersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClientService_GetProvider_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetProviderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClientServiceServer).GetProvider(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClientService_GetProvider_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClientServiceServer).GetProvider(ctx, req.(*GetProviderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClientService_ServiceDesc is the grpc.ServiceDesc for ClientService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -555,7 +671,22 @@ var ClientService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ResetUpstream",
 			Handler:    _ClientService_ResetUpstream_Handler,
 		},
+		{
+			MethodName: "ListProviders",
+			Handler:    _ClientService_ListProviders_Handler,
+		},
+		{
+			MethodName: "GetProvider",
+			Handler:    _ClientService_GetProvider_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ImportClients",
+			Handler:       _ClientService_ImportClients_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "tokenbroker/v1/client_service.proto",
 }

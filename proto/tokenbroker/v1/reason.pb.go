@@ -44,6 +44,8 @@ const (
 	Recovery_RECOVERY_CONTACT_PROVIDER Recovery = 7
 	// Only the operator of this service can mend it.
 	Recovery_RECOVERY_CONTACT_OPERATOR Recovery = 8
+	// The user must give consent again: StartAuthorization.
+	Recovery_RECOVERY_REAUTHORIZE Recovery = 9
 )
 
 // Enum value maps for Recovery.
@@ -58,6 +60,7 @@ var (
 		6: "RECOVERY_FIX_STORE",
 		7: "RECOVERY_CONTACT_PROVIDER",
 		8: "RECOVERY_CONTACT_OPERATOR",
+		9: "RECOVERY_REAUTHORIZE",
 	}
 	Recovery_value = map[string]int32{
 		"RECOVERY_UNSPECIFIED":      0,
@@ -69,6 +72,7 @@ var (
 		"RECOVERY_FIX_STORE":        6,
 		"RECOVERY_CONTACT_PROVIDER": 7,
 		"RECOVERY_CONTACT_OPERATOR": 8,
+		"RECOVERY_REAUTHORIZE":      9,
 	}
 )
 
@@ -161,7 +165,7 @@ const file_tokenbroker_v1_reason_proto_rawDesc = "" +
 	"\x1btokenbroker/v1/reason.proto\x12\x0etokenbroker.v1\";\n" +
 	"\aWarning\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage*\xef\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage*\x89\x02\n" +
 	"\bRecovery\x12\x18\n" +
 	"\x14RECOVERY_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eRECOVERY_RETRY\x10\x01\x12\x11\n" +
@@ -171,7 +175,8 @@ const file_tokenbroker_v1_reason_proto_rawDesc = "" +
 	"\x16RECOVERY_ROTATE_SECRET\x10\x05\x12\x16\n" +
 	"\x12RECOVERY_FIX_STORE\x10\x06\x12\x1d\n" +
 	"\x19RECOVERY_CONTACT_PROVIDER\x10\a\x12\x1d\n" +
-	"\x19RECOVERY_CONTACT_OPERATOR\x10\bBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
+	"\x19RECOVERY_CONTACT_OPERATOR\x10\b\x12\x18\n" +
+	"\x14RECOVERY_REAUTHORIZE\x10\tBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
 var (
 	file_tokenbroker_v1_reason_proto_rawDescOnce sync.Once

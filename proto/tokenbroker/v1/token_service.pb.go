@@ -37,6 +37,10 @@ const (
 	ExpirySource_EXPIRY_SOURCE_CLIENT ExpirySource = 3
 	// Nothing said it: five minutes are assumed.
 	ExpirySource_EXPIRY_SOURCE_ASSUMED ExpirySource = 4
+	// The provider's profile declares how long tokens live.
+	ExpirySource_EXPIRY_SOURCE_PROVIDER ExpirySource = 5
+	// Introspection said it (RFC 7662).
+	ExpirySource_EXPIRY_SOURCE_INTROSPECTION ExpirySource = 6
 )
 
 // Enum value maps for ExpirySource.
@@ -47,13 +51,17 @@ var (
 		2: "EXPIRY_SOURCE_JWT",
 		3: "EXPIRY_SOURCE_CLIENT",
 		4: "EXPIRY_SOURCE_ASSUMED",
+		5: "EXPIRY_SOURCE_PROVIDER",
+		6: "EXPIRY_SOURCE_INTROSPECTION",
 	}
 	ExpirySource_value = map[string]int32{
-		"EXPIRY_SOURCE_UNSPECIFIED": 0,
-		"EXPIRY_SOURCE_RESPONSE":    1,
-		"EXPIRY_SOURCE_JWT":         2,
-		"EXPIRY_SOURCE_CLIENT":      3,
-		"EXPIRY_SOURCE_ASSUMED":     4,
+		"EXPIRY_SOURCE_UNSPECIFIED":   0,
+		"EXPIRY_SOURCE_RESPONSE":      1,
+		"EXPIRY_SOURCE_JWT":           2,
+		"EXPIRY_SOURCE_CLIENT":        3,
+		"EXPIRY_SOURCE_ASSUMED":       4,
+		"EXPIRY_SOURCE_PROVIDER":      5,
+		"EXPIRY_SOURCE_INTROSPECTION": 6,
 	}
 )
 
@@ -105,8 +113,23 @@ type GetTokenRequest struct {
 	// expired: if it is still the one that would be served, a new one is requested,
 	// at most once per hold-down. One that was replaced already changes nothing.
 	RejectedTokenId string `protobuf:"bytes,6,opt,name=rejected_token_id,json=rejectedTokenId,proto3" json:"rejected_token_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Optional. Whose grant is meant, in the application's own words: at most 256 bytes,
+	// such as "users/4711". Required for clients of users' grants; for JWT_BEARER the
+	// assertion's subject.
+	Subject string `protobuf:"bytes,7,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Optional. The token that TOKEN_EXCHANGE exchanges (RFC 8693 §2.1); at most 64 KiB.
+	// The new token is given to this call only and is not kept.
+	SubjectToken string `protobuf:"bytes,8,opt,name=subject_token,json=subjectToken,proto3" json:"subject_token,omitempty"`
+	// Optional. Its type; by default "urn:ietf:params:oauth:token-type:access_token".
+	SubjectTokenType string `protobuf:"bytes,9,opt,name=subject_token_type,json=subjectTokenType,proto3" json:"subject_token_type,omitempty"`
+	// Optional. Proof of the key that the token shall be bound to (RFC 9449 §4.2), made
+	// for a POST to the client's token endpoint; for clients whose tokens are so bound.
+	DpopProof string `protobuf:"bytes,10,opt,name=dpop_proof,json=dpopProof,proto3" json:"dpop_proof,omitempty"`
+	// Optional. SHA-256 of the certificate that the caller will present with the token,
+	// base64url (RFC 8705 §3.1); for clients whose tokens are so bound.
+	CertificateThumbprint string `protobuf:"bytes,11,opt,name=certificate_thumbprint,json=certificateThumbprint,proto3" json:"certificate_thumbprint,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *GetTokenRequest) Reset() {
@@ -181,6 +204,41 @@ func (x *GetTokenRequest) GetRejectedTokenId() string {
 	return ""
 }
 
+func (x *GetTokenRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *GetTokenRequest) GetSubjectToken() string {
+	if x != nil {
+		return x.SubjectToken
+	}
+	return ""
+}
+
+func (x *GetTokenRequest) GetSubjectTokenType() string {
+	if x != nil {
+		return x.SubjectTokenType
+	}
+	return ""
+}
+
+func (x *GetTokenRequest) GetDpopProof() string {
+	if x != nil {
+		return x.DpopProof
+	}
+	return ""
+}
+
+func (x *GetTokenRequest) GetCertificateThumbprint() string {
+	if x != nil {
+		return x.CertificateThumbprint
+	}
+	return ""
+}
+
 // WatchTokenRequest says whose tokens are wanted and for what. Its fields mean what
 // those of GetTokenRequest mean.
 type WatchTokenRequest struct {
@@ -192,7 +250,9 @@ type WatchTokenRequest struct {
 	// Optional. Audience to ask for.
 	Audience string `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
 	// Optional. Resource indicators to ask for.
-	Resources     []string `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
+	Resources []string `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
+	// Optional. Whose grant is meant.
+	Subject       string `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -255,6 +315,13 @@ func (x *WatchTokenRequest) GetResources() []string {
 	return nil
 }
 
+func (x *WatchTokenRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
 // WatchTokenResponse is one message of the stream.
 type WatchTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -307,7 +374,9 @@ type GetTokenResponse struct {
 	// Output only. The access token (RFC 6749 §1.4). Send it as
 	// `Authorization: Bearer <access_token>`; do not log it, `token_id` is for that.
 	AccessToken string `protobuf:"bytes,1,opt,name=access_token,json=accessToken,proto3" json:"access_token,omitempty"`
-	// Output only. How to present the token: always "Bearer" (RFC 6750).
+	// Output only. How to present the token: "Bearer" (RFC 6750), or "DPoP" (RFC 9449)
+	// for clients whose tokens are so bound; "N_A" of a token that TOKEN_EXCHANGE gave
+	// and that is no access token (RFC 8693 §2.2.1).
 	TokenType string `protobuf:"bytes,2,opt,name=token_type,json=tokenType,proto3" json:"token_type,omitempty"`
 	// Output only. When the request for this token was sent upstream.
 	IssueTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=issue_time,json=issueTime,proto3" json:"issue_time,omitempty"`
@@ -329,9 +398,11 @@ type GetTokenResponse struct {
 	// Output only. The server's time when it answered. All other times are by that
 	// clock, so a caller whose own is wrong counts from this one: the token is good for
 	// `expire_time` - `server_time` after the call was sent.
-	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ServerTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	// Output only. Type of a token that TOKEN_EXCHANGE gave (RFC 8693 §2.2.1).
+	IssuedTokenType string `protobuf:"bytes,12,opt,name=issued_token_type,json=issuedTokenType,proto3" json:"issued_token_type,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetTokenResponse) Reset() {
@@ -441,6 +512,13 @@ func (x *GetTokenResponse) GetServerTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GetTokenResponse) GetIssuedTokenType() string {
+	if x != nil {
+		return x.IssuedTokenType
+	}
+	return ""
+}
+
 // RevokeTokensRequest names the client.
 type RevokeTokensRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -546,21 +624,29 @@ var File_tokenbroker_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
 	"\n" +
-	"\"tokenbroker/v1/token_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btokenbroker/v1/reason.proto\"\xe5\x01\n" +
+	"\"tokenbroker/v1/token_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btokenbroker/v1/reason.proto\"\xa8\x03\n" +
 	"\x0fGetTokenRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
 	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1c\n" +
 	"\tresources\x18\x04 \x03(\tR\tresources\x12<\n" +
 	"\fmin_validity\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vminValidity\x12*\n" +
-	"\x11rejected_token_id\x18\x06 \x01(\tR\x0frejectedTokenId\"}\n" +
+	"\x11rejected_token_id\x18\x06 \x01(\tR\x0frejectedTokenId\x12\x18\n" +
+	"\asubject\x18\a \x01(\tR\asubject\x12#\n" +
+	"\rsubject_token\x18\b \x01(\tR\fsubjectToken\x12,\n" +
+	"\x12subject_token_type\x18\t \x01(\tR\x10subjectTokenType\x12\x1d\n" +
+	"\n" +
+	"dpop_proof\x18\n" +
+	" \x01(\tR\tdpopProof\x125\n" +
+	"\x16certificate_thumbprint\x18\v \x01(\tR\x15certificateThumbprint\"\x97\x01\n" +
 	"\x11WatchTokenRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
 	"\baudience\x18\x03 \x01(\tR\baudience\x12\x1c\n" +
-	"\tresources\x18\x04 \x03(\tR\tresources\"L\n" +
+	"\tresources\x18\x04 \x03(\tR\tresources\x12\x18\n" +
+	"\asubject\x18\x05 \x01(\tR\asubject\"L\n" +
 	"\x12WatchTokenResponse\x126\n" +
-	"\x05token\x18\x01 \x01(\v2 .tokenbroker.v1.GetTokenResponseR\x05token\"\x9c\x04\n" +
+	"\x05token\x18\x01 \x01(\v2 .tokenbroker.v1.GetTokenResponseR\x05token\"\xc8\x04\n" +
 	"\x10GetTokenResponse\x12!\n" +
 	"\faccess_token\x18\x01 \x01(\tR\vaccessToken\x12\x1d\n" +
 	"\n" +
@@ -577,18 +663,21 @@ const file_tokenbroker_v1_token_service_proto_rawDesc = "" +
 	"\bwarnings\x18\n" +
 	" \x03(\v2\x17.tokenbroker.v1.WarningR\bwarnings\x12;\n" +
 	"\vserver_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"serverTime\"-\n" +
+	"serverTime\x12*\n" +
+	"\x11issued_token_type\x18\f \x01(\tR\x0fissuedTokenType\"-\n" +
 	"\x13RevokeTokensRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\"`\n" +
 	"\x14RevokeTokensResponse\x12#\n" +
 	"\rdropped_count\x18\x01 \x01(\x05R\fdroppedCount\x12#\n" +
-	"\rrevoked_count\x18\x02 \x01(\x05R\frevokedCount*\x95\x01\n" +
+	"\rrevoked_count\x18\x02 \x01(\x05R\frevokedCount*\xd2\x01\n" +
 	"\fExpirySource\x12\x1d\n" +
 	"\x19EXPIRY_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16EXPIRY_SOURCE_RESPONSE\x10\x01\x12\x15\n" +
 	"\x11EXPIRY_SOURCE_JWT\x10\x02\x12\x18\n" +
 	"\x14EXPIRY_SOURCE_CLIENT\x10\x03\x12\x19\n" +
-	"\x15EXPIRY_SOURCE_ASSUMED\x10\x042\x8f\x02\n" +
+	"\x15EXPIRY_SOURCE_ASSUMED\x10\x04\x12\x1a\n" +
+	"\x16EXPIRY_SOURCE_PROVIDER\x10\x05\x12\x1f\n" +
+	"\x1bEXPIRY_SOURCE_INTROSPECTION\x10\x062\x8f\x02\n" +
 	"\fTokenService\x12M\n" +
 	"\bGetToken\x12\x1f.tokenbroker.v1.GetTokenRequest\x1a .tokenbroker.v1.GetTokenResponse\x12U\n" +
 	"\n" +
