@@ -28,6 +28,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/outbound"
+	"github.com/tokenbroker/tokenbroker/oauth/profile"
 )
 
 // defaultTimeout leaves room for two attempts in the 20 s that broker gives a mint.
@@ -64,13 +65,17 @@ type Config struct {
 	// Timeout bounds one attempt from name resolution to the answer's last byte;
 	// 0 means 8 s. Connecting and the TLS handshake may each take half of it.
 	Timeout time.Duration
+	// Profiles say how the servers of clients with a provider depart from the standards;
+	// nil knows none.
+	Profiles *profile.Set
 }
 
 // Client requests tokens. It is safe for concurrent use and keeps connections
 // open between requests until [Client.Close].
 type Client struct {
-	door    *outbound.Door
-	timeout time.Duration
+	door     *outbound.Door
+	timeout  time.Duration
+	profiles *profile.Set // nil if there are none
 }
 
 // New returns a Client. It makes no connection.
@@ -78,7 +83,7 @@ func New(cfg Config) *Client {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout
 	}
-	return &Client{timeout: cfg.Timeout, door: outbound.New(outbound.Config{
+	return &Client{timeout: cfg.Timeout, profiles: cfg.Profiles, door: outbound.New(outbound.Config{
 		RootCAs: cfg.RootCAs, AllowHTTPLoopback: cfg.AllowHTTPLoopback, AllowedAddresses: cfg.AllowedAddresses,
 		Proxy: cfg.Proxy, Timeout: cfg.Timeout,
 	})}
