@@ -79,7 +79,9 @@ func (c *checker) consent(p *Profile, out *compiled) {
 	if !parameterName.MatchString(k.ScopeName) || carriesCredential(k.ScopeName) {
 		c.add("consent.scope_name", "is not the name of a parameter that scopes could be sent as")
 	}
-	c.separator("consent.scope_separator", k.ScopeSeparator)
+	if k.ScopeSeparator != p.Request.ScopeSeparator { // else it was not said, or is said to be wrong already
+		c.separator("consent.scope_separator", k.ScopeSeparator)
+	}
 	c.oneOf("consent.pkce", k.PKCE, PKCESupported, PKCERequired, PKCERefused)
 }
 

@@ -73,7 +73,7 @@ func (c *completion) settle(u *broker.Upstream) {
 		case !ok:
 			c.add(at, "is unknown to the profile %s, whose variables are %s", c.profile.Name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		case value == "":
-			c.add(at, "is empty; leave it out to have its default")
+			c.add(at, "is empty; leave it out to have its default, if there is one")
 		default:
 			if problem := valueProblem(value, v); problem != "" {
 				c.add(at, "%s", problem)
@@ -81,7 +81,7 @@ func (c *completion) settle(u *broker.Upstream) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(known)) {
-		if known[name].required && u.ProviderVariables[name] == "" {
+		if _, said := u.ProviderVariables[name]; known[name].required && !said {
 			c.add(fmt.Sprintf("provider_variables[%q]", name), "is required: %s, such as %s", cmp.Or(c.profile.Variables[name].Description, name), c.profile.Variables[name].Example)
 		}
 	}

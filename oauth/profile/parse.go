@@ -54,6 +54,7 @@ func Parse(file string, raw []byte) (*Profile, error) {
 // fillDefaults says what the file leaves to the standards.
 func (p *Profile) fillDefaults() {
 	fill := func(field *string, standard string) { *field = cmp.Or(*field, standard) }
+	p.Authentication.AssertionLifetime = cmp.Or(p.Authentication.AssertionLifetime, time.Minute)
 	fill(&p.Request.Format, FormatForm)
 	fill(&p.Request.Method, "POST")
 	fill(&p.Request.ScopeSeparator, " ")
