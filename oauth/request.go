@@ -60,7 +60,7 @@ func post(ctx context.Context, endpoint *url.URL, form url.Values, req broker.To
 		return nil, refusedEndpoint("the token endpoint is not a URL")
 	}
 	out.Header = header
-	return &request{Request: out, basic: header.Get("Authorization") != "", credentials: credentials}, nil
+	return &request{Request: out, basic: strings.HasPrefix(header.Get("Authorization"), "Basic "), credentials: credentials}, nil
 }
 
 // unusable returns a SECRET_UNUSABLE error; the text must not quote the secret.
