@@ -106,6 +106,9 @@ func (a *attempt) granted(ans answer) (broker.TokenResponse, error) {
 	}
 	tokenType, ok := ans.doc.tokenType(a.dialect)
 	if !ok {
+		tokenType, ok = a.boundType(tokenType)
+	}
+	if !ok {
 		shown := a.scrub(ans.doc).clean(tokenType, maxCode)
 		return broker.TokenResponse{}, a.fail(broker.ReasonTokenTypeUnsupported, nil, "answered %d with a token of type %s", ans.status, shown)
 	}

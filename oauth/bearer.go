@@ -28,9 +28,9 @@ func (g *grantForm) assert(req broker.TokenRequest, d dialect) {
 // the profile says it, as Google has it for accounts that act for themselves.
 func (d dialect) grantAssertion(req broker.TokenRequest) (string, error) {
 	switch req.Authentication.Method {
-	case broker.NoAuthentication, broker.PrivateKeyJWT:
+	case broker.NoAuthentication, broker.PrivateKeyJWT, broker.TLSClientAuth, broker.SelfSignedTLSClientAuth:
 	default:
-		return "", broker.Invalid("authentication_method", "is %s; for jwt_bearer it is %s or %s, since the secret is the key that signs the assertion",
+		return "", broker.Invalid("authentication_method", "is %s; jwt_bearer needs %s, %s or mutual TLS, since the secret is the key that signs the assertion",
 			req.Authentication.Method, broker.NoAuthentication, broker.PrivateKeyJWT)
 	}
 	key, err := parseKey(req.Secret.Reveal())
@@ -57,13 +57,5 @@ func (d dialect) grantAssertion(req broker.TokenRequest) (string, error) {
 	if err != nil {
 		return "", unusable("the assertion's claims cannot be encoded")
 	}
-	signed, err := key.sign(req.Authentication, payload)
-	if err != nil {
-		return "", err
-	}
-	compact, err := signed.CompactSerialize()
-	if err != nil {
-		return "", unusable("the assertion cannot be encoded")
-	}
-	return compact, nil
+	return key.compact(req.Authentication, payload)
 }

@@ -19,7 +19,9 @@ package oauth
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
@@ -29,6 +31,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/outbound"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/oauth/profile"
 )
 
@@ -77,6 +80,8 @@ type Client struct {
 	door     *outbound.Door
 	timeout  time.Duration
 	profiles *profile.Set // nil if there are none
+	// plainLoopback says that plain http to loopback is spoken.
+	plainLoopback bool
 }
 
 // New returns a Client. It makes no connection.
@@ -84,7 +89,7 @@ func New(cfg Config) *Client {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout
 	}
-	return &Client{timeout: cfg.Timeout, profiles: cfg.Profiles, door: outbound.New(outbound.Config{
+	return &Client{timeout: cfg.Timeout, profiles: cfg.Profiles, plainLoopback: cfg.AllowHTTPLoopback, door: outbound.New(outbound.Config{
 		RootCAs: cfg.RootCAs, AllowHTTPLoopback: cfg.AllowHTTPLoopback, AllowedAddresses: cfg.AllowedAddresses,
 		Proxy: cfg.Proxy, Timeout: cfg.Timeout,
 	})}
@@ -116,29 +121,44 @@ func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (bro
 	}
 	var response broker.TokenResponse
 	build := func(ctx context.Context) (*request, error) { return newRequest(ctx, endpoint, req, spoken) }
-	err = c.exchange(ctx, endpoint, new(progress), build, func(a *attempt, res *http.Response) (err error) {
+	err = c.exchange(ctx, hop{endpoint, req.Authentication, req.Secret, req.Grant.DPoPProof}, new(progress), build, func(a *attempt, res *http.Response) (err error) {
 		response, err = a.read(res)
 		return err
 	})
 	return response, err
 }
 
-// exchange sends what build makes to an endpoint that was checked, and has read judge
-// the answer. How far it got stands in seen.
-func (c *Client) exchange(ctx context.Context, endpoint *url.URL, seen *progress, build func(context.Context) (*request, error), read func(*attempt, *http.Response) error) error {
+// hop is where a request goes, to an endpoint that was checked, and what it brings beside
+// its form.
+type hop struct {
+	endpoint       *url.URL
+	authentication broker.Authentication
+	secret         secret.Value
+	proof          string // of DPoP; "" if none is sent
+}
+
+// exchange sends what build makes, and has read judge the answer. How far it got stands
+// in seen.
+func (c *Client) exchange(ctx context.Context, to hop, seen *progress, build func(context.Context) (*request, error), read func(*attempt, *http.Response) error) error {
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	out, err := build(httptrace.WithClientTrace(limited, seen.trace()))
 	if err != nil {
 		return err
 	}
-	transport, proxied, err := c.door.Route(endpoint)
+	certificate, err := presented(to.authentication, to.secret)
 	if err != nil {
-		return &broker.Error{Reason: broker.ReasonUpstreamProxy, Op: cmp.Or(out.op, op), Detail: err.Error()}
+		return err
+	}
+	transport, proxied, err := c.route(to.endpoint, certificate)
+	if err != nil {
+		own := *broker.AsError(err)
+		own.Op = cmp.Or(out.op, op)
+		return &own
 	}
 	a := &attempt{
-		op: cmp.Or(out.op, op), origin: originOf(endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
-		proxied: proxied, basic: out.basic, credentials: out.credentials, dialect: out.dialect, sent: time.Now(),
+		op: cmp.Or(out.op, op), origin: originOf(to.endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
+		proxied: proxied, certified: certificate != nil, proved: to.proof != "", target: to.endpoint, basic: out.basic, credentials: out.credentials, dialect: out.dialect, sent: time.Now(),
 	}
 	// RoundTrip and not Client.Do: it follows no redirect, keeps no cookie, and its
 	// errors do not quote the URL.
@@ -148,6 +168,26 @@ func (c *Client) exchange(ctx context.Context, endpoint *url.URL, seen *progress
 	}
 	defer func() { _ = res.Body.Close() }() // nothing depends on how the end of an answer went
 	return read(a, res)
+}
+
+// route returns the transport to an endpoint: one that presents certificate if it is not
+// nil.
+func (c *Client) route(endpoint *url.URL, certificate *tls.Certificate) (*http.Transport, bool, error) {
+	var transport *http.Transport
+	var proxied bool
+	var err error
+	if certificate == nil {
+		transport, proxied, err = c.door.Route(endpoint)
+	} else {
+		transport, proxied, err = c.door.RoutePresenting(endpoint, certificate)
+	}
+	switch {
+	case errors.Is(err, outbound.ErrNotTLS):
+		return nil, false, refusedEndpoint("%v", err)
+	case err != nil:
+		return nil, false, &broker.Error{Reason: broker.ReasonUpstreamProxy, Op: op, Detail: err.Error()}
+	}
+	return transport, proxied, nil
 }
 
 // attempt is what the parts that judge an answer, or the lack of one, need to know.
@@ -160,6 +200,10 @@ type attempt struct {
 	progress *progress
 	proxied  bool
 	basic    bool // HTTP Basic credentials were sent
+	// certified says that the connection presents a client certificate, proved that a
+	// DPoP proof for target was sent.
+	certified, proved bool
+	target            *url.URL
 	// credentials are all spellings in which the request held its credentials.
 	credentials []string
 	dialect     dialect

@@ -21,14 +21,12 @@ type dialect struct {
 	grant broker.GrantType
 	// pollInterval is how long a device's consent was waited for before this poll.
 	pollInterval time.Duration
-	// proven says that a DPoP proof went with the request.
-	proven bool
 }
 
 // dialectOf returns the dialect of a request. PROVIDER_UNKNOWN.
 func (c *Client) dialectOf(req broker.TokenRequest) (dialect, error) {
 	d := dialect{
-		variables: req.ProviderVariables, grant: req.Grant.Type, pollInterval: req.Grant.PollInterval, proven: req.Grant.DPoPProof != "",
+		variables: req.ProviderVariables, grant: req.Grant.Type, pollInterval: req.Grant.PollInterval,
 	}
 	if req.Provider == "" {
 		return d, nil

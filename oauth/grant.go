@@ -57,6 +57,9 @@ func present(req broker.TokenRequest, d dialect) (url.Values, []string, error) {
 		g.set("username", grant.Username)
 		g.require("password", grant.UserPassword)
 	}
+	if grant.DPoPProof != "" {
+		g.secrets = append(g.secrets, grant.DPoPProof)
+	}
 	return g.form, g.secrets, g.problem
 }
 

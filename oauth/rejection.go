@@ -24,6 +24,9 @@ var codes = map[string]broker.Reason{
 	"temporarily_unavailable": broker.ReasonUpstreamUnavailable,
 	"slow_down":               broker.ReasonUpstreamRateLimited, // RFC 8628 §3.5
 
+	"use_dpop_nonce":     broker.ReasonDPoPNonceRequired, // RFC 9449 §8
+	"invalid_dpop_proof": broker.ReasonDPoPProofInvalid,  // RFC 9449 §5
+
 	"scope_invalid":                broker.ReasonScopeRejected,  // glewlwyd
 	"invalid_resource":             broker.ReasonTargetRejected, // Microsoft Entra
 	"incorrect_client_credentials": broker.ReasonClientRejected, // GitHub
@@ -67,7 +70,9 @@ func (a *attempt) rejected(ans answer) error {
 		said += ": " + shown
 	}
 	judged := a.judge(ans, strings.ToLower(strings.TrimSpace(code)), description, challenges)
+	judged.reason, said = a.judgeProof(ans, judged.reason, said)
 	err := a.fail(judged.reason, nil, "answered %d with %s", ans.status, said)
+	err.Told = a.told(judged.reason, ans.header)
 	err.RetryAfter = max(judged.wait, retryAfter(ans.header, a.sent))
 	return err
 }

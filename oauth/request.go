@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -50,7 +51,11 @@ func post(ctx context.Context, endpoint *url.URL, form url.Values, req broker.To
 func send(ctx context.Context, endpoint *url.URL, form url.Values, req broker.TokenRequest, d dialect, secrets []string) (*request, error) {
 	header := d.header()
 	d.override(form, req.Parameters)
-	if !d.unauthenticated(req.Authentication) {
+	if d.unauthenticated(req.Authentication) {
+		if err := setProof(header, req); err != nil {
+			return nil, err
+		}
+	} else {
 		credentials, err := authenticate(form, header, req)
 		if err != nil {
 			return nil, err
@@ -65,7 +70,7 @@ func send(ctx context.Context, endpoint *url.URL, form url.Values, req broker.To
 	if err != nil {
 		return nil, err
 	}
-	return &request{Request: out, basic: header.Get("Authorization") != "", credentials: secrets, dialect: d}, nil
+	return &request{Request: out, basic: strings.HasPrefix(header.Get("Authorization"), "Basic "), credentials: secrets, dialect: d}, nil
 }
 
 // unusable returns a SECRET_UNUSABLE error; the text must not quote the secret.

@@ -29,7 +29,7 @@ func (c *Client) RevokeToken(ctx context.Context, req broker.RevocationRequest) 
 		}
 		return out, err
 	}
-	return c.exchange(ctx, endpoint, new(progress), build, (*attempt).revoked)
+	return c.exchange(ctx, hop{endpoint: endpoint, authentication: req.Authentication, secret: req.Secret}, new(progress), build, (*attempt).revoked)
 }
 
 // revoked reads the answer to a revocation.

@@ -51,7 +51,7 @@ func (d document) secret(name string, first rune) (secret.Value, string) {
 // missing type is taken for Bearer: RFC 6749 §5.1 requires it, but servers forget
 // it, and those with a special type depend on its being seen. "BearerToken" is
 // what Apigee answers by default. "N_A" is of what an exchange issued that is no access
-// token (RFC 8693 §2.2.1), and "DPoP" of what a proof was sent for (RFC 9449 §5).
+// token (RFC 8693 §2.2.1).
 func (d document) tokenType(spoken dialect) (string, bool) {
 	if !d.has("token_type") {
 		return "Bearer", true
@@ -66,8 +66,6 @@ func (d document) tokenType(spoken dialect) (string, bool) {
 		return "Bearer", true
 	case lower == "n_a" && spoken.grant == broker.TokenExchange:
 		return "N_A", true
-	case lower == "dpop" && spoken.proven:
-		return "DPoP", true
 	}
 	return answered, false
 }
