@@ -218,6 +218,7 @@ func (c *checker) use(out *compiled) {
 		named("endpoints."+key, u.variables())
 	}
 	named("authentication.assertion_audience", out.assertionAudience.variables(), "token_endpoint", "issuer")
+	named("authentication.assertion_claims", out.assertionClaims.variables(), claimVariables...)
 	for at, values := range map[string]templates{
 		"request.values": out.request.values, "request.headers": out.headers, "refresh.values": out.refreshValues, "consent.values": out.consent,
 	} {
