@@ -94,7 +94,7 @@ func TestBadProfiles(t *testing.T) {
 			"endless pattern", head + "variables:\n  a: {example: x, pattern: \"" + strings.Repeat("x", 600) + "\"}\nissuer: https://x.example/{a}\n",
 			[]string{"4: variables.a.pattern: has 600 bytes"},
 		},
-		{"reserved name", head + "variables:\n  issuer: {example: x}\nissuer: https://x.example/{issuer}\n", []string{"4: variables.issuer: is what assertion_audience calls"}},
+		{"reserved name", head + "variables:\n  issuer: {example: x}\nissuer: https://x.example/{issuer}\n", []string{"4: variables.issuer: is what assertion_audience"}},
 
 		{"scheme", head + "endpoints: {token: \"ftp://x.example/\"}\n", []string{"3: endpoints.token: must begin with https://"}},
 		{
