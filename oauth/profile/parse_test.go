@@ -95,12 +95,12 @@ func TestBadProfiles(t *testing.T) {
 			"endless pattern", head + "variables:\n  a: {example: x, pattern: \"" + strings.Repeat("x", 600) + "\"}\nissuer: https://x.example/{a}\n",
 			[]string{"4: variables.a.pattern: has 600 bytes"},
 		},
-		{"reserved name", head + "variables:\n  issuer: {example: x}\nissuer: https://x.example/{issuer}\n", []string{"4: variables.issuer: is what assertion_audience calls"}},
+		{"reserved name", head + "variables:\n  issuer: {example: x}\nissuer: https://x.example/{issuer}\n", []string{"4: variables.issuer: is what assertion_audience"}},
 
-		{"scheme", head + "endpoints: {token: \"ftp://x.example/\"}\n", []string{"3: endpoints.token: must begin with https://"}},
+		{"scheme", head + "endpoints: {token: \"ftp://x.example/\"}\n", []string{"3: endpoints.token: has another scheme than https"}},
 		{
 			"variable as scheme", head + "variables: {s: {example: https}}\nendpoints: {token: \"{s}://x.example/\"}\n",
-			[]string{"3: variables.s: is used nowhere", "4: endpoints.token: must begin with https://"},
+			[]string{"3: variables.s: is used nowhere", "4: endpoints.token: has another scheme than https"},
 		},
 		{"plain http", head + "endpoints: {token: \"http://x.example/\"}\n", []string{"3: endpoints.token: must be https; plain http is for loopback"}},
 		{
