@@ -155,6 +155,7 @@ func (c *checker) authentication(p *Profile, out *compiled) {
 		c.add("authentication.assertion_audience", "must be text of at most %d bytes with variables as {tenant}", maxURLLength)
 	}
 	c.within("authentication.assertion_lifetime", a.AssertionLifetime, time.Hour)
+	out.assertionClaims = c.claims("authentication.assertion_claims", a.AssertionClaims)
 }
 
 // answer checks how answers are read.

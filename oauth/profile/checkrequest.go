@@ -175,13 +175,9 @@ func (c *checker) template(at, text string) template {
 // life checks how long tokens live and how many.
 func (c *checker) life(p *Profile) {
 	c.oneOf("expiry.policy", p.Expiry.Policy, PolicyAnswer, PolicyDeclared, PolicyRolling)
-	if p.Expiry.Policy == PolicyAnswer {
-		c.within("expiry.lifetime", p.Expiry.Lifetime, longestAssumed)
-	} else {
-		c.within("expiry.lifetime", p.Expiry.Lifetime, longest)
-		if p.Expiry.Lifetime == 0 {
-			c.add("expiry.lifetime", "is required with the policy %s", truncate(p.Expiry.Policy))
-		}
+	c.within("expiry.lifetime", p.Expiry.Lifetime, longest)
+	if p.Expiry.Policy != PolicyAnswer && p.Expiry.Lifetime == 0 {
+		c.add("expiry.lifetime", "is required with the policy %s", truncate(p.Expiry.Policy))
 	}
 	l := p.Limits
 	if (l.Tokens == 0) != (l.Period == 0) || l.Tokens < 0 || l.Tokens > most {
@@ -222,6 +218,7 @@ func (c *checker) use(out *compiled) {
 		named("endpoints."+key, u.variables())
 	}
 	named("authentication.assertion_audience", out.assertionAudience.variables(), "token_endpoint", "issuer")
+	named("authentication.assertion_claims", out.assertionClaims.variables(), claimVariables...)
 	for at, values := range map[string]templates{
 		"request.values": out.request.values, "request.headers": out.headers, "refresh.values": out.refreshValues, "consent.values": out.consent,
 	} {

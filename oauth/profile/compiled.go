@@ -14,6 +14,7 @@ type compiled struct {
 	// endpoints :: key under endpoints → template
 	endpoints         map[string]urlTemplate
 	assertionAudience template
+	assertionClaims   templates
 	request, refresh  Shape
 	refreshValues     templates // what Refresh says itself
 	headers           templates

@@ -182,7 +182,7 @@ func (c *completion) assertion(u *broker.Upstream) {
 
 // fillLimits fills how long tokens live where the answer does not say, and how many may.
 func (p *Profile) fillLimits(u *broker.Upstream, t *broker.TokenPolicy) {
-	if t.AssumedLifetime == 0 && p.Expiry.Policy == PolicyAnswer {
+	if t.AssumedLifetime == 0 && p.Expiry.Policy == PolicyAnswer && p.Expiry.Lifetime <= longestAssumed { // else answers say so
 		t.AssumedLifetime = p.Expiry.Lifetime
 	}
 	if u.IssueBudget.IsZero() {

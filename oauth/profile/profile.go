@@ -82,6 +82,10 @@ type Authentication struct {
 	AssertionAudience string `yaml:"assertion_audience"`
 	// AssertionLifetime is at most an hour; 1 min by default.
 	AssertionLifetime time.Duration `yaml:"assertion_lifetime"`
+	// AssertionClaims are further claims of the assertion that is the grant of jwt_bearer,
+	// with variables and "{client_id}", "{subject}" and "{scope}". One that comes out empty
+	// is left out. sub gives way to the subject that a token is asked for.
+	AssertionClaims map[string]string `yaml:"assertion_claims"`
 }
 
 // Request is how a token request looks.
@@ -183,7 +187,8 @@ type Description struct {
 // Expiry is how long tokens live where the answer is not to be asked.
 type Expiry struct {
 	// Policy is answer (default: answer, then token, then Lifetime), declared (Lifetime
-	// only) or rolling (Lifetime, which each use of the API begins anew).
+	// only) or rolling (Lifetime, which each use of the API begins anew). Of tokens that
+	// do not end by themselves Lifetime is years.
 	Policy   string        `yaml:"policy"`
 	Lifetime time.Duration `yaml:"lifetime"`
 }

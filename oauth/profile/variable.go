@@ -41,8 +41,8 @@ func checkVariables(c *checker, declared map[string]Variable) map[string]variabl
 		if !isVariableName(name) {
 			c.add(at, "a name has up to %d of a-z, 0-9 and _, and begins with a letter", maxVariableName)
 		}
-		if name == "token_endpoint" || name == "issuer" {
-			c.add(at, "is what assertion_audience calls the client's own; choose another name")
+		if name == "token_endpoint" || name == "issuer" || slices.Contains(claimVariables, name) {
+			c.add(at, "is what assertion_audience or assertion_claims calls the client's own; choose another name")
 		}
 		c.text(at+".description", v.Description)
 		c.text(at+".example", v.Example)
