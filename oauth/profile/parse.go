@@ -30,9 +30,12 @@ func Parse(file string, raw []byte) (*Profile, error) {
 	if len(raw) > maxFile {
 		return nil, strictyaml.NewError(file, []strictyaml.Problem{{Line: 1, Text: fmt.Sprintf("has %d bytes; at most %d", len(raw), maxFile)}})
 	}
+	document := strictyaml.NewDocument(raw)
+	if problems := document.Duplicates(); len(problems) > 0 {
+		return nil, strictyaml.NewError(file, problems)
+	}
 	p := &Profile{definition: string(raw)}
 	problems := strictyaml.Decode(raw, p)
-	document := strictyaml.NewDocument(raw)
 	problems = append(append(problems, document.Nulls()...), document.Aliases()...)
 	if len(problems) == 0 { // else the same fault might be told twice, in other words
 		c := &checker{}

@@ -47,6 +47,7 @@ func TestBadProfiles(t *testing.T) {
 		{"duration without unit", head + "expiry: {lifetime: soon}\n", []string{"3: `soon` is text where a duration such as 30s is needed"}},
 		{"no value", head + "grants:\n", []string{"3: grants: has no value"}},
 		{"alias", head + "issuer: &x https://id.example.com\nstatus_page: *x\n", []string{"4: *x is an alias"}},
+		{"key twice", head + "grants: [password]\ngrants: [password]\n", []string{`4: mapping key "grants" already defined at line 3`}},
 		{"two documents", head + "---\n" + head, []string{"3: begins a second document"}},
 		{"too long", head + "# " + strings.Repeat("x", 64<<10), []string{"1: has 655"}},
 		{"name of another file", "name: acne\ntitle: Acme\n", []string{`1: name: is "acne"; it must be "acme"`}},
@@ -96,10 +97,10 @@ func TestBadProfiles(t *testing.T) {
 		},
 		{"reserved name", head + "variables:\n  issuer: {example: x}\nissuer: https://x.example/{issuer}\n", []string{"4: variables.issuer: is what assertion_audience"}},
 
-		{"scheme", head + "endpoints: {token: \"ftp://x.example/\"}\n", []string{"3: endpoints.token: must begin with https://"}},
+		{"scheme", head + "endpoints: {token: \"ftp://x.example/\"}\n", []string{"3: endpoints.token: has another scheme than https"}},
 		{
 			"variable as scheme", head + "variables: {s: {example: https}}\nendpoints: {token: \"{s}://x.example/\"}\n",
-			[]string{"3: variables.s: is used nowhere", "4: endpoints.token: must begin with https://"},
+			[]string{"3: variables.s: is used nowhere", "4: endpoints.token: has another scheme than https"},
 		},
 		{"plain http", head + "endpoints: {token: \"http://x.example/\"}\n", []string{"3: endpoints.token: must be https; plain http is for loopback"}},
 		{
