@@ -31,7 +31,7 @@ func TestProviderList(t *testing.T) {
 func TestProviderShow(t *testing.T) {
 	got := command(t, "provider", "show", "aspire")
 	got.want(t, 0)
-	for _, text := range []string{"/Authorization/RefreshToken", "24h0m0s from their last use", "client_id as ClientId", "Not verified: ", "\nname: aspire\n"} {
+	for _, text := range []string{"/Authorization/RefreshToken", "24h from their last use", "client_id as ClientId", "Not verified: ", "\nname: aspire\n"} {
 		if !strings.Contains(got.stdout, text) {
 			t.Errorf("it printed\n%s\nwithout %q", got.stdout, text)
 		}

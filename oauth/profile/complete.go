@@ -170,14 +170,23 @@ func (c *completion) assertion(u *broker.Upstream) {
 	if byKey {
 		u.Authentication.SigningAlgorithm = cmp.Or(u.Authentication.SigningAlgorithm, declared.SigningAlgorithm)
 	}
-	if (byKey || method == broker.ClientSecretJWT) && u.Authentication.AssertionAudience == "" && declared.AssertionAudience != "" {
-		values := maps.Clone(u.ProviderVariables)
-		if values == nil {
-			values = map[string]string{}
-		}
-		values["token_endpoint"], values["issuer"] = u.TokenEndpoint, u.Issuer
-		u.Authentication.AssertionAudience = c.profile.compiled.assertionAudience.expand(values, asIs)
+	if (byKey || method == broker.ClientSecretJWT) && u.Authentication.AssertionAudience == "" {
+		u.Authentication.AssertionAudience = c.profile.assertionAudience(u)
 	}
+}
+
+// assertionAudience returns the aud of u's assertions that the profile declares; "" if it
+// declares none.
+func (p *Profile) assertionAudience(u *broker.Upstream) string {
+	if p.Authentication.AssertionAudience == "" {
+		return ""
+	}
+	values := maps.Clone(u.ProviderVariables)
+	if values == nil {
+		values = map[string]string{}
+	}
+	values["token_endpoint"], values["issuer"] = u.TokenEndpoint, u.Issuer
+	return p.compiled.assertionAudience.expand(values, asIs)
 }
 
 // fillLimits fills how long tokens live where the answer does not say, and how many may.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -91,6 +92,9 @@ func (d *description) endpoints() {
 	if u.Issuer != "" && u.TokenEndpoint != "" {
 		d.add("The issuer is %s.", u.Issuer)
 	}
+	if a := d.profile.Authentication; a.AssertionAudience != "" || len(a.AssertionClaims) > 0 {
+		d.add("Assertions are for %s%s.", cmp.Or(d.profile.assertionAudience(&u), "the token endpoint"), claimsOf(a.AssertionClaims))
+	}
 	d.add("Grants: %s. Clients authenticate by %s.", strings.Join(d.profile.Grants, ", "), strings.Join(d.profile.Authentication.Methods, " or "))
 }
 
@@ -101,6 +105,14 @@ func (d *description) request() {
 	headers := d.profile.Headers(d.upstream.ProviderVariables)
 	if len(also) > 0 || len(headers) > 0 {
 		d.add("Also sent: %s.", strings.Join(append(pairs(also, "="), pairs(headers, ": ")...), ", "))
+	}
+	if d.upstream.AuthorizationEndpoint != "" {
+		k := d.profile.Consent
+		sent := append(pairs(d.profile.ConsentValues(d.upstream.ProviderVariables), "="), k.ScopeName+"=…")
+		d.add("Users are asked with %s; PKCE is %s.", strings.Join(sent, ", "), k.PKCE)
+	}
+	if !d.profile.refreshes() {
+		return
 	}
 	f := d.profile.Refresh
 	switch f.With {
@@ -115,10 +127,33 @@ func (d *description) request() {
 			string(broker.RotationNever):  "are used again and again",
 		}[f.Rotation]
 		if f.Grace > 0 {
-			words += fmt.Sprintf(", the last one being taken for another %v", f.Grace)
+			words += fmt.Sprintf(", the last one being taken for another %s", short(f.Grace))
 		}
 		d.add("Refresh tokens %s.%s", words, renamed(f.Names))
 	}
+}
+
+// refreshes reports whether there may be refresh tokens.
+func (p *Profile) refreshes() bool {
+	return p.Endpoints.Refresh != "" || p.Refresh.With != RefreshWithToken || slices.ContainsFunc(p.Grants, func(grant string) bool {
+		switch broker.GrantType(grant) {
+		case broker.AuthorizationCode, broker.DeviceCode, broker.RefreshToken, broker.Password:
+			return true
+		}
+		return false
+	})
+}
+
+// short writes a duration without what is zero in it.
+func short(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // renamed says what parameters are called.
@@ -141,6 +176,13 @@ func renamed(names map[string]string) string {
 	return text
 }
 
+func claimsOf(claims map[string]string) string {
+	if len(claims) == 0 {
+		return ""
+	}
+	return ", with the claims " + strings.Join(pairs(claims, "="), ", ")
+}
+
 func pairs(values map[string]string, between string) []string {
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -154,29 +196,32 @@ func (d *description) answer() {
 	if r.Success.Path != "" {
 		d.add("An answer is believed where %s is %s.", r.Success.Path, r.Success.Equals)
 	}
-	d.add("Read: the token at %s, a refresh token at %s, the lifetime in %s at %s.",
-		strings.Join(r.AccessToken, " or "), strings.Join(r.RefreshToken, " or "), r.ExpiresIn.Unit, strings.Join(r.ExpiresIn.Paths, " or "))
+	read := fmt.Sprintf("Read: the token at %s, its lifetime in %s at %s", strings.Join(r.AccessToken, " or "), r.ExpiresIn.Unit, strings.Join(r.ExpiresIn.Paths, " or "))
+	if d.profile.refreshes() {
+		read += ", a refresh token at " + strings.Join(r.RefreshToken, " or ")
+	}
+	d.add("%s.", read)
 	d.add("Errors: the code at %s, its description at %s.", strings.Join(e.Code, " or "), strings.Join(e.Description, " or "))
 	means := pairs(e.Aliases, " means ")
 	for _, description := range e.Descriptions {
 		means = append(means, fmt.Sprintf("a description with %q means %s", description.Match, description.Reason))
 	}
-	if len(means) > 0 {
-		d.add("Of errors, %s.", strings.Join(means, ", "))
+	for _, text := range means {
+		d.add("  %s", text)
 	}
 }
 
 func (d *description) life() {
 	switch e := d.profile.Expiry; {
 	case e.Policy == PolicyDeclared:
-		d.add("Tokens live %v, whatever the answer says.", e.Lifetime)
+		d.add("Tokens live %s, whatever the answer says.", short(e.Lifetime))
 	case e.Policy == PolicyRolling:
-		d.add("Tokens live %v from their last use at the API.", e.Lifetime)
+		d.add("Tokens live %s from their last use at the API.", short(e.Lifetime))
 	case e.Lifetime > 0:
-		d.add("Tokens are taken to live %v where the answer does not say.", e.Lifetime)
+		d.add("Tokens are taken to live %s where the answer does not say.", short(e.Lifetime))
 	}
 	if l := d.profile.Limits; l.Tokens > 0 {
-		d.add("At most %d tokens are issued in %v.", l.Tokens, l.Period)
+		d.add("At most %d tokens are issued in %s.", l.Tokens, short(l.Period))
 	} else if l.SingleActiveToken {
 		d.add("A new token ends the one before it.")
 	}
@@ -188,7 +233,7 @@ func (d *description) life() {
 		d.add("Tokens end with the secret that they were got with.")
 	}
 	if s.Propagation > 0 {
-		d.add("A new secret is known everywhere after %v.", s.Propagation)
+		d.add("A new secret is known everywhere after %s.", short(s.Propagation))
 	}
 	for _, text := range d.profile.Unverified {
 		d.add("Not verified: %s", text)
