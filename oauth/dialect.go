@@ -37,10 +37,13 @@ func (c *Client) dialectOf(req broker.TokenRequest) (dialect, error) {
 	return d, nil
 }
 
+// standards is the profile of what does not depart from them. It never changes.
+var standards = new(profile.Profile)
+
 // declared returns the profile, or one that declares nothing.
 func (d dialect) declared() *profile.Profile {
 	if d.profile == nil {
-		return &profile.Profile{}
+		return standards
 	}
 	return d.profile
 }
