@@ -64,8 +64,11 @@ type GrantParameters struct {
 	// Code, CodeVerifier (RFC 7636) and RedirectURI are for AuthorizationCode.
 	Code, CodeVerifier secret.Value
 	RedirectURI        string
-	// DeviceCode is for DeviceCode.
-	DeviceCode secret.Value
+	// DeviceCode is for DeviceCode; PollInterval is how long was waited before this poll
+	// (RFC 8628 §3.5), 0 for 5 s. AUTHORIZATION_PENDING has in RetryAfter how long to wait
+	// before the next one, which is more after slow_down.
+	DeviceCode   secret.Value
+	PollInterval time.Duration
 	// RefreshToken is for RefreshToken; AccessToken is the last token, for providers
 	// that are refreshed with it.
 	RefreshToken, AccessToken secret.Value

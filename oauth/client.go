@@ -1,6 +1,7 @@
 // Package oauth speaks to authorization servers: it makes the one request for an
-// access token that package broker asks for (RFC 6749 §4.4) and says precisely
-// what became of it.
+// access token that package broker asks for, whatever its grant, and says precisely
+// what became of it. How a server departs from the standards it takes from a profile
+// (package profile), by the name that the request has; where the server is, never.
 //
 // It guards three invariants. A secret goes to no origin that it is not bound to,
 // and to no address that a public name should not have, so that neither an edited
@@ -68,7 +69,8 @@ type Config struct {
 	// Timeout bounds one attempt from name resolution to the answer's last byte;
 	// 0 means 8 s. Connecting and the TLS handshake may each take half of it.
 	Timeout time.Duration
-	// Profiles are what requests name as their Provider; nil knows none.
+	// Profiles say how the servers of clients with a provider depart from the standards;
+	// nil knows none.
 	Profiles *profile.Set
 }
 
@@ -97,12 +99,13 @@ func New(cfg Config) *Client {
 // wait for requests; whoever made them cancels their contexts.
 func (c *Client) Close() { c.door.Close() }
 
-// RequestToken is a [broker.RequestToken]: one POST to the token endpoint
-// (RFC 6749 §3.2, §4.4.2), never repeated once a byte of it was written.
+// RequestToken is a [broker.RequestToken]: one request to the token endpoint
+// (RFC 6749 §3.2), a POST unless the profile says otherwise, never repeated once a
+// byte of it was written.
 //
 // All checks that need no connection come first: DESTINATION_NOT_BOUND,
-// UPSTREAM_ADDRESS_REFUSED, SECRET_UNUSABLE, INVALID_REQUEST for a parameter that
-// is the broker's own. Then each way in which the exchange can fail has its
+// UPSTREAM_ADDRESS_REFUSED, PROVIDER_UNKNOWN, SECRET_UNUSABLE, INVALID_REQUEST for a
+// parameter that is the broker's own and for a grant that lacks what it presents. Then each way in which the exchange can fail has its
 // UPSTREAM_ reason, and each OAuth error code its rejection. When ctx was
 // cancelled the error is DEADLINE_EXCEEDED and wraps [context.Canceled]; when time
 // was up, be it ctx's or the Client's, UPSTREAM_TIMEOUT and it wraps
@@ -112,8 +115,12 @@ func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (bro
 	if err != nil {
 		return broker.TokenResponse{}, err
 	}
+	spoken, err := c.dialectOf(req)
+	if err != nil {
+		return broker.TokenResponse{}, err
+	}
 	var response broker.TokenResponse
-	build := func(ctx context.Context) (*request, error) { return newRequest(ctx, endpoint, req) }
+	build := func(ctx context.Context) (*request, error) { return newRequest(ctx, endpoint, req, spoken) }
 	err = c.exchange(ctx, hop{endpoint, req.Authentication, req.Secret, req.Grant.DPoPProof}, new(progress), build, func(a *attempt, res *http.Response) (err error) {
 		response, err = a.read(res)
 		return err
@@ -151,7 +158,7 @@ func (c *Client) exchange(ctx context.Context, to hop, seen *progress, build fun
 	}
 	a := &attempt{
 		op: cmp.Or(out.op, op), origin: originOf(to.endpoint), parent: ctx, limited: limited, timeout: c.timeout, progress: seen,
-		proxied: proxied, certified: certificate != nil, proved: to.proof != "", target: to.endpoint, basic: out.basic, credentials: out.credentials, sent: time.Now(),
+		proxied: proxied, certified: certificate != nil, proved: to.proof != "", target: to.endpoint, basic: out.basic, credentials: out.credentials, dialect: out.dialect, sent: time.Now(),
 	}
 	// RoundTrip and not Client.Do: it follows no redirect, keeps no cookie, and its
 	// errors do not quote the URL.
@@ -197,8 +204,9 @@ type attempt struct {
 	// DPoP proof for target was sent.
 	certified, proved bool
 	target            *url.URL
-	// credentials are all spellings in which the request held its credential.
+	// credentials are all spellings in which the request held its credentials.
 	credentials []string
+	dialect     dialect
 	sent        time.Time
 }
 
