@@ -112,8 +112,9 @@ type AuthorizationServer interface {
 
 // AuthorizationRequest is what is asked of a user's browser.
 type AuthorizationRequest struct {
-	// Provider is the client's profile; "" is none.
-	Provider string
+	// Provider is the client's profile; "" is none. ProviderVariables are the client's.
+	Provider          string
+	ProviderVariables map[string]string
 	// Endpoint is the authorization endpoint's URL, which may have a query.
 	Endpoint string
 	ClientID string

@@ -15,9 +15,6 @@ var _ broker.AuthorizationServer = (*Client)(nil)
 // What a browser's URL may have in all; some servers take no more than 8 KiB.
 const maxAuthorizationURL = 8 << 10
 
-// pkceRefused is the Consent.PKCE of servers that refuse a request with a challenge.
-const pkceRefused = "refused"
-
 // consentParameters are what the broker alone says in an authorization request (RFC 6749
 // §4.1.1, RFC 7636 §4.3, OpenID Connect Core §3.1.2.1), besides what
 // [broker.ReservedParameter] has.
@@ -33,7 +30,7 @@ var consentParameters = []string{
 // INVALID_REQUEST for a parameter that is the broker's own, or for more of them than a
 // browser can be relied on to send.
 func (c *Client) AuthorizationURL(req broker.AuthorizationRequest) (string, error) {
-	consent, separator, err := c.consentOf(req.Provider)
+	spoken, err := c.dialectOf(broker.TokenRequest{Provider: req.Provider, ProviderVariables: req.ProviderVariables})
 	if err != nil {
 		return "", err
 	}
@@ -45,7 +42,7 @@ func (c *Client) AuthorizationURL(req broker.AuthorizationRequest) (string, erro
 	if err != nil {
 		return "", refusedEndpoint("%s has a query that cannot be read", authorizationEndpoint)
 	}
-	for name, value := range consent.Values {
+	for name, value := range spoken.consentValues() {
 		query.Set(name, value)
 	}
 	for name, value := range req.Parameters {
@@ -57,7 +54,7 @@ func (c *Client) AuthorizationURL(req broker.AuthorizationRequest) (string, erro
 	for _, name := range slices.Concat(consentParameters, []string{"client_secret", "client_assertion", "code_verifier"}) {
 		query.Del(name)
 	}
-	setConsent(query, consent, separator, req)
+	setConsent(query, spoken, req)
 	endpoint.RawQuery = query.Encode()
 	made := endpoint.String()
 	if len(made) > maxAuthorizationURL {
@@ -68,7 +65,8 @@ func (c *Client) AuthorizationURL(req broker.AuthorizationRequest) (string, erro
 
 // setConsent says what the request says. A parameter that it does not is left as the
 // endpoint's query or the profile has it.
-func setConsent(query url.Values, consent profile.Consent, separator string, req broker.AuthorizationRequest) {
+func setConsent(query url.Values, d dialect, req broker.AuthorizationRequest) {
+	consent := d.declared().Consent
 	set := func(name, value string) {
 		if value != "" {
 			query.Set(name, value)
@@ -78,7 +76,7 @@ func setConsent(query url.Values, consent profile.Consent, separator string, req
 	set("client_id", req.ClientID)
 	set("redirect_uri", req.RedirectURI)
 	set("state", req.State)
-	set(cmp.Or(consent.ScopeName, "scope"), strings.Join(req.Scopes, separator))
+	set(cmp.Or(consent.ScopeName, "scope"), strings.Join(req.Scopes, cmp.Or(consent.ScopeSeparator, " ")))
 	set("audience", req.Audience)
 	set("login_hint", req.LoginHint)
 	if len(req.Resources) > 0 {
@@ -87,20 +85,16 @@ func setConsent(query url.Values, consent profile.Consent, separator string, req
 	if slices.Contains(req.Scopes, "openid") {
 		set("nonce", req.Nonce)
 	}
-	if consent.PKCE != pkceRefused && req.CodeChallenge != "" {
+	if consent.PKCE != profile.PKCERefused && req.CodeChallenge != "" {
 		set("code_challenge", req.CodeChallenge)
 		set("code_challenge_method", "S256")
 	}
 }
 
-// consentOf returns how a provider asks for consent, and what is between scopes.
-func (c *Client) consentOf(provider string) (consent profile.Consent, separator string, err error) {
-	if provider == "" {
-		return profile.Consent{}, " ", nil
+// consentValues are what the profile has the browser send besides.
+func (d dialect) consentValues() map[string]string {
+	if d.profile == nil {
+		return nil
 	}
-	p := c.profiles.Profile(provider)
-	if p == nil {
-		return profile.Consent{}, "", &broker.Error{Reason: broker.ReasonProviderUnknown, Op: "make the authorization URL", Detail: "there is no profile " + provider}
-	}
-	return p.Consent, cmp.Or(p.Consent.ScopeSeparator, p.Request.ScopeSeparator, " "), nil
+	return d.profile.ConsentValues(d.variables)
 }

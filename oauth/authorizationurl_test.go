@@ -2,11 +2,14 @@ package oauth_test
 
 import (
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/oauth"
+	"github.com/tokenbroker/tokenbroker/oauth/profile"
 )
 
 func authorizationRequest() broker.AuthorizationRequest {
@@ -84,5 +87,40 @@ func TestAuthorizationURLsThatAreRefused(t *testing.T) {
 			_, err := client.AuthorizationURL(req)
 			wantReason(t, err, tt.reason, "")
 		})
+	}
+}
+
+// TestAuthorizationURLOfAProfile has each way in which providers differ.
+func TestAuthorizationURLOfAProfile(t *testing.T) {
+	folder := t.TempDir()
+	definition := `name: odd
+title: Odd
+sources: ["https://odd.example/docs"]
+variables: {team: {description: The team., example: "7"}}
+endpoints: {token: "https://odd.example/token", authorization: "https://odd.example/authorize"}
+grants: [authorization_code]
+authentication: {methods: [client_secret_post]}
+consent: {values: {access_type: offline, team: "{team}"}, scope_name: user_scope, scope_separator: ",", pkce: refused}
+`
+	if err := os.WriteFile(filepath.Join(folder, "odd.yaml"), []byte(definition), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	profiles, err := profile.Load(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := oauth.New(oauth.Config{Profiles: profiles})
+	defer client.Close()
+	req := authorizationRequest()
+	req.Provider, req.ProviderVariables, req.Scopes = "odd", map[string]string{"team": "7"}, []string{"read", "write"}
+	req.Parameters = map[string]string{"access_type": "online"}
+	got, err := client.AuthorizationURL(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "https://as.example/authorize?access_type=online&client_id=reports&redirect_uri=https%3A%2F%2Fbroker.example%2Fcallback" +
+		"&response_type=code&state=st&team=7&user_scope=read%2Cwrite"
+	if got != want {
+		t.Errorf("AuthorizationURL = %s, want %s", got, want)
 	}
 }

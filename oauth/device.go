@@ -38,6 +38,10 @@ func (c *Client) AuthorizeDevice(ctx context.Context, req broker.TokenRequest) (
 		return broker.DeviceAuthorization{}, err
 	}
 	req.Grant = broker.GrantParameters{}
+	spoken, err := c.dialectOf(req) // of errors; requests are as the RFC has them
+	if err != nil {
+		return broker.DeviceAuthorization{}, err
+	}
 	build := func(ctx context.Context) (*request, error) {
 		form, err := deviceForm(req)
 		if err != nil {
@@ -45,7 +49,7 @@ func (c *Client) AuthorizeDevice(ctx context.Context, req broker.TokenRequest) (
 		}
 		out, err := post(ctx, endpoint, form, req)
 		if err == nil {
-			out.op = deviceOp
+			out.op, out.dialect = deviceOp, spoken
 		}
 		return out, err
 	}

@@ -29,11 +29,15 @@ func (c *Client) Introspect(ctx context.Context, req broker.IntrospectionRequest
 	}
 	client := req.Client
 	client.Grant = broker.GrantParameters{} // a proof is for the token endpoint
+	spoken, err := c.dialectOf(client)      // of errors; requests are as the RFC has them
+	if err != nil {
+		return broker.Introspection{}, err
+	}
 	build := func(ctx context.Context) (*request, error) {
 		form := url.Values{"token": {req.Token.RevealString()}, "token_type_hint": {"access_token"}}
 		out, err := post(ctx, endpoint, form, client)
 		if err == nil {
-			out.op, out.credentials = introspectionOp, append(out.credentials, req.Token.RevealString())
+			out.op, out.dialect, out.credentials = introspectionOp, spoken, append(out.credentials, req.Token.RevealString())
 		}
 		return out, err
 	}
