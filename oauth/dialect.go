@@ -94,3 +94,8 @@ func (d dialect) splitScopes(list string) []string {
 }
 
 func (d dialect) scopeSeparator() string { return cmp.Or(d.declared().Request.ScopeSeparator, " ") }
+
+// assertionLifetime is how long an assertion of the client is good for.
+func (d dialect) assertionLifetime() time.Duration {
+	return cmp.Or(d.declared().Authentication.AssertionLifetime, assertionLifetime)
+}
