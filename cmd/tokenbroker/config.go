@@ -24,24 +24,25 @@ import (
 // config is the configuration file. Unknown keys are errors. Secrets never stand
 // in it, only the paths of files that hold them.
 type config struct {
-	Listen   listenConfig    `yaml:"listen"`
-	Callers  []server.Caller `yaml:"callers"`
-	Access   accessConfig    `yaml:"access"`
-	JWT      *bearer.Config  `yaml:"jwt"`
-	Audit    auditConfig     `yaml:"audit"`
-	Store    storeConfig     `yaml:"store"`
-	Secrets  vault.Sources   `yaml:"secrets"`
-	Upstream upstreamConfig  `yaml:"upstream"`
-	Rotators []plugin.Config `yaml:"rotators"`
-	JWKS     jwksConfig      `yaml:"jwks"`
-	Tokens   tokensConfig    `yaml:"tokens"`
-	Notify   notify.Config   `yaml:"notify"`
-	Clients  clientsConfig   `yaml:"clients"`
-	Limits   server.Limits   `yaml:"limits"`
-	Admin    adminConfig     `yaml:"admin"`
-	Tracing  tracingConfig   `yaml:"tracing"`
-	Process  processConfig   `yaml:"process"`
-	Log      logConfig       `yaml:"log"`
+	Listen    listenConfig    `yaml:"listen"`
+	Callers   []server.Caller `yaml:"callers"`
+	Access    accessConfig    `yaml:"access"`
+	JWT       *bearer.Config  `yaml:"jwt"`
+	Audit     auditConfig     `yaml:"audit"`
+	Store     storeConfig     `yaml:"store"`
+	Secrets   vault.Sources   `yaml:"secrets"`
+	Upstream  upstreamConfig  `yaml:"upstream"`
+	Providers providersConfig `yaml:"providers"`
+	Rotators  []plugin.Config `yaml:"rotators"`
+	JWKS      jwksConfig      `yaml:"jwks"`
+	Tokens    tokensConfig    `yaml:"tokens"`
+	Notify    notify.Config   `yaml:"notify"`
+	Clients   clientsConfig   `yaml:"clients"`
+	Limits    server.Limits   `yaml:"limits"`
+	Admin     adminConfig     `yaml:"admin"`
+	Tracing   tracingConfig   `yaml:"tracing"`
+	Process   processConfig   `yaml:"process"`
+	Log       logConfig       `yaml:"log"`
 }
 
 // storeConfig has exactly one of its members.
@@ -239,6 +240,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
 	cfg.Upstream.prefixes(add)
 	cfg.Tokens.validate(add)
+	cfg.Providers.validate(add)
 	checkRotators(add, cfg.Rotators)
 	cfg.JWKS.validate(add, cfg.Listen)
 	cfg.Clients.validate(add)

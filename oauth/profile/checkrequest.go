@@ -79,7 +79,9 @@ func (c *checker) consent(p *Profile, out *compiled) {
 	if !parameterName.MatchString(k.ScopeName) || carriesCredential(k.ScopeName) {
 		c.add("consent.scope_name", "is not the name of a parameter that scopes could be sent as")
 	}
-	c.separator("consent.scope_separator", k.ScopeSeparator)
+	if k.ScopeSeparator != p.Request.ScopeSeparator { // else it was not said, or is said to be wrong already
+		c.separator("consent.scope_separator", k.ScopeSeparator)
+	}
 	c.oneOf("consent.pkce", k.PKCE, PKCESupported, PKCERequired, PKCERefused)
 }
 
@@ -173,13 +175,9 @@ func (c *checker) template(at, text string) template {
 // life checks how long tokens live and how many.
 func (c *checker) life(p *Profile) {
 	c.oneOf("expiry.policy", p.Expiry.Policy, PolicyAnswer, PolicyDeclared, PolicyRolling)
-	if p.Expiry.Policy == PolicyAnswer {
-		c.within("expiry.lifetime", p.Expiry.Lifetime, longestAssumed)
-	} else {
-		c.within("expiry.lifetime", p.Expiry.Lifetime, longest)
-		if p.Expiry.Lifetime == 0 {
-			c.add("expiry.lifetime", "is required with the policy %s", truncate(p.Expiry.Policy))
-		}
+	c.within("expiry.lifetime", p.Expiry.Lifetime, longest)
+	if p.Expiry.Policy != PolicyAnswer && p.Expiry.Lifetime == 0 {
+		c.add("expiry.lifetime", "is required with the policy %s", truncate(p.Expiry.Policy))
 	}
 	l := p.Limits
 	if (l.Tokens == 0) != (l.Period == 0) || l.Tokens < 0 || l.Tokens > most {

@@ -73,7 +73,7 @@ func (c *completion) settle(u *broker.Upstream) {
 		case !ok:
 			c.add(at, "is unknown to the profile %s, whose variables are %s", c.profile.Name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		case value == "":
-			c.add(at, "is empty; leave it out to have its default")
+			c.add(at, "is empty; leave it out to have its default, if there is one")
 		default:
 			if problem := valueProblem(value, v); problem != "" {
 				c.add(at, "%s", problem)
@@ -81,7 +81,7 @@ func (c *completion) settle(u *broker.Upstream) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(known)) {
-		if known[name].required && u.ProviderVariables[name] == "" {
+		if _, said := u.ProviderVariables[name]; known[name].required && !said {
 			c.add(fmt.Sprintf("provider_variables[%q]", name), "is required: %s, such as %s", cmp.Or(c.profile.Variables[name].Description, name), c.profile.Variables[name].Example)
 		}
 	}
@@ -170,19 +170,28 @@ func (c *completion) assertion(u *broker.Upstream) {
 	if byKey {
 		u.Authentication.SigningAlgorithm = cmp.Or(u.Authentication.SigningAlgorithm, declared.SigningAlgorithm)
 	}
-	if (byKey || method == broker.ClientSecretJWT) && u.Authentication.AssertionAudience == "" && declared.AssertionAudience != "" {
-		values := maps.Clone(u.ProviderVariables)
-		if values == nil {
-			values = map[string]string{}
-		}
-		values["token_endpoint"], values["issuer"] = u.TokenEndpoint, u.Issuer
-		u.Authentication.AssertionAudience = c.profile.compiled.assertionAudience.expand(values, asIs)
+	if (byKey || method == broker.ClientSecretJWT) && u.Authentication.AssertionAudience == "" {
+		u.Authentication.AssertionAudience = c.profile.assertionAudience(u)
 	}
+}
+
+// assertionAudience returns the aud of u's assertions that the profile declares; "" if it
+// declares none.
+func (p *Profile) assertionAudience(u *broker.Upstream) string {
+	if p.Authentication.AssertionAudience == "" {
+		return ""
+	}
+	values := maps.Clone(u.ProviderVariables)
+	if values == nil {
+		values = map[string]string{}
+	}
+	values["token_endpoint"], values["issuer"] = u.TokenEndpoint, u.Issuer
+	return p.compiled.assertionAudience.expand(values, asIs)
 }
 
 // fillLimits fills how long tokens live where the answer does not say, and how many may.
 func (p *Profile) fillLimits(u *broker.Upstream, t *broker.TokenPolicy) {
-	if t.AssumedLifetime == 0 && p.Expiry.Policy == PolicyAnswer {
+	if t.AssumedLifetime == 0 && p.Expiry.Policy == PolicyAnswer && p.Expiry.Lifetime <= longestAssumed { // else answers say so
 		t.AssumedLifetime = p.Expiry.Lifetime
 	}
 	if u.IssueBudget.IsZero() {

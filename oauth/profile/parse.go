@@ -30,9 +30,12 @@ func Parse(file string, raw []byte) (*Profile, error) {
 	if len(raw) > maxFile {
 		return nil, strictyaml.NewError(file, []strictyaml.Problem{{Line: 1, Text: fmt.Sprintf("has %d bytes; at most %d", len(raw), maxFile)}})
 	}
+	document := strictyaml.NewDocument(raw)
+	if problems := document.Duplicates(); len(problems) > 0 {
+		return nil, strictyaml.NewError(file, problems)
+	}
 	p := &Profile{definition: string(raw)}
 	problems := strictyaml.Decode(raw, p)
-	document := strictyaml.NewDocument(raw)
 	problems = append(append(problems, document.Nulls()...), document.Aliases()...)
 	if len(problems) == 0 { // else the same fault might be told twice, in other words
 		c := &checker{}
@@ -54,6 +57,7 @@ func Parse(file string, raw []byte) (*Profile, error) {
 // fillDefaults says what the file leaves to the standards.
 func (p *Profile) fillDefaults() {
 	fill := func(field *string, standard string) { *field = cmp.Or(*field, standard) }
+	p.Authentication.AssertionLifetime = cmp.Or(p.Authentication.AssertionLifetime, time.Minute)
 	fill(&p.Request.Format, FormatForm)
 	fill(&p.Request.Method, "POST")
 	fill(&p.Request.ScopeSeparator, " ")

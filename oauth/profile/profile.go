@@ -187,7 +187,8 @@ type Description struct {
 // Expiry is how long tokens live where the answer is not to be asked.
 type Expiry struct {
 	// Policy is answer (default: answer, then token, then Lifetime), declared (Lifetime
-	// only) or rolling (Lifetime, which each use of the API begins anew).
+	// only) or rolling (Lifetime, which each use of the API begins anew). Of tokens that
+	// do not end by themselves Lifetime is years.
 	Policy   string        `yaml:"policy"`
 	Lifetime time.Duration `yaml:"lifetime"`
 }

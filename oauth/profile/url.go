@@ -32,7 +32,7 @@ func parseURL(text string, queryAllowed bool) (urlTemplate, error) {
 	case len(text) > maxURLLength:
 		return urlTemplate{}, fmt.Errorf("has %d bytes; at most %d", len(text), maxURLLength)
 	case !found || scheme != "https" && scheme != "http":
-		return urlTemplate{}, errors.New("must begin with https://, of which no part is a variable")
+		return urlTemplate{}, errors.New("has another scheme than https, or a variable in it")
 	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`\"<>^|`+"`", r) }):
 		return urlTemplate{}, errors.New("has a character that must be percent-encoded")
 	case strings.Contains(text, "#"):
