@@ -94,7 +94,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonUpstreamRefused, RecoveryContactProvider, "The authorization server refused without a cause that the broker knows.", "Check endpoint, method and client_id; then ask the provider, giving the time of the request."},
 	{ReasonClientRejected, RecoveryRotateSecret, "The authorization server does not accept the client's credentials (invalid_client).", "Check client_id and authentication method; if they are right, stage a new secret."},
 	{ReasonGrantRejected, RecoveryFixClient, "The authorization server does not accept the grant (invalid_grant).", "Check the client's settings at the provider."},
-	{ReasonGrantTypeRejected, RecoveryFixClient, "The client may not use the client_credentials grant at the authorization server.", "Enable client_credentials for this client at the provider."},
+	{ReasonGrantTypeRejected, RecoveryFixClient, "The client may not use its grant type at the authorization server (unauthorized_client, unsupported_grant_type).", "Enable the client's grant type for it at the provider: client_credentials, unless the client says another."},
 	{ReasonScopeRejected, RecoveryFixClient, "The authorization server does not know or grant a scope (invalid_scope).", "Correct the client's scopes, or have them granted at the provider."},
 	{ReasonTargetRejected, RecoveryFixClient, "The authorization server does not accept the audience or resource (invalid_target).", "Correct the client's audience and resources."},
 	{ReasonRequestRejected, RecoveryFixClient, "The authorization server calls the token request malformed (invalid_request).", "Check the authentication method, extra parameters, and whether audience or resource is required."},

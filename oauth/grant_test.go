@@ -1,6 +1,7 @@
 package oauth_test
 
 import (
+	"encoding/json"
 	"io"
 	"maps"
 	"net/http"
@@ -249,6 +250,45 @@ func TestRequestsThatAreNotSent(t *testing.T) {
 	}
 	if sent {
 		t.Error("a request was sent")
+	}
+}
+
+// TestSpecialCharactersInEachFormat: what is sent is what a server reads, in every format
+// and whatever it is called.
+func TestSpecialCharactersInEachFormat(t *testing.T) {
+	set := profiles(t, map[string]string{
+		"form":  "request: {names: {client_secret: 'the[secret]'}}\n",
+		"json":  "request: {format: json, names: {client_secret: 'the[secret]'}}\n",
+		"query": "request: {format: query, method: GET, names: {client_secret: 'the[secret]'}}\n",
+	})
+	var got map[string]string
+	client, server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		got = make(map[string]string)
+		if r.Header.Get("Content-Type") == "application/json" {
+			if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
+				t.Error(err)
+			}
+		} else if err := r.ParseForm(); err != nil {
+			t.Error(err)
+		}
+		for name := range r.Form {
+			got[name] = r.Form.Get(name)
+		}
+		answer(200, `{"access_token":"at"}`)(w, r)
+	}, func(_ *httptest.Server, cfg *oauth.Config) { cfg.Profiles = set })
+	for _, format := range []string{"form", "json", "query"} {
+		for _, value := range specialSecrets {
+			req := tokenRequest(server)
+			req.Provider, req.Authentication.Method, req.Secret = format, broker.ClientSecretPost, secret.NewString(value)
+			req.Grant = broker.GrantParameters{Type: broker.RefreshToken, RefreshToken: secret.NewString(value)}
+			if _, err := client.RequestToken(t.Context(), req); err != nil {
+				t.Fatalf("%s with %q: %v", format, value, err)
+			}
+			want := map[string]string{"grant_type": "refresh_token", "client_id": "reports", "the[secret]": value, "refresh_token": value}
+			if !maps.Equal(got, want) {
+				t.Errorf("%s: the server read %q, want %q", format, got, want)
+			}
+		}
 	}
 }
 
