@@ -49,6 +49,7 @@ response:
   scope_separator: ","
   token_types: [user]
 `, body: `{"ok":true,"token_type":"user","access_token":"bot","authed_user":{"access_token":"at","scope":"b,a"}}`, want: "at Bearer - scopes=[a b]"},
+		{name: "as deep as paths lead", profile: "response: {access_token: [a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p]}", body: `{"a":{"b":{"c":{"d":{"e":{"f":{"g":{"h":{"i":{"j":{"k":{"l":{"m":{"n":{"o":{"p":` + `"at"` + strings.Repeat("}", 16), want: "at Bearer -"},
 		{name: "success is a number", profile: `response: {success: {path: errcode, equals: "0"}}
 errors: {code: [errcode]}`, body: `{"errcode":0,"access_token":"at"}`, want: "at Bearer -"},
 		{name: "success is text that looks like a code", profile: `response: {success: {path: code, equals: "0"}}
@@ -186,6 +187,8 @@ func TestMalformedByProfiles(t *testing.T) {
 		{name: "token twice, nested", profile: "nested", body: `{"data":{"token":"canary","token":"b"}}`, text: "twice"},
 		{name: "way to it twice", profile: "nested", body: `{"data":{"token":"canary"},"data":{"token":"b"}}`, text: "twice"},
 		{name: "list", profile: "nested", body: `[{"data":1}]`, text: "neither"},
+		{name: "more scopes than are kept", profile: "success", body: `{"ok":"true","access_token":"at","scope":[` + strings.Repeat(`"a",`, 20000) + `"canary"]}`, text: "over the limit"},
+		{name: "long list of scopes with something else", profile: "success", body: `{"ok":"true","access_token":"at","scope":["a",{"ok":"canary"}]}`, text: "something else than strings"},
 		{name: "empty", profile: "nested", text: "an empty body"},
 		{name: "page", profile: "nested", body: "<html>canary", text: "an HTML or XML page"},
 		{name: "cut off", profile: "nested", body: `{"data":{"token":"canary"`, text: "not one whole object"},
