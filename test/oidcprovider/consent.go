@@ -17,13 +17,13 @@ import (
 // that the browser comes back to the redirect URI with. That URI itself is not opened.
 func (s *Server) Consent(authorizationURL, user string) url.Values {
 	s.t.Helper()
-	return s.comeBack(browser{server: s, user: user}, authorizationURL)
+	return s.comeBack(&browser{server: s, user: user}, authorizationURL)
 }
 
 // Deny is Consent for a user who cancels the first page.
 func (s *Server) Deny(authorizationURL string) url.Values {
 	s.t.Helper()
-	return s.comeBack(browser{server: s, denies: true}, authorizationURL)
+	return s.comeBack(&browser{server: s, denies: true}, authorizationURL)
 }
 
 // ApproveDevice opens the URL that a device shows, with the user code in it (verification_uri_complete), and does what Consent does.
@@ -46,7 +46,7 @@ func (s *Server) DenyDevice(verificationURI string) {
 	}
 }
 
-func (s *Server) comeBack(b browser, opened string) url.Values {
+func (s *Server) comeBack(b *browser, opened string) url.Values {
 	s.t.Helper()
 	left, err := b.open(opened)
 	if err != nil {
@@ -63,6 +63,7 @@ type browser struct {
 	server *Server
 	user   string
 	denies bool
+	left   bool // by the link of a page that asked for something
 }
 
 // mostPages is more than any consent has.
@@ -70,7 +71,7 @@ const mostPages = 20
 
 // open follows redirects and submits forms until the server sends the browser elsewhere, which is returned, or shows a page without a
 // form; then nil is.
-func (b browser) open(first string) (*url.URL, error) {
+func (b *browser) open(first string) (*url.URL, error) {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		return nil, err
@@ -104,7 +105,7 @@ type page struct {
 	elsewhere *url.URL
 }
 
-func (b browser) visit(client *http.Client, request *http.Request) (page, error) {
+func (b *browser) visit(client *http.Client, request *http.Request) (page, error) {
 	response, err := client.Do(request)
 	if err != nil {
 		return page{}, err
@@ -135,8 +136,12 @@ var (
 )
 
 // submit fills in a page's form; nil if it has none. A user who denies leaves the first page of an interaction by its link.
-func (b browser) submit(at *url.URL, text string) (*http.Request, error) {
+func (b *browser) submit(at *url.URL, text string) (*http.Request, error) {
+	if b.left {
+		return nil, nil
+	}
 	if b.denies && strings.Contains(at.Path, "/interaction/") {
+		b.left = true
 		return http.NewRequest(http.MethodGet, at.String()+"/abort", nil)
 	}
 	form := formTag.FindStringSubmatch(text)

@@ -81,6 +81,8 @@ type Client struct {
 	// JWKSURI is where the server gets them instead. It keeps them for a minute at least, and fetches again when an assertion does not
 	// verify and they are older.
 	JWKSURI string
+	// SigningAlgorithm is the only one that its assertions may have; the server's own choice if "".
+	SigningAlgorithm string
 	// Grants are what the client may use; client credentials alone if nil. One with AuthorizationCode or DeviceCode makes the server show
 	// pages, and scopes openid and offline_access known.
 	Grants []string

@@ -138,6 +138,13 @@ function build(issuer, mtlsBase) {
         },
       }
       : {}),
+    clientAuthMethods: [
+      'client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'none',
+      ...(mtlsBase ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
+    ],
+    enabledJWA: {
+      clientAuthSigningAlgValues: ['HS256', 'HS384', 'HS512', 'RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
+    },
     // The algorithm that the key above can do.
     clientDefaults: { id_token_signed_response_alg: 'ES256' },
     ...(config.clockTolerance ? { clockTolerance: config.clockTolerance } : {}),

@@ -112,6 +112,9 @@ func (c Client) metadata() map[string]any {
 	if c.CertificateSubject != "" {
 		metadata["tls_client_auth_subject_dn"] = c.CertificateSubject
 	}
+	if c.SigningAlgorithm != "" {
+		metadata["token_endpoint_auth_signing_alg"] = c.SigningAlgorithm
+	}
 	if c.BoundToCertificate {
 		metadata["tls_client_certificate_bound_access_tokens"] = true
 	}
