@@ -64,7 +64,7 @@ func parseURL(text string, queryAllowed bool) (urlTemplate, error) {
 		return urlTemplate{}, errors.New("is not a URL")
 	}
 	if climbs(parsed.Path) {
-		return urlTemplate{}, errors.New("must not have a path with a segment . or ..")
+		return urlTemplate{}, errors.New("has a path with a segment . or .., which leads elsewhere")
 	}
 	return u, nil
 }
