@@ -33,14 +33,14 @@ type claims struct {
 }
 
 // assertionClaims are those of one request.
-func assertionClaims(req broker.TokenRequest) ([]byte, error) {
+func assertionClaims(req broker.TokenRequest, lifetime time.Duration) ([]byte, error) {
 	now := time.Now()
 	payload, err := json.Marshal(claims{
 		Issuer: req.ClientID, Subject: req.ClientID,
 		Audience:  cmp.Or(req.Authentication.AssertionAudience, req.Endpoint),
 		ID:        rand.Text(), // at least 128 bits
 		IssuedAt:  now.Unix(),
-		ExpiresAt: now.Add(assertionLifetime).Unix(),
+		ExpiresAt: now.Add(lifetime).Unix(),
 	})
 	if err != nil {
 		return nil, unusable("the assertion's claims cannot be encoded")
@@ -49,8 +49,8 @@ func assertionClaims(req broker.TokenRequest) ([]byte, error) {
 }
 
 // assertion returns a client assertion that is good for one request.
-func (k *signingKey) assertion(req broker.TokenRequest) (string, error) {
-	payload, err := assertionClaims(req)
+func (k *signingKey) assertion(req broker.TokenRequest, lifetime time.Duration) (string, error) {
+	payload, err := assertionClaims(req, lifetime)
 	if err != nil {
 		return "", err
 	}

@@ -59,16 +59,17 @@ func checkAssertionKey(s secret.Value) error {
 
 // authenticate adds exactly one way of client authentication (RFC 6749 §2.3) to
 // the form or the header, and returns the spellings of the credential. The methods of
-// RFC 8705 authenticate by the connection: see [presented].
-func authenticate(form url.Values, header http.Header, req broker.TokenRequest) ([]string, error) {
+// RFC 8705 authenticate by the connection: see [presented]. An assertion is good for
+// lifetime.
+func authenticate(form url.Values, header http.Header, req broker.TokenRequest, lifetime time.Duration) ([]string, error) {
 	if err := setProof(header, req); err != nil {
 		return nil, err
 	}
 	switch method := req.Authentication.Method; method {
 	case broker.PrivateKeyJWT:
-		return assert(form, req)
+		return assert(form, req, lifetime)
 	case broker.ClientSecretJWT:
-		return assertBySecret(form, req)
+		return assertBySecret(form, req, lifetime)
 	case broker.PrivateKeyBearer:
 		return bear(header, req)
 	case broker.TLSClientAuth, broker.SelfSignedTLSClientAuth, broker.NoAuthentication:
@@ -114,12 +115,12 @@ func setBasic(header http.Header, user, password string) string {
 
 // assert adds a signed assertion (RFC 7523 §2.2). client_id goes with it although
 // RFC 7521 §4.2 makes it optional: several servers find the client's keys by it.
-func assert(form url.Values, req broker.TokenRequest) ([]string, error) {
+func assert(form url.Values, req broker.TokenRequest, lifetime time.Duration) ([]string, error) {
 	key, err := parseKey(req.Secret.Reveal())
 	if err != nil {
 		return nil, err
 	}
-	signed, err := key.assertion(req)
+	signed, err := key.assertion(req, lifetime)
 	if err != nil {
 		return nil, err
 	}

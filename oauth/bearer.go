@@ -52,7 +52,7 @@ func (d dialect) grantAssertion(req broker.TokenRequest) (string, error) {
 	all["aud"] = cmp.Or(req.Authentication.AssertionAudience, req.Endpoint)
 	all["jti"] = rand.Text() // at least 128 bits
 	all["iat"] = now.Unix()
-	all["exp"] = now.Add(cmp.Or(d.declared().Authentication.AssertionLifetime, assertionLifetime)).Unix()
+	all["exp"] = now.Add(d.assertionLifetime()).Unix()
 	payload, err := json.Marshal(all)
 	if err != nil {
 		return "", unusable("the assertion's claims cannot be encoded")

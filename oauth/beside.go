@@ -28,7 +28,7 @@ func (a *attempt) beside(doc document, response *broker.TokenResponse) string {
 	case len(response.IssuedTokenType) > maxDescription:
 		return "its issued_token_type is no URI of usual length"
 	case response.IssuedTokenType == "" && a.dialect.values()["grant_type"] == "": // else it is not RFC 8693's exchange
-		return "it has no issued_token_type (RFC 8693 §2.2.1)"
+		return "it has no issued_token_type, which RFC 8693 requires"
 	}
 	return ""
 }

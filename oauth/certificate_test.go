@@ -130,7 +130,10 @@ func TestConnectionsAreNotShared(t *testing.T) {
 		}
 		connections[r.RemoteAddr] = true
 		answer(200, `{"access_token":"at"}`)(w, r)
-	}, func(s *httptest.Server, _ *oauth.Config) { s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert} })
+	}, func(s *httptest.Server, _ *oauth.Config) {
+		_, others := issue(t, func(c *x509.Certificate) { c.Subject.CommonName = "hinted at" })
+		s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, ClientCAs: others}
+	})
 	named := func(name string) secret.Value {
 		return secret.NewString(pkcs8(t, keys().p256) + selfSignedPEM(t, keys().p256, func(c *x509.Certificate) { c.Subject.CommonName = name }))
 	}

@@ -105,12 +105,28 @@ func (c *Client) Close() { c.door.Close() }
 //
 // All checks that need no connection come first: DESTINATION_NOT_BOUND,
 // UPSTREAM_ADDRESS_REFUSED, PROVIDER_UNKNOWN, SECRET_UNUSABLE, INVALID_REQUEST for a
-// parameter that is the broker's own and for a grant that lacks what it presents. Then each way in which the exchange can fail has its
-// UPSTREAM_ reason, and each OAuth error code its rejection. When ctx was
-// cancelled the error is DEADLINE_EXCEEDED and wraps [context.Canceled]; when time
-// was up, be it ctx's or the Client's, UPSTREAM_TIMEOUT and it wraps
+// parameter that is the broker's own and for a grant that lacks what it presents.
+// Then each way in which the exchange can fail has its UPSTREAM_ reason, and each
+// OAuth error code its rejection, which depends on the grant that was presented. When
+// ctx was cancelled the error is DEADLINE_EXCEEDED and wraps [context.Canceled]; when
+// time was up, be it ctx's or the Client's, UPSTREAM_TIMEOUT and it wraps
 // [context.DeadlineExceeded].
+//
+// Errors about a grant that one request may use up (a code, a device code, a refresh
+// token) are wrapped in *[broker.UnsentError] where surely no byte of it was written.
 func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (broker.TokenResponse, error) {
+	seen := new(progress)
+	response, err := c.requestToken(ctx, req, seen)
+	switch req.Grant.Type {
+	case broker.AuthorizationCode, broker.DeviceCode, broker.RefreshToken:
+		if err != nil && seen.stage() < stageSending {
+			return broker.TokenResponse{}, &broker.UnsentError{Err: err}
+		}
+	}
+	return response, err
+}
+
+func (c *Client) requestToken(ctx context.Context, req broker.TokenRequest, seen *progress) (broker.TokenResponse, error) {
 	endpoint, err := c.boundEndpoint(tokenEndpoint, req.Endpoint, req.Destinations)
 	if err != nil {
 		return broker.TokenResponse{}, err
@@ -121,7 +137,7 @@ func (c *Client) RequestToken(ctx context.Context, req broker.TokenRequest) (bro
 	}
 	var response broker.TokenResponse
 	build := func(ctx context.Context) (*request, error) { return newRequest(ctx, endpoint, req, spoken) }
-	err = c.exchange(ctx, hop{endpoint, req.Authentication, req.Secret, req.Grant.DPoPProof}, new(progress), build, func(a *attempt, res *http.Response) (err error) {
+	err = c.exchange(ctx, hop{endpoint, req.Authentication, req.Secret, req.Grant.DPoPProof}, seen, build, func(a *attempt, res *http.Response) (err error) {
 		response, err = a.read(res)
 		return err
 	})

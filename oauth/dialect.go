@@ -37,10 +37,13 @@ func (c *Client) dialectOf(req broker.TokenRequest) (dialect, error) {
 	return d, nil
 }
 
+// standards is the profile of what does not depart from them. It never changes.
+var standards = new(profile.Profile)
+
 // declared returns the profile, or one that declares nothing.
 func (d dialect) declared() *profile.Profile {
 	if d.profile == nil {
-		return &profile.Profile{}
+		return standards
 	}
 	return d.profile
 }
@@ -91,3 +94,8 @@ func (d dialect) splitScopes(list string) []string {
 }
 
 func (d dialect) scopeSeparator() string { return cmp.Or(d.declared().Request.ScopeSeparator, " ") }
+
+// assertionLifetime is how long an assertion of the client is good for.
+func (d dialect) assertionLifetime() time.Duration {
+	return cmp.Or(d.declared().Authentication.AssertionLifetime, assertionLifetime)
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"mime"
 	"net/url"
 	"slices"
@@ -97,13 +96,7 @@ func objectMembers(text []byte) (map[string]json.RawMessage, error) {
 		}
 		members[key] = value
 	}
-	if _, err := decoder.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more after the object")
-	}
-	return members, nil
+	return members, ended(decoder)
 }
 
 // parseForm reports ok if the text is a form with a token or an error in it; any

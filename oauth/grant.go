@@ -24,7 +24,7 @@ var grantTypes = map[broker.GrantType]string{
 // grantForm collects what a request presents as its grant, by standard names.
 type grantForm struct {
 	form url.Values
-	// secrets are what of it the answer must not show.
+	// secrets are what the broker itself made that the answer must not show.
 	secrets []string
 	// problem is the first thing that is wrong with the grant; nil if nothing is.
 	problem error
@@ -43,7 +43,7 @@ func present(req broker.TokenRequest, d dialect) (url.Values, []string, error) {
 	case broker.AuthorizationCode:
 		g.require("code", grant.Code)
 		g.set("redirect_uri", grant.RedirectURI)
-		g.hide("code_verifier", grant.CodeVerifier)
+		g.secret("code_verifier", grant.CodeVerifier)
 	case broker.DeviceCode:
 		g.require("device_code", grant.DeviceCode)
 	case broker.RefreshToken:
@@ -57,10 +57,24 @@ func present(req broker.TokenRequest, d dialect) (url.Values, []string, error) {
 		g.set("username", grant.Username)
 		g.require("password", grant.UserPassword)
 	}
-	if grant.DPoPProof != "" {
-		g.secrets = append(g.secrets, grant.DPoPProof)
+	return g.form, append(g.secrets, secretsOf(grant)...), g.problem
+}
+
+// secretsOf returns all that is secret in a grant, whether it is sent or not: what the
+// server issued it may show as well as what it was sent.
+func secretsOf(grant broker.GrantParameters) []string {
+	var secrets []string
+	for _, value := range []secret.Value{
+		grant.Code, grant.CodeVerifier, grant.DeviceCode, grant.RefreshToken, grant.AccessToken, grant.SubjectToken, grant.UserPassword,
+	} {
+		if !value.IsZero() {
+			secrets = append(secrets, value.RevealString())
+		}
 	}
-	return g.form, g.secrets, g.problem
+	if grant.DPoPProof != "" {
+		secrets = append(secrets, grant.DPoPProof)
+	}
+	return secrets
 }
 
 // refresh presents the token that the profile says, and the other one too if the
@@ -70,13 +84,13 @@ func (g *grantForm) refresh(grant broker.GrantParameters, d dialect) {
 	if d.declared().Refresh.With == "access_token" {
 		g.require("access_token", grant.AccessToken)
 		if named("refresh_token") {
-			g.hide("refresh_token", grant.RefreshToken)
+			g.secret("refresh_token", grant.RefreshToken)
 		}
 		return
 	}
 	g.require("refresh_token", grant.RefreshToken)
 	if named("access_token") {
-		g.hide("access_token", grant.AccessToken)
+		g.secret("access_token", grant.AccessToken)
 	}
 }
 
@@ -86,14 +100,13 @@ func (g *grantForm) set(name, value string) {
 	}
 }
 
-// hide sets a secret; none if it is zero.
-func (g *grantForm) hide(name string, value secret.Value) {
+// secret sets one, or nothing if it is zero.
+func (g *grantForm) secret(name string, value secret.Value) {
 	if value.IsZero() {
 		return
 	}
 	text := value.RevealString()
 	g.form.Set(name, text)
-	g.secrets = append(g.secrets, text)
 	if len(text) > broker.MaxTokenBytes && g.problem == nil {
 		g.problem = broker.Invalid(name, "has %d bytes; at most %d", len(text), broker.MaxTokenBytes)
 	}
@@ -104,7 +117,7 @@ func (g *grantForm) require(name string, value secret.Value) {
 	if value.IsZero() && g.problem == nil {
 		g.problem = broker.Invalid(name, "is missing")
 	}
-	g.hide(name, value)
+	g.secret(name, value)
 }
 
 // target adds what is asked for.

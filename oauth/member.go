@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/url"
 	"slices"
 	"strings"
@@ -129,17 +128,12 @@ func (d dialect) tree(contentType string, body []byte) (any, string) {
 }
 
 func (d dialect) objectTree(text []byte) (any, string) {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	var tree map[string]any
-	if decoder.Decode(&tree) != nil {
-		return nil, "JSON that is not one whole object"
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, "JSON that is not one whole object"
-	}
-	if repeats(text, d.guarded()) {
+	tree, err := (&pruner{d.guarded()}).object(text, 0)
+	switch {
+	case errors.Is(err, errRepeated):
 		return nil, "a JSON object that has a member twice"
+	case err != nil:
+		return nil, "JSON that is not one whole object"
 	}
 	return tree, "a JSON object"
 }
@@ -185,44 +179,4 @@ func (d dialect) guarded() map[string]bool {
 		}
 	}
 	return names
-}
-
-// repeats reports whether an object of a JSON text, which is whole, has one of the names
-// twice.
-func repeats(text []byte, names map[string]bool) bool {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	// level is one object or array that is open.
-	type level struct {
-		seen  map[string]bool // nil of an array
-		value bool            // the next token is a value and not a name
-	}
-	var open []level
-	for {
-		token, err := decoder.Token()
-		if err != nil {
-			return false
-		}
-		at := len(open) - 1
-		if name, isText := token.(string); isText && at >= 0 && open[at].seen != nil && !open[at].value {
-			if open[at].seen[name] {
-				return true
-			}
-			if names[name] {
-				open[at].seen[name] = true
-			}
-			open[at].value = true
-			continue
-		}
-		if at >= 0 {
-			open[at].value = false
-		}
-		switch token {
-		case json.Delim('{'):
-			open = append(open, level{seen: make(map[string]bool)})
-		case json.Delim('['):
-			open = append(open, level{})
-		case json.Delim('}'), json.Delim(']'):
-			open = open[:at]
-		}
-	}
 }

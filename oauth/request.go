@@ -56,7 +56,7 @@ func send(ctx context.Context, endpoint *url.URL, form url.Values, req broker.To
 			return nil, err
 		}
 	} else {
-		credentials, err := authenticate(form, header, req)
+		credentials, err := authenticate(form, header, req, d.assertionLifetime())
 		if err != nil {
 			return nil, err
 		}

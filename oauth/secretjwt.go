@@ -3,6 +3,7 @@ package oauth
 import (
 	"cmp"
 	"net/url"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -32,12 +33,12 @@ func hmacKey(auth broker.Authentication, s secret.Value) (jose.SigningKey, error
 
 // assertBySecret adds an assertion that is signed with the secret (OpenID Connect Core
 // §9). The secret itself is not sent.
-func assertBySecret(form url.Values, req broker.TokenRequest) ([]string, error) {
+func assertBySecret(form url.Values, req broker.TokenRequest, lifetime time.Duration) ([]string, error) {
 	key, err := hmacKey(req.Authentication, req.Secret)
 	if err != nil {
 		return nil, err
 	}
-	payload, err := assertionClaims(req)
+	payload, err := assertionClaims(req, lifetime)
 	if err != nil {
 		return nil, err
 	}

@@ -143,29 +143,52 @@ var (
 	subjectCodes = []string{"invalid_token", "invalid_subject_token"}
 )
 
-// ofGrant says what a reason means of the grant that was presented.
+// ofGrant says what a reason means of the grant that was presented. A profile has one
+// reason for a code whatever the grant, so that one about another grant is taken for no
+// more than that this one was refused.
 func (d dialect) ofGrant(found broker.Reason, code, description string) broker.Reason {
 	description = strings.ToLower(description)
-	refused := found == broker.ReasonGrantRejected
 	switch d.grant {
 	case broker.AuthorizationCode, broker.DeviceCode:
-		if refused {
+		if refusesGrant(found) {
 			return broker.ReasonAuthorizationNotTaken
 		}
 	case broker.RefreshToken:
-		if slices.Contains(reuseCodes, code) || refused && containsAny(description, reuseTold) {
+		switch {
+		case slices.Contains(reuseCodes, code), refusesGrant(found) && containsAny(description, reuseTold):
 			return broker.ReasonRefreshTokenReused
-		}
-		if refused {
+		case found == broker.ReasonRefreshTokenReused, found == broker.ReasonRefreshTokenExpired:
+			return found
+		case refusesGrant(found):
 			return broker.ReasonRefreshTokenRejected
 		}
 	case broker.TokenExchange:
-		about := refused || found == broker.ReasonRequestRejected
-		if slices.Contains(subjectCodes, code) || about && containsAny(description, subjectTold) {
+		about := refusesGrant(found) || found == broker.ReasonRequestRejected
+		switch {
+		case slices.Contains(subjectCodes, code), about && containsAny(description, subjectTold):
 			return broker.ReasonSubjectTokenRejected
+		case found == broker.ReasonSubjectTokenRejected:
+			return found
+		case refusesGrant(found):
+			return broker.ReasonGrantRejected
+		}
+	default:
+		if refusesGrant(found) {
+			return broker.ReasonGrantRejected
 		}
 	}
 	return found
+}
+
+// refusesGrant reports whether a reason says that a grant was not taken, of whichever
+// type.
+func refusesGrant(reason broker.Reason) bool {
+	switch reason {
+	case broker.ReasonGrantRejected, broker.ReasonAuthorizationNotTaken, broker.ReasonSubjectTokenRejected,
+		broker.ReasonRefreshTokenRejected, broker.ReasonRefreshTokenExpired, broker.ReasonRefreshTokenReused:
+		return true
+	}
+	return false
 }
 
 // tooMany judges a 429, which has but one meaning; the wait may stand anywhere.

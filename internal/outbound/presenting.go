@@ -33,7 +33,9 @@ func (d *Door) RoutePresenting(to *url.URL, certificate *tls.Certificate) (trans
 	t := d.newTransport(d.roots, check)
 	// HTTP/1.1: one connection, one request.
 	t.DisableKeepAlives, t.ForceAttemptHTTP2, t.HTTP2 = true, false, nil
-	t.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
+	// Presented whatever authorities the server hints at: crypto/tls would hold back one
+	// that is self-signed (RFC 8705 §2.2), and say nothing of it.
+	t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return certificate, nil }
 	if proxy != nil {
 		t.Proxy, t.OnProxyConnectResponse = d.proxyAgain, refuseProxyAnswer
 		t.DialTLSContext = d.dialProxy(check)
