@@ -53,7 +53,7 @@ func (c *Client) minting() (SecretVersion, bool) {
 
 // readMinting reads the value of a version that minting returned.
 func (b *Broker) readMinting(ctx context.Context, c *Client, version SecretVersion) (secret.Value, error) {
-	if version.Number == 0 {
+	if !c.needsSecret() {
 		return secret.Value{}, nil
 	}
 	return b.readSecret(ctx, c, version)
@@ -74,7 +74,7 @@ func (b *Broker) requestAfter(ctx context.Context, c *Client, version SecretVers
 		return nil, err
 	}
 	defer value.Wipe()
-	if version.Number > 0 {
+	if c.needsSecret() {
 		b.secrets.keep(c, version, value)
 	}
 	return b.request(ctx, c, version, value, ask)
