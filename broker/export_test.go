@@ -26,3 +26,9 @@ func (b *Broker) StoreGranted(ctx context.Context, id, subject string, answer To
 
 // SettingsHash is what tokens of u are kept under.
 func SettingsHash(u Upstream) string { return u.settingsHash() }
+
+// TokenPath is where the token of a client without subjects lies.
+func TokenPath(uid string, u Upstream, scopes, audience, resources string) string {
+	path, _ := (&Broker{}).tokenPath(context.Background(), tokenKey{uid: uid, settings: u.settingsHash(), scopes: scopes, audience: audience, resources: resources})
+	return path
+}
