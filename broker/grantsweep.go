@@ -21,7 +21,7 @@ func (b *Broker) sweepGrants(ctx context.Context, pause func(context.Context, ti
 		if err != nil || !pause(ctx, crawlPause) {
 			return removed, err
 		}
-		if len(names) == 0 || !b.clientGone(ctx, strings.TrimSuffix(uid, "/"), folder+names[0]) {
+		if !b.clientGone(ctx, strings.TrimSuffix(uid, "/"), folder, names) {
 			b.sinces.forget(folder)
 			continue
 		}
@@ -38,19 +38,22 @@ func (b *Broker) sweepGrants(ctx context.Context, pause func(context.Context, ti
 	return removed, nil
 }
 
-// clientGone reports whether the client of a grant is surely no more.
-func (b *Broker) clientGone(ctx context.Context, uid, path string) bool {
-	record, err := b.read(ctx, path)
-	if err != nil {
-		return false
+// clientGone reports whether the client of these grants is surely no more.
+func (b *Broker) clientGone(ctx context.Context, uid, folder string, names []string) bool {
+	for _, name := range names {
+		record, err := b.read(ctx, folder+name)
+		if _, absent := absence(err); absent { // destroyed before
+			continue
+		}
+		var r grantRecord
+		if err != nil || decode(folder+name, record, &r, "client") != nil || r.UID != uid || idProblem(r.Client) != "" {
+			return false
+		}
+		c, err := b.fetchClient(ctx, r.Client)
+		if err != nil {
+			return ReasonOf(err) == ReasonClientNotFound
+		}
+		return c.UID != uid || !c.PurgeEndTime.IsZero()
 	}
-	var r grantRecord
-	if decode(path, record, &r, "client") != nil || r.UID != uid || idProblem(r.Client) != "" {
-		return false
-	}
-	c, err := b.fetchClient(ctx, r.Client)
-	if err != nil {
-		return ReasonOf(err) == ReasonClientNotFound
-	}
-	return c.UID != uid || !c.PurgeEndTime.IsZero()
+	return false
 }
