@@ -46,7 +46,7 @@ func (run *rotationRun) recover(ctx context.Context, rotator Rotator, call Rotat
 // in which case only the way to its management is lost.
 func (run *rotationRun) lost(ctx context.Context) error {
 	current, ok := run.c.Staged(Current)
-	key, err := keyOf(run.c, TokenQuery{})
+	key, err := run.c.keyAlone()
 	if ok && err == nil {
 		limited, cancel := context.WithTimeout(ctx, mintTimeout)
 		defer cancel()

@@ -105,7 +105,7 @@ func (run *rotationRun) propagation(traits RotatorTraits) time.Duration {
 
 // verifyOnce gets one token with the pending secret.
 func (run *rotationRun) verifyOnce(ctx context.Context, pending SecretVersion) (*Token, error) {
-	key, err := keyOf(run.c, TokenQuery{})
+	key, err := run.c.keyAlone()
 	if err != nil {
 		return nil, err
 	}

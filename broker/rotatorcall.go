@@ -103,7 +103,7 @@ func (b *Broker) newManagementToken(ctx context.Context, manager *Client) (*Toke
 	if !ok {
 		return nil, newError(ReasonSecretNotSet, manager.ID, "")
 	}
-	key, err := keyOf(manager, TokenQuery{})
+	key, err := manager.keyAlone()
 	if err != nil {
 		return nil, err
 	}

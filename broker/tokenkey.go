@@ -65,6 +65,21 @@ func keyWith(c *Client, q TokenQuery, settings string) (tokenKey, error) {
 	}, nil
 }
 
+// keyAlone is the key of a token that is had without anybody's grant, token or proof, as
+// for the trial of a secret. SECRET_NOT_VERIFIED where there is none: a user's refresh
+// token is not spent on a trial.
+func (c *Client) keyAlone() (tokenKey, error) {
+	if !c.alone() {
+		return tokenKey{}, newError(ReasonSecretNotVerified, c.ID, "its tokens are had only with what a user granted or a caller brings, which no trial uses up")
+	}
+	return keyOf(c, TokenQuery{})
+}
+
+// alone reports whether c gets tokens without anybody's grant, token or proof.
+func (c *Client) alone() bool {
+	return !c.Upstream.Grant.ofUsers() && c.Upstream.Grant != TokenExchange && c.Upstream.TokenBinding != BoundByDPoP
+}
+
 func outside(asked, defaults, allowed []string) string {
 	for _, s := range asked {
 		if !slices.Contains(defaults, s) && !slices.Contains(allowed, s) {
