@@ -36,6 +36,8 @@ type grantMint struct {
 	secrets *grantSecrets
 	version uint64
 	sent    time.Time
+	// unsure says that the journal may, or may not, be written.
+	unsure bool
 	// found is the use that an earlier mint left without an answer; nil if none did.
 	found *spending
 	// token is the refresh token that is sent, usedPrevious that it is the one before.
@@ -67,46 +69,62 @@ func (b *Broker) requestRefreshed(ctx context.Context, c *Client, current Secret
 }
 
 // take waits for the grant's lease and journals the use of its refresh token.
-func (m *grantMint) take(ctx context.Context) error {
+func (m *grantMint) take(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil && m.unsure { // what was journalled, or may yet be, is not sent
+			m.settleUse(ctx, m.found, "")
+		}
+	}()
 	for wait := pollBegin; ; wait = min(2*wait, pollMost) {
-		if err := m.saves.wait(ctx, m.c, m.path); err != nil {
-			return err
-		}
-		begun := time.Now()
-		r, secrets, version, err := m.readGrant(ctx, m.c, m.path)
-		if err != nil {
-			return err
-		}
-		m.noteGrant(m.c, m.ask.subject, m.path, r.Generation, begun)
-		seen := m.firstSeen(m.path, version)
-		if r.Lease != nil && r.Lease.ID == m.leaseID { // the answer to our write was lost
-			m.record, m.secrets, m.version = r, secrets, version
+		left, err := m.tryTake(ctx)
+		switch reason := ReasonOf(err); {
+		case err == nil && left == 0:
 			return nil
-		}
-		if left := m.leaseLeft(r.Lease, seen); left > 0 {
+		case err == nil:
 			if !sleep(ctx, min(wait, left)) {
 				return &Error{Reason: ReasonUpstreamTimeout, Op: "wait for another use of the refresh token", Client: m.c.ID, Err: ctx.Err()}
 			}
-			continue
-		}
-		if err := r.refusal(m.c, m.policy, time.Now()); err != nil {
-			return err
-		}
-		if err := m.choose(r, secrets); err != nil {
-			return err
-		}
-		if m.found = r.Spending; m.found != nil && !m.mayResend(r, m.found) {
-			err = m.endLost(ctx, r, secrets, version)
-		} else if err = m.journal(ctx, r, secrets, version); err == nil {
-			return nil
-		}
-		switch reason := ReasonOf(err); {
 		case reason != ReasonStoreConflict && reason != ReasonStoreAnswerLost:
 			return err
 		case !sleep(ctx, wait):
 			return &Error{Reason: ReasonStoreStandby, Op: "take the grant's lease", Client: m.c.ID, Err: err}
 		}
 	}
+}
+
+// tryTake takes the lease if it is free, and else returns how long it is not at most.
+func (m *grantMint) tryTake(ctx context.Context) (left time.Duration, err error) {
+	if err := m.saves.wait(ctx, m.c, m.path); err != nil {
+		return 0, err
+	}
+	begun := time.Now()
+	r, secrets, version, err := m.readGrant(ctx, m.c, m.path)
+	if err != nil {
+		return 0, err
+	}
+	m.noteGrant(m.c, m.ask.subject, m.path, r.Generation, begun)
+	seen := m.firstSeen(m.path, version)
+	if r.Lease != nil && r.Lease.ID == m.leaseID { // the answer to our write was lost
+		m.record, m.secrets, m.version = r, secrets, version
+		return 0, nil
+	}
+	if left := m.leaseLeft(r.Lease, seen); left > 0 {
+		return left, nil
+	}
+	if err := r.refusal(m.c, m.policy, time.Now()); err != nil {
+		return 0, err
+	}
+	if err := m.choose(r, secrets); err != nil {
+		return 0, err
+	}
+	if m.found = r.Spending; m.found != nil && !m.mayResend(r, m.found) {
+		return 0, m.endLost(ctx, r, secrets, version)
+	}
+	err = m.journal(ctx, r, secrets, version)
+	if ReasonOf(err) == ReasonStoreAnswerLost {
+		m.record, m.secrets, m.version, m.unsure = r, secrets, version, true
+	}
+	return 0, err
 }
 
 // choose picks what is sent.
@@ -131,27 +149,6 @@ func (m *grantMint) endpoint() string {
 	return m.c.Upstream.TokenEndpoint
 }
 
-// refreshScopes are those that are sent with a refresh token (RFC 6749 §6): never more
-// than what was granted, and nil for all of that.
-func refreshScopes(c *Client, asked, granted []string) ([]string, error) {
-	if granted == nil {
-		return nil, nil
-	}
-	var send []string
-	for _, scope := range asked {
-		if slices.Contains(granted, scope) {
-			send = append(send, scope)
-		}
-	}
-	switch {
-	case len(send) == 0 && len(asked) > 0 && len(granted) > 0:
-		return nil, newError(ReasonScopeNotGranted, c.ID, "the user granted %s", truncate(strings.Join(granted, " "), 200))
-	case len(send) == len(granted):
-		return nil, nil
-	}
-	return send, nil
-}
-
 // mayResend reports whether a refresh token whose use has no answer can be sent again
 // without harm.
 func (m *grantMint) mayResend(r *grantRecord, use *spending) bool {
@@ -159,17 +156,6 @@ func (m *grantMint) mayResend(r *grantRecord, use *spending) bool {
 		return true
 	}
 	return time.Since(use.Time) < m.policy.Grace && use.Tries < mostSpendings
-}
-
-// rotates reports whether a use has to be taken to replace the refresh token.
-func (r *grantRecord) rotates(policy RefreshPolicy) bool {
-	switch {
-	case r.Rotates || policy.Rotation == RotationAlways:
-		return true
-	case policy.Rotation == RotationNever:
-		return false
-	}
-	return r.RefreshTime.IsZero() // one that was used and stayed is not replaced
 }
 
 // journal writes the lease and the use that is about to be made over the record.
@@ -348,28 +334,6 @@ func (m *grantMint) newToken(answer TokenResponse) (*Token, error) {
 	}
 	token.grant = m.record.Generation
 	return token, nil
-}
-
-// refreshed takes in the answer to the use of token.
-func (r *grantRecord) refreshed(policy RefreshPolicy, token string, s *grantSecrets, answer TokenResponse, now time.Time) {
-	r.Lease, r.Spending, r.Ended, r.RefreshTime = nil, nil, "", now
-	if policy.WithAccessToken {
-		s.AccessToken = answer.AccessToken.RevealString()
-		return
-	}
-	next := answer.RefreshToken.RevealString()
-	if next == "" || next == token {
-		s.RefreshToken = token
-		if answer.RefreshExpiresIn != nil {
-			r.RefreshExpireTime = refreshExpiry(policy, answer, now)
-		}
-		return
-	}
-	r.Rotates, s.RefreshToken, s.Previous = true, next, ""
-	if policy.Grace > 0 && len(next)+len(token) <= MaxTokenBytes {
-		s.Previous = token
-	}
-	r.RefreshExpireTime = refreshExpiry(policy, answer, now)
 }
 
 // change is one of the grant that waits for what this mint found out.

@@ -3,6 +3,8 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -99,4 +101,58 @@ func grantEnds(r Reason) bool {
 		return true
 	}
 	return false
+}
+
+// refreshScopes are those that are sent with a refresh token (RFC 6749 §6): never more
+// than what was granted, and nil for all of that.
+func refreshScopes(c *Client, asked, granted []string) ([]string, error) {
+	if granted == nil {
+		return nil, nil
+	}
+	var send []string
+	for _, scope := range asked {
+		if slices.Contains(granted, scope) {
+			send = append(send, scope)
+		}
+	}
+	switch {
+	case len(send) == 0 && len(asked) > 0 && len(granted) > 0:
+		return nil, newError(ReasonScopeNotGranted, c.ID, "the user granted %s", truncate(strings.Join(granted, " "), 200))
+	case len(send) == len(granted):
+		return nil, nil
+	}
+	return send, nil
+}
+
+// rotates reports whether a use has to be taken to replace the refresh token.
+func (r *grantRecord) rotates(policy RefreshPolicy) bool {
+	switch {
+	case r.Rotates || policy.Rotation == RotationAlways:
+		return true
+	case policy.Rotation == RotationNever:
+		return false
+	}
+	return r.RefreshTime.IsZero() // one that was used and stayed is not replaced
+}
+
+// refreshed takes in the answer to the use of token.
+func (r *grantRecord) refreshed(policy RefreshPolicy, token string, s *grantSecrets, answer TokenResponse, now time.Time) {
+	r.Lease, r.Spending, r.Ended, r.RefreshTime = nil, nil, "", now
+	if policy.WithAccessToken {
+		s.AccessToken = answer.AccessToken.RevealString()
+		return
+	}
+	next := answer.RefreshToken.RevealString()
+	if next == "" || next == token {
+		s.RefreshToken = token
+		if answer.RefreshExpiresIn != nil {
+			r.RefreshExpireTime = refreshExpiry(policy, answer, now)
+		}
+		return
+	}
+	r.Rotates, s.RefreshToken, s.Previous = true, next, ""
+	if policy.Grace > 0 && len(next)+len(token) <= MaxTokenBytes {
+		s.Previous = token
+	}
+	r.RefreshExpireTime = refreshExpiry(policy, answer, now)
 }

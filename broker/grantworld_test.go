@@ -2,7 +2,6 @@ package broker_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -107,12 +106,3 @@ func (w *grantWorld) wantNoPlainTokens(t *testing.T, processes ...*process) {
 // rotating is the strictest kind: a use replaces the refresh token, and another use of it
 // ends the grant.
 func rotating() brokertest.RefreshKind { return brokertest.RefreshKinds()[0] }
-
-func kindNamed(name string) brokertest.RefreshKind {
-	for _, kind := range brokertest.RefreshKinds() {
-		if kind.Name == name {
-			return kind
-		}
-	}
-	panic(fmt.Sprintf("there is no kind %q", name))
-}

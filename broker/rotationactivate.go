@@ -61,7 +61,7 @@ func (run *rotationRun) bridge(ctx context.Context) error {
 	for _, q := range queries {
 		_, _, err := run.GetToken(ctx, q)
 		switch reason := ReasonOf(err); {
-		case parks(reason), reason == ReasonLiveTokensSpent: // no other one can be had: what is there has to do
+		case parks(reason), reason == ReasonLiveTokensSpent, grantEnds(reason): // no other one can be had: what is there has to do
 			run.r.note(time.Now().UTC(), "bridge", reason)
 		case err != nil && !errors.Is(err, context.Canceled):
 			return err
@@ -107,12 +107,15 @@ func (b *Broker) liveQueries(ctx context.Context, c *Client) ([]TokenQuery, erro
 			continue
 		}
 		if shared, err := r.Token.open(keys, path); err == nil && shared.Query != nil {
+			shared.Query.CertificateThumbprint = shared.Certificate
 			add(*shared.Query, secret.NewString(shared.Access).ID())
 		}
 	}
 	for key, t := range b.tokens.All() {
 		if key.uid == c.UID && t.aliveAt(now) {
-			add(key.query(c.ID), t.ID)
+			q := key.query(c.ID)
+			q.CertificateThumbprint = t.certificate
+			add(q, t.ID)
 		}
 	}
 	queries := make([]TokenQuery, 0, len(found))
