@@ -44,7 +44,12 @@ func (b *Broker) grantHolds(t *Token) bool {
 	if b.grantDue(seen) {
 		tried := *seen
 		tried.tryTime = time.Now()
-		b.grants.Set(id, &tried)
+		b.grants.Compute(id, func(old *grantSeen, found bool) (*grantSeen, otter.ComputeOp) {
+			if found && old != seen { // somebody knows better by now
+				return old, otter.CancelOp
+			}
+			return &tried, otter.WriteOp
+		})
 		b.grantReads.DoChan(t.uid+"\x00"+t.subject, func() (any, error) {
 			return nil, b.detached(b.background, readTimeout, func(ctx context.Context) error { return b.lookAtGrant(ctx, t.clientID, id) })
 		})

@@ -45,8 +45,13 @@ type loadedClient struct {
 
 // keyFor returns the token key of a query. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
 func (l *loadedClient) keyFor(q *TokenQuery) (tokenKey, error) {
-	if len(q.Scopes)+len(q.Audience)+len(q.Resources)+len(q.Subject)+len(q.binding) == 0 {
-		return l.defaultKey, l.defaultErr
+	if len(q.Scopes)+len(q.Audience)+len(q.Resources) == 0 {
+		if len(q.Subject)+len(q.binding) == 0 {
+			return l.defaultKey, l.defaultErr
+		}
+		key := l.defaultKey
+		key.subject, key.binding = q.Subject, q.binding
+		return key, l.client.Upstream.checkSubject(q.Subject)
 	}
 	return keyWith(l.client, *q, l.settings)
 }
@@ -150,7 +155,9 @@ func newLoaded(c *Client, begun time.Time) *loadedClient {
 		plain:    c.Upstream.TokenBinding == "" && c.Upstream.Grant != TokenExchange,
 		settings: settingsOf(c), readTime: begun, tryTime: begun,
 	}
-	loaded.defaultKey, loaded.defaultErr = keyWith(c, TokenQuery{}, loaded.settings)
+	if loaded.defaultKey, loaded.defaultErr = keyWithout(c, TokenQuery{}, loaded.settings); loaded.defaultErr == nil {
+		loaded.defaultErr = c.Upstream.checkSubject("")
+	}
 	return loaded
 }
 

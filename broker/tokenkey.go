@@ -35,10 +35,15 @@ func keyOf(c *Client, q TokenQuery) (tokenKey, error) { return keyWith(c, q, set
 
 // keyWith is keyOf where what settingsOf returns is at hand.
 func keyWith(c *Client, q TokenQuery, settings string) (tokenKey, error) {
-	u := c.Upstream
-	if err := u.checkSubject(q); err != nil {
+	if err := c.Upstream.checkSubject(q.Subject); err != nil {
 		return tokenKey{}, err
 	}
+	return keyWithout(c, q, settings)
+}
+
+// keyWithout is keyWith whether or not the subject is as it should be.
+func keyWithout(c *Client, q TokenQuery, settings string) (tokenKey, error) {
+	u := c.Upstream
 	scopes, resources, audience := q.Scopes, q.Resources, q.Audience
 	if len(scopes) == 0 {
 		scopes = u.DefaultScopes
@@ -98,13 +103,13 @@ func joinSorted(list []string) string {
 	return strings.Join(slices.Compact(sorted), " ")
 }
 
-// checkSubject reports whether q names a subject where the client's grant needs one, and
+// checkSubject reports whether there is a subject where the client's grant needs one, and
 // none where it has no use for one.
-func (u Upstream) checkSubject(q TokenQuery) error {
+func (u *Upstream) checkSubject(subject string) error {
 	switch {
-	case q.Subject == "" && u.Grant.ofUsers():
+	case subject == "" && u.Grant.ofUsers():
 		return Invalid("subject", "is required: tokens of this client are had by what a user granted")
-	case q.Subject != "" && !u.Grant.ofUsers() && u.Grant != JWTBearer:
+	case subject != "" && !u.Grant.ofUsers() && u.Grant != JWTBearer:
 		return Invalid("subject", "must be empty: tokens of this client are nobody's grant")
 	}
 	return nil
