@@ -16,6 +16,14 @@ const (
 	DepthIndex LookupDepth = iota
 	// DepthSecret reads the secret's value too.
 	DepthSecret
+	// DepthConnect looks at the way to the token endpoint, without credentials.
+	DepthConnect
+	// DepthToken asks for a token.
+	DepthToken
+	// DepthEnforcement tries whether a missing and a wrong secret are refused.
+	DepthEnforcement
+	// DepthAPI calls the API of the registration.
+	DepthAPI
 )
 
 // Outcome is what came of a stage.
@@ -31,6 +39,8 @@ const (
 
 // The stages, in the order in which a cold lookup takes them.
 const (
+	// StageCaller is the permission of the caller that the check is made for.
+	StageCaller             = "CALLER_PERMITTED"
 	StageStoreReachable     = "STORE_REACHABLE"
 	StageStoreUnsealed      = "STORE_UNSEALED"
 	StageStoreAuthenticated = "STORE_AUTHENTICATED"
@@ -43,6 +53,32 @@ const (
 	StageSecretFit          = "SECRET_FIT"
 	StageDestination        = "DESTINATION_BOUND"
 	StageOtherSecrets       = "OTHER_SECRETS"
+
+	// Of DepthConnect.
+	StageEndpoint = "ENDPOINT"
+	StageDNS      = "DNS"
+	StageTCP      = "TCP"
+	StageTLS      = "TLS"
+	StageHTTP     = "HTTP"
+	StageClock    = "CLOCK"
+	StageMetadata = "METADATA"
+
+	// Of DepthToken.
+	StageAuthorization = "AUTHORIZATION"
+	StageTokenRequest  = "TOKEN_REQUEST"
+	StageTokenScopes   = "TOKEN_SCOPES"
+	StageTokenExpiry   = "TOKEN_EXPIRY"
+	StageTokenRefresh  = "TOKEN_REFRESH"
+
+	// Of DepthEnforcement.
+	StageNoSecretRefused    = "NO_SECRET_REFUSED"
+	StageWrongSecretRefused = "WRONG_SECRET_REFUSED"
+
+	// Of DepthAPI.
+	StageAPIReachable  = "API_REACHABLE"
+	StageAPITokenTaken = "API_TOKEN_TAKEN"
+	StageAPINoToken    = "API_NO_TOKEN_REFUSED"
+	StageAPIWrongToken = "API_WRONG_TOKEN_REFUSED"
 )
 
 // LookupStages lists the names of all stages in order.

@@ -10,7 +10,7 @@ import (
 )
 
 type diagnosticsService struct {
-	pb.UnsafeDiagnosticsServiceServer
+	pb.UnimplementedDiagnosticsServiceServer
 	broker *broker.Broker
 }
 
