@@ -13,7 +13,7 @@ type Prober interface {
 	// Reach walks from the host's name to what answers a request without credentials, one
 	// [Sight] for each of [StageDNS], [StageTCP], [StageTLS], [StageHTTP] and [StageClock]
 	// that it came to: the last one may have failed. It opens at most a few connections and
-	// sends one request, as method and content type say.
+	// sends one request, which has no parameters.
 	Reach(ctx context.Context, target ReachTarget) []Sight
 	// CallAPI sends one GET. DESTINATION_NOT_BOUND unless the URL's origin is one of the
 	// call's destinations; else a reason of the way there.
@@ -24,8 +24,8 @@ type Prober interface {
 type ReachTarget struct {
 	// Endpoint is an https URL.
 	Endpoint string
-	// Method and ContentType are those of the client's token requests.
-	Method, ContentType string
+	// Provider is the client's profile; "" if the server is taken to follow the standards.
+	Provider string
 }
 
 // Sight is what was seen at one stage.

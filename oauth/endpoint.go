@@ -14,6 +14,7 @@ const (
 	tokenEndpoint      = "the token endpoint"
 	revocationEndpoint = "the revocation endpoint"
 	managementEndpoint = "the management endpoint"
+	apiEndpoint        = "the API endpoint"
 )
 
 // CheckEndpoint says whether a request to the token endpoint would be tried at

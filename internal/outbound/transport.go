@@ -22,13 +22,13 @@ const (
 	idleTimeout = 50 * time.Second
 )
 
-// newTransport returns a transport that dials only addresses that check accepts.
+// newDialer returns a dialler that dials only addresses that check accepts.
 //
 // The check sits in the dialler's Control function, where the address is the one
 // of the connection about to be made: a name that resolves to something else a
 // moment later (DNS rebinding) gains nothing.
-func (d *Door) newTransport(roots *x509.CertPool, check func(netip.Addr) error) *http.Transport {
-	dialer := &net.Dialer{
+func (d *Door) newDialer(check func(netip.Addr) error) *net.Dialer {
+	return &net.Dialer{
 		Timeout: d.timeout / 2,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			target, err := netip.ParseAddrPort(address)
@@ -38,8 +38,12 @@ func (d *Door) newTransport(roots *x509.CertPool, check func(netip.Addr) error) 
 			return check(target.Addr())
 		},
 	}
+}
+
+// newTransport returns a transport that dials only addresses that check accepts.
+func (d *Door) newTransport(roots *x509.CertPool, check func(netip.Addr) error) *http.Transport {
 	return &http.Transport{
-		DialContext:            dialer.DialContext,
+		DialContext:            d.newDialer(check).DialContext,
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    d.timeout / 2,
 		MaxResponseHeaderBytes: MaxHeaderBytes,
