@@ -4,10 +4,15 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
+)
+
+// The two refusals of an API (RFC 6750 §3.1): who is it, and may he.
+const (
+	statusUnauthorized = 401
+	statusForbidden    = 403
 )
 
 // checkEnforcement walks [StageNoSecret] and [StageWrongSecret].
@@ -97,9 +102,9 @@ func (b *Broker) checkAPI(ctx context.Context, w *walk, c *Client, current Secre
 	switch {
 	case err != nil:
 		w.fail(StageAPIToken, err)
-	case answer.Status == http.StatusUnauthorized:
+	case answer.Status == statusUnauthorized:
 		w.add(StageAPIToken, OutcomeFailed, ReasonAPITokenRefused, said)
-	case answer.Status == http.StatusForbidden:
+	case answer.Status == statusForbidden:
 		w.add(StageAPIToken, OutcomeFailed, ReasonAPIPermissionMissing, said)
 	case answer.Status >= 500:
 		w.add(StageAPIToken, OutcomeFailed, ReasonUpstreamUnavailable, said)
