@@ -148,6 +148,7 @@ type Broker struct {
 	// paths of secret values that need not be looked at again.
 	sinces, destroyed sinces
 	valuesSwept       atomic.Int64
+	names             names
 	sweeping          sync.Mutex // held by the one sweep that runs
 	census            atomic.Pointer[Census]
 	purgeDeletedAfter time.Duration

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"encoding/base64"
 	"fmt"
 	"net/url"
@@ -209,73 +208,4 @@ func age(d time.Duration) string {
 	default:
 		return fmt.Sprintf("%d days", int(d.Hours()/24))
 	}
-}
-
-// nearFor bounds the search for names that are near to one that is not there.
-const (
-	nearFor  = time.Second
-	nearMost = 3
-)
-
-// withNearMisses adds to CLIENT_NOT_FOUND which names are near to it, of those that the
-// peer may be told of.
-func (b *Broker) withNearMisses(ctx context.Context, check LookupCheck, err error) error {
-	if ReasonOf(err) != ReasonClientNotFound || check.NearMisses == nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, nearFor)
-	defer cancel()
-	near := b.namesNear(ctx, check.ClientID, check.NearMisses)
-	if len(near) == 0 {
-		return err
-	}
-	e := *AsError(err)
-	e.Detail = "near to it: " + strings.Join(near, ", ")
-	return &e
-}
-
-// namesNear looks through the index, as far as the time goes.
-func (b *Broker) namesNear(ctx context.Context, id string, shown func(string) bool) []string {
-	var near []string
-	for shard := 0; shard < 256 && ctx.Err() == nil && len(near) < nearMost; shard++ {
-		names, err := b.store.List(ctx, fmt.Sprintf("clients/%02x/", shard))
-		if err != nil {
-			break
-		}
-		for _, name := range names {
-			if len(near) < nearMost && isNear(id, name) && shown(name) {
-				near = append(near, name)
-			}
-		}
-	}
-	return near
-}
-
-// isNear reports whether two names differ by two edits at most, or only in what stands
-// between their words.
-func isNear(a, b string) bool {
-	plain := func(s string) string { return notWord.ReplaceAllString(s, "") }
-	if plain(a) == plain(b) {
-		return true
-	}
-	if difference := len(a) - len(b); difference > 2 || difference < -2 || len(a) < 4 {
-		return false
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)] <= 2
 }
