@@ -53,8 +53,9 @@ func (b *Broker) allNames(ctx context.Context) []string {
 		n.time, n.list = now, nil
 		ctx, cancel := context.WithTimeout(ctx, listNamesFor)
 		defer cancel()
-		for shard := 0; shard < shards && ctx.Err() == nil; shard++ {
-			found, err := b.store.List(ctx, "clients/"+shardName(shard)+"/")
+		shards, _ := b.store.List(ctx, "clients/") // a hint that cannot be had is none
+		for _, shard := range shards {
+			found, err := b.store.List(ctx, "clients/"+shard)
 			if err != nil {
 				break
 			}
