@@ -9,6 +9,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,12 @@ type Config struct {
 	// AuthorizationServer asks them for all else; nil for nothing, and then grants of
 	// users, discovery and introspection are not to be had.
 	AuthorizationServer AuthorizationServer
+	// Prober looks at the way to authorization servers and calls APIs for checks; nil for
+	// neither.
+	Prober Prober
+	// WrongTries is how many tries with a missing or wrong credential, or by another
+	// method, checks may make of one client in a day; 0 means 1, below 0 none.
+	WrongTries int
 	// Providers knows profiles; nil knows none.
 	Providers Providers
 	// CallbackURL is where browsers come back to this service after a user's consent; ""
@@ -110,6 +117,8 @@ type Broker struct {
 	revokeToken   RevokeToken
 	server        AuthorizationServer // nil if there is none
 	providers     Providers           // nil if there are none
+	prober        Prober              // nil if there is none
+	wrongTries    int
 	callbackURL   string
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
@@ -148,6 +157,8 @@ type Broker struct {
 	// paths of secret values that need not be looked at again.
 	sinces, destroyed sinces
 	valuesSwept       atomic.Int64
+	names             names
+	sweeping          sync.Mutex // held by the one sweep that runs
 	census            atomic.Pointer[Census]
 	purgeDeletedAfter time.Duration
 
@@ -188,7 +199,7 @@ func New(cfg Config) (*Broker, error) {
 		return nil, errors.New("broker: MaxBlind is negative or lacks Feed")
 	}
 	b := &Broker{
-		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, server: cfg.AuthorizationServer, providers: cfg.Providers, callbackURL: cfg.CallbackURL, checkSecret: cfg.CheckSecret,
+		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, server: cfg.AuthorizationServer, providers: cfg.Providers, prober: cfg.Prober, wrongTries: max(cmp.Or(cfg.WrongTries, 1), 0), callbackURL: cfg.CallbackURL, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, checkProof: cfg.CheckDPoPProof, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
 		unwrap: cfg.Unwrap, references: cfg.References, secretExpiry: cfg.SecretExpiry,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),

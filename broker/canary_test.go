@@ -114,14 +114,14 @@ func TestNothingTellsASecret(t *testing.T) {
 			for operation, err := range withID(t, b, "acme") {
 				c.told(t, operation+" with a damaged record: "+name, err)
 			}
-			report, err := b.CheckLookup(ctx, "acme", broker.DepthSecret)
+			report, err := b.CheckLookup(ctx, broker.LookupCheck{ClientID: "acme", Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 			c.told(t, "CheckLookup", report, err)
 			page, err := b.ListClients(ctx, broker.ListQuery{})
 			c.told(t, "ListClients", page, err)
 			c.told(t, "the log", b.log.String())
 		}
 	}
-	report, err := f.CheckLookup(ctx, "acme", broker.DepthSecret)
+	report, err := f.CheckLookup(ctx, broker.LookupCheck{ClientID: "acme", Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 	c.told(t, "CheckLookup", report, err)
 	for _, v := range f.get(t, "acme").Secrets {
 		c.told(t, "RetireSecret", f.RetireSecret(ctx, "acme", v.Number))

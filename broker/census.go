@@ -18,6 +18,9 @@ type Census struct {
 	Rotations map[RotationState]int `json:"rotations,omitempty"`
 	// Stuck are the rotations that do not go on although they should.
 	Stuck int `json:"stuck,omitempty"`
+	// Unwell are how many active clients could get no token, by root cause, as far as a
+	// check down to the secret shows.
+	Unwell map[Reason]int `json:"unwell,omitempty"`
 	// SecretExpiry is the soonest declared expiry of a current secret of a client that
 	// gets tokens; zero if none is declared to expire.
 	SecretExpiry time.Time `json:"secret_expiry,omitzero"`
@@ -33,7 +36,7 @@ func (b *Broker) Census() Census {
 }
 
 func (n Census) clone() Census {
-	n.Rotations = maps.Clone(n.Rotations)
+	n.Rotations, n.Unwell = maps.Clone(n.Rotations), maps.Clone(n.Unwell)
 	return n
 }
 

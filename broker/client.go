@@ -119,6 +119,9 @@ type Upstream struct {
 	AssertionSubject string `json:"assertion_subject,omitempty"`
 	// RedirectURIs are those of applications that host their own callback.
 	RedirectURIs []string `json:"redirect_uris,omitempty"`
+	// APIEndpoint is a resource of the API that answers GET and changes nothing, for the
+	// check of a lookup; "" if none is known. Its origin is one of TokenDestinations.
+	APIEndpoint string `json:"api_endpoint,omitempty"`
 }
 
 // AuthenticationMethod is a client authentication method in the spelling of the

@@ -258,6 +258,7 @@ func (b *Broker) visit(ctx context.Context, id string, thorough bool, counted *C
 		{"end a retirement", func() error { return b.endRetirements(ctx, c, r) }},
 		{"sweep secret values", func() error { return b.sweepValues(ctx, c, r, thorough) }},
 		{"begin a rotation", func() error { return b.plan(ctx, c) }},
+		{"check its lookup", func() error { return b.countUnwell(ctx, c, counted) }},
 	} {
 		if err := b.visited(ctx, c, hook.name, hook.do); err != nil {
 			return err

@@ -104,13 +104,13 @@ func TestDamagedClientRecords(t *testing.T) {
 // wantRootCause checks what CheckLookup blames.
 func wantRootCause(t *testing.T, f *fixture, id, stage string, reason broker.Reason) {
 	t.Helper()
-	report, err := f.CheckLookup(t.Context(), id, broker.DepthSecret)
+	report, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: id, Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 	if err != nil {
 		t.Fatalf("CheckLookup: %v", err)
 	}
 	cause, _ := report.RootCause()
-	if cause.Name != stage || cause.Reason != reason {
-		t.Errorf("CheckLookup: %s %s, want %s %s", cause.Name, cause.Reason, stage, reason)
+	if cause.Stage != stage || cause.Reason != reason {
+		t.Errorf("CheckLookup: %s %s, want %s %s", cause.Stage, cause.Reason, stage, reason)
 	}
 }
 

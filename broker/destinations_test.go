@@ -273,7 +273,7 @@ func useAll(t *testing.T, f *fixture) {
 	_, _ = f.DeleteClient(ctx, "acme", "")
 	_, _ = f.UndeleteClient(ctx, "acme")
 	get()
-	_, _ = f.CheckLookup(ctx, "acme", broker.DepthSecret)
+	_, _ = f.CheckLookup(ctx, broker.LookupCheck{ClientID: "acme", Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 	_, _, _ = f.VerifySecret(ctx, "acme", 0)
 	_, _ = f.PromoteSecret(ctx, broker.Promotion{ClientID: "acme", AllowUnverified: true, DropTokens: true})
 	get()

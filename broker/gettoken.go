@@ -82,6 +82,9 @@ func (b *Broker) serve(ctx context.Context, loaded *loadedClient, fresh bool, q 
 // getAnother is GetToken for a caller that the token in memory does not satisfy.
 func (b *Broker) getAnother(ctx context.Context, c *Client, w want, now time.Time) (*Token, []Warning, error) {
 	held, rejected := w.seen, w.seen != nil && w.query.RejectedTokenID == w.seen.ID
+	if rejected {
+		b.ledger.noteEnd(held, now)
+	}
 	serveHeld := func(more ...Warning) (*Token, []Warning, error) {
 		held.noteUse()
 		warnings := append(slices.Clip(held.serveWarnings(w.minValidity, time.Now())), more...)

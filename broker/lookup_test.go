@@ -17,7 +17,7 @@ import (
 func (f *fixture) check(t *testing.T, id string, depth broker.LookupDepth) broker.LookupReport {
 	t.Helper()
 	before := content(t, f.memory)
-	report, err := f.CheckLookup(t.Context(), id, depth)
+	report, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: id, Depth: depth, Permitted: broker.DepthAPI})
 	if err != nil {
 		t.Fatalf("CheckLookup: %v", err)
 	}
@@ -39,8 +39,8 @@ func (f *fixture) check(t *testing.T, id string, depth broker.LookupDepth) broke
 			}
 		}
 	}
-	if !slices.Equal(names, broker.LookupStages()) {
-		t.Errorf("stages = %q, want %q", names, broker.LookupStages())
+	if want := shallowStages(); !slices.Equal(names, want) {
+		t.Errorf("stages = %q, want %q", names, want)
 	}
 	if got := content(t, f.memory); got != before {
 		t.Errorf("the check changed the store to\n%s", got)
@@ -49,6 +49,17 @@ func (f *fixture) check(t *testing.T, id string, depth broker.LookupDepth) broke
 		t.Errorf("the check sent %d requests", got)
 	}
 	return report
+}
+
+// shallowStages are the stages of a check for nobody down to the secret.
+func shallowStages() []string {
+	var names []string
+	for _, stage := range broker.LookupStages() {
+		if stage.Depth <= broker.DepthSecret && stage.Name != broker.StageCaller {
+			names = append(names, stage.Name)
+		}
+	}
+	return names
 }
 
 func remedyOf(r broker.Reason) string {
@@ -87,7 +98,7 @@ func TestCheckLookupOfAHealthyClient(t *testing.T) {
 		}
 		for _, s := range report.Stages {
 			want := broker.OutcomePassed
-			if depth == broker.DepthIndex && slices.Index(broker.LookupStages(), s.Name) > slices.Index(broker.LookupStages(), broker.StageClientState) {
+			if depth == broker.DepthIndex && slices.Index(shallowStages(), s.Name) > slices.Index(shallowStages(), broker.StageSettings) {
 				want = broker.OutcomeSkipped
 			}
 			if s.Outcome != want {
@@ -142,8 +153,8 @@ func TestCheckLookupOfTheStore(t *testing.T) {
 				b.store.Always(brokertest.Fail(reason), brokertest.On(brokertest.OpRead, key))
 				for _, depth := range []broker.LookupDepth{broker.DepthIndex, broker.DepthSecret} {
 					cause, _ := b.check(t, "acme", depth).RootCause()
-					if cause.Name != stage || cause.Reason != reason {
-						t.Errorf("on %s: %s %s, want %s", key, cause.Name, cause.Reason, stage)
+					if cause.Stage != stage || cause.Reason != reason {
+						t.Errorf("on %s: %s %s, want %s", key, cause.Stage, cause.Reason, stage)
 					}
 				}
 			}
@@ -203,8 +214,8 @@ func TestCheckLookupOfAClient(t *testing.T) {
 			f.create(t, "acme")
 			test.damage(t, f)
 			cause, _ := f.check(t, "acme", test.depth).RootCause()
-			if cause.Name != test.stage || cause.Reason != test.reason {
-				t.Errorf("%s %s %q, want %s %s", cause.Name, cause.Reason, cause.Evidence, test.stage, test.reason)
+			if cause.Stage != test.stage || cause.Reason != test.reason {
+				t.Errorf("%s %s %q, want %s %s", cause.Stage, cause.Reason, cause.Confidence, test.stage, test.reason)
 			}
 		})
 	}
@@ -212,8 +223,8 @@ func TestCheckLookupOfAClient(t *testing.T) {
 		f := newFixture(t)
 		f.create(t, "acme", func(n *broker.NewClient) { n.Secret = broker.SecretInput{} })
 		cause, _ := f.check(t, "acme", broker.DepthSecret).RootCause()
-		if cause.Name != broker.StageSecretPresent || cause.Reason != broker.ReasonSecretNotSet {
-			t.Errorf("%s %s, want %s %s", cause.Name, cause.Reason, broker.StageSecretPresent, broker.ReasonSecretNotSet)
+		if cause.Stage != broker.StageSecretPresent || cause.Reason != broker.ReasonSecretNotSet {
+			t.Errorf("%s %s, want %s %s", cause.Stage, cause.Reason, broker.StageSecretPresent, broker.ReasonSecretNotSet)
 		}
 	})
 }

@@ -86,7 +86,7 @@ func TestWhatEndsParking(t *testing.T) {
 			wantReason(t, "ResetUpstream", f.ResetUpstream(t.Context(), "acme"), "")
 		}, true},
 		{"a shallow check", func(t *testing.T, f *fixture) {
-			_, err := f.CheckLookup(t.Context(), "acme", broker.DepthSecret)
+			_, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: "acme", Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 			wantReason(t, "CheckLookup", err, "")
 		}, false},
 	}

@@ -36,6 +36,8 @@ type Provider struct {
 	StatusPage string
 	// Hints are what else to look at for a reason.
 	Hints map[Reason]string
+	// LocksOut says that it locks clients out after a few wrong tries.
+	LocksOut bool
 	// Refresh is what its refresh tokens are like.
 	Refresh RefreshPolicy
 	// Definition is the whole profile as YAML.

@@ -194,7 +194,7 @@ func TestFollowFails(t *testing.T) {
 				if strings.Contains(f.log.String(), "owned") {
 					t.Error("the log has the secret")
 				}
-				report, err := f.CheckLookup(t.Context(), "acme", broker.DepthSecret)
+				report, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: "acme", Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 				wantReason(t, "CheckLookup", err, "")
 				if last := report.Stages[len(report.Stages)-1]; last.Outcome != broker.OutcomeWarned || last.Reason != test.want {
 					t.Errorf("the check says %s, %s; want a warning of %s", last.Outcome, last.Reason, test.want)

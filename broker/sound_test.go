@@ -101,12 +101,12 @@ func wantIntact(t *testing.T, f *fixture, c *broker.Client, v broker.SecretVersi
 	}
 	alone.Put(key, string(encoded))
 	b := open(t, alone, brokertest.NewFaulty(alone), f.upstream, nil)
-	report, err := b.CheckLookup(t.Context(), c.ID, broker.DepthSecret)
+	report, err := b.CheckLookup(t.Context(), broker.LookupCheck{ClientID: c.ID, Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 	if err != nil {
 		t.Fatalf("CheckLookup: %v", err)
 	}
-	if cause, failed := report.RootCause(); failed && cause.Name != broker.StageDestination && cause.Name != broker.StageSecretFit {
-		t.Errorf("version %d of %q: %s %s %q", v.Number, stages(c), cause.Name, cause.Reason, cause.Evidence)
+	if cause, failed := report.RootCause(); failed && cause.Stage != broker.StageDestination && cause.Stage != broker.StageSecretFit {
+		t.Errorf("version %d of %q: %s %s %q", v.Number, stages(c), cause.Stage, cause.Reason, cause.Confidence)
 	}
 }
 

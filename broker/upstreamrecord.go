@@ -17,6 +17,8 @@ type upstreamRecord struct {
 	Lifetime time.Duration `json:"lifetime,omitempty"`
 	// Refused says that the current secret is refused while a previous one is there.
 	Refused *refusedSecret `json:"refused,omitempty"`
+	// WrongTries are those of the last day that checks made, oldest first.
+	WrongTries []wrongTry `json:"wrong_tries,omitempty"`
 }
 
 func upstreamKey(uid string) string { return "upstream/" + uid }

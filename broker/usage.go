@@ -27,6 +27,8 @@ type Usage struct {
 	Versions []VersionUse
 	// Failures are the last 20 distinct ones, latest first.
 	Failures []UsageFailure
+	// ends are the ages at which tokens were lately reported as rejected.
+	ends []tokenEnd
 	// Incomplete is why what other replicas have merged is missing here; "" if it is not.
 	Incomplete Reason
 }
@@ -132,6 +134,7 @@ type clientLedger struct {
 type unmerged struct {
 	uses     map[useKey]time.Time
 	failures map[failureKey]UsageFailure
+	ends     []tokenEnd
 }
 
 type useKey struct {
@@ -144,9 +147,11 @@ type failureKey struct {
 	version int64
 }
 
-func (u unmerged) empty() bool { return len(u.uses)+len(u.failures) == 0 }
+func (u unmerged) empty() bool { return len(u.uses)+len(u.failures)+len(u.ends) == 0 }
 
-func (u unmerged) clone() unmerged { return unmerged{maps.Clone(u.uses), maps.Clone(u.failures)} }
+func (u unmerged) clone() unmerged {
+	return unmerged{maps.Clone(u.uses), maps.Clone(u.failures), slices.Clone(u.ends)}
+}
 
 // note takes in a use that is new.
 func (l *ledger) note(t *Token, caller string, quarter int64, now time.Time) {
@@ -201,7 +206,7 @@ func (l *ledger) clientLocked(uid, id string, now time.Time) *clientLedger {
 		if len(l.clients) >= maxLedgerClients {
 			return nil
 		}
-		c = &clientLedger{id: id, unmerged: unmerged{map[useKey]time.Time{}, map[failureKey]UsageFailure{}}}
+		c = &clientLedger{id: id, unmerged: unmerged{uses: map[useKey]time.Time{}, failures: map[failureKey]UsageFailure{}}}
 		l.clients[uid] = c
 	}
 	if c.empty() {
@@ -267,6 +272,7 @@ func (l *ledger) merged(uid string, news unmerged, now time.Time) {
 		newer.FirstTime = f.LastTime
 		c.failures[key] = newer
 	}
+	c.ends = slices.DeleteFunc(c.ends, func(e tokenEnd) bool { return slices.Contains(news.ends, e) })
 	c.due = now.Add(mergeUsageEvery)
 }
 

@@ -29,6 +29,8 @@ type usageRecord struct {
 	Callers []usedCaller `json:"callers,omitempty"`
 	// Failures are by last time, latest first.
 	Failures []UsageFailure `json:"failures,omitempty"`
+	// Ends are the ages at which tokens were lately reported as rejected, latest first.
+	Ends []tokenEnd `json:"ends,omitempty"`
 	// ExpiryTold is what somebody was told of the expiry of a secret; nil if nothing.
 	ExpiryTold *toldExpiry `json:"expiry_told,omitempty"`
 }
@@ -97,7 +99,8 @@ func (b *Broker) changeUsage(ctx context.Context, id, uid string, edit func(*usa
 // old goes, which by itself is nothing new.
 func (r *usageRecord) take(news unmerged, now time.Time) bool {
 	r.bound(now)
-	fresh := len(news.failures) > 0
+	fresh := len(news.failures)+len(news.ends) > 0
+	r.Ends = latestEnds(append(slices.Clip(r.Ends), news.ends...))
 	for key, at := range news.uses {
 		fresh = r.takeUse(key, at) || fresh
 	}
@@ -180,7 +183,7 @@ func (r *usageRecord) bound(now time.Time) {
 
 // usage is the record in the form in which it is shown.
 func (r *usageRecord) usage() Usage {
-	shown := Usage{Failures: r.Failures}
+	shown := Usage{Failures: r.Failures, ends: r.Ends}
 	last := map[int64]time.Time{}
 	for _, c := range r.Callers {
 		for _, v := range c.Versions {

@@ -96,7 +96,7 @@ func withID(t *testing.T, f *fixture, id string) map[string]error {
 	_, _, errs["VerifySecret"] = f.VerifySecret(ctx, id, 0)
 	_, errs["PromoteSecret"] = f.PromoteSecret(ctx, broker.Promotion{ClientID: id})
 	errs["RetireSecret"] = f.RetireSecret(ctx, id, 1)
-	_, errs["CheckLookup"] = f.CheckLookup(ctx, id, broker.DepthSecret)
+	_, errs["CheckLookup"] = f.CheckLookup(ctx, broker.LookupCheck{ClientID: id, Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 	return errs
 }
 

@@ -19,6 +19,7 @@ const (
 	deviceEndpoint        = "the device authorization endpoint"
 	introspectionEndpoint = "the introspection endpoint"
 	issuerURL             = "the issuer"
+	apiEndpoint           = "the API endpoint"
 )
 
 // CheckEndpoint says whether a request to the token endpoint would be tried at

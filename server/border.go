@@ -55,6 +55,8 @@ type border struct {
 	bearer *bearer.Verifier
 	// audit takes an entry for each decision; nil for none.
 	audit *audit.Log
+	// failures has the last calls that failed.
+	failures *failures
 	// used notes who was given which token.
 	used func(token *broker.Token, caller string, now time.Time)
 }
@@ -208,6 +210,10 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 	if c.silent {
 		return st.Err()
 	}
+	b.failures.note(failedCall{
+		time: c.visit.started, took: time.Since(c.visit.started), requestID: c.requestID, method: c.method, caller: c.visit.name(),
+		client: c.client, reason: reason, detail: broker.AsError(err).Detail,
+	})
 	b.log.LogAttrs(ctx, levelOf(st.Code(), reason), "rpc", attrs...)
 	return st.Err()
 }
@@ -292,6 +298,8 @@ func clientOf(req any) string {
 		name = r.GetName()
 	case interface{ GetClient() *pb.Client }:
 		name = r.GetClient().GetName()
+	case interface{ GetCheck() *pb.CheckLookupRequest }:
+		name = r.GetCheck().GetClient()
 	}
 	const most = 160
 	if len(name) > most {

@@ -103,7 +103,7 @@ func settingsFromProto(c *pb.Client) (settings, error) {
 			Provider:          c.GetProvider(), ProviderVariables: c.GetProviderVariables(), Grant: grants[c.GetGrantType()], Issuer: c.GetIssuer(),
 			AuthorizationEndpoint: c.GetAuthorizationEndpoint(), DeviceAuthorizationEndpoint: c.GetDeviceAuthorizationEndpoint(),
 			IntrospectionEndpoint: c.GetIntrospectionEndpoint(), RefreshEndpoint: c.GetRefreshEndpoint(),
-			TokenBinding: bindings[c.GetTokenBinding()], AssertionSubject: c.GetAssertionSubject(), RedirectURIs: c.GetRedirectUris(),
+			TokenBinding: bindings[c.GetTokenBinding()], AssertionSubject: c.GetAssertionSubject(), RedirectURIs: c.GetRedirectUris(), APIEndpoint: c.GetApiEndpoint(),
 		},
 		tokenPolicy: broker.TokenPolicy{
 			MinValidity: orZero(minValidity), AssumedLifetime: orZero(assumed),
@@ -164,7 +164,7 @@ func clientToProto(c *broker.Client) *pb.Client {
 		Provider: u.Provider, ProviderVariables: u.ProviderVariables, GrantType: grantTypeToProto(u.Grant), Issuer: u.Issuer,
 		AuthorizationEndpoint: u.AuthorizationEndpoint, DeviceAuthorizationEndpoint: u.DeviceAuthorizationEndpoint,
 		IntrospectionEndpoint: u.IntrospectionEndpoint, RefreshEndpoint: u.RefreshEndpoint,
-		AssertionSubject: u.AssertionSubject, RedirectUris: u.RedirectURIs,
+		AssertionSubject: u.AssertionSubject, RedirectUris: u.RedirectURIs, ApiEndpoint: u.APIEndpoint,
 	}
 	for theirs, ours := range bindings {
 		if ours == u.TokenBinding {

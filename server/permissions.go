@@ -115,7 +115,10 @@ var needs = map[string]need{
 	pb.RotationService_WatchRotation_FullMethodName:      {permission: access.ClientRead, lasts: true, observes: true},
 	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead, observes: true},
 
-	pb.DiagnosticsService_CheckLookup_FullMethodName: {permission: access.LookupCheck, observes: true},
+	pb.DiagnosticsService_CheckLookup_FullMethodName:  {permission: access.LookupCheck, observes: true},
+	pb.DiagnosticsService_StreamCheck_FullMethodName:  {permission: access.LookupCheck, observes: true},
+	pb.DiagnosticsService_SweepLookups_FullMethodName: {permission: access.LookupCheck, kind: forAny, observes: true},
+	pb.DiagnosticsService_ExplainError_FullMethodName: {permission: access.LookupCheck, kind: forAny, observes: true},
 
 	pb.AccessService_WhoAmI_FullMethodName: {kind: forIdentified, observes: true},
 

@@ -162,7 +162,8 @@ func New(cfg Config) (*Server, error) {
 		},
 	}
 	border := &border{
-		log: cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
+		failures: newFailures(),
+		log:      cfg.Logger, metrics: cfg.Metrics, maxDeadline: cfg.Limits.MaxDeadline,
 		calls: &pool{
 			most: int64(cfg.Limits.MaxConcurrentRequests), perCaller: cfg.Limits.MaxConcurrentRequestsPerCaller,
 			what: "limits.max_concurrent_requests_per_caller",
@@ -179,7 +180,7 @@ func New(cfg Config) (*Server, error) {
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
-	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker})
+	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker, failures: s.border.failures})
 	pb.RegisterAccessServiceServer(s.grpc, accessService{})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)

@@ -151,6 +151,26 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonRefreshTokenReused:      codes.FailedPrecondition,
 	broker.ReasonRefreshAnswerLost:       codes.FailedPrecondition,
 	broker.ReasonGrantOfOldClient:        codes.FailedPrecondition,
+
+	broker.ReasonEndpointWrong:             codes.FailedPrecondition,
+	broker.ReasonEndpointsMixed:            codes.FailedPrecondition,
+	broker.ReasonUpstreamNotOAuth:          codes.FailedPrecondition,
+	broker.ReasonUpstreamClockSkew:         codes.FailedPrecondition,
+	broker.ReasonUpstreamCertificateEnds:   codes.FailedPrecondition,
+	broker.ReasonUpstreamAddressDead:       codes.FailedPrecondition,
+	broker.ReasonMetadataDisagrees:         codes.FailedPrecondition,
+	broker.ReasonAuthenticationMethodWrong: codes.FailedPrecondition,
+	broker.ReasonClientIDDoubtful:          codes.FailedPrecondition,
+	broker.ReasonSecretDoubtful:            codes.FailedPrecondition,
+	broker.ReasonAuthenticationNotEnforced: codes.FailedPrecondition,
+	broker.ReasonAPITokenRefused:           codes.FailedPrecondition,
+	broker.ReasonAPIPermissionMissing:      codes.FailedPrecondition,
+	broker.ReasonAPINotEnforcing:           codes.FailedPrecondition,
+	broker.ReasonTokensEndEarly:            codes.FailedPrecondition,
+	broker.ReasonCheckWouldHarm:            codes.FailedPrecondition,
+	broker.ReasonCheckNotPermitted:         codes.PermissionDenied,
+	broker.ReasonCheckBudgetSpent:          codes.ResourceExhausted,
+	broker.ReasonFailureNotSeen:            codes.NotFound,
 }
 
 // Code returns the gRPC code of a reason; Internal for one that never is an error.

@@ -38,6 +38,8 @@ type config struct {
 	Tokens    tokensConfig    `yaml:"tokens"`
 	Notify    notify.Config   `yaml:"notify"`
 	Clients   clientsConfig   `yaml:"clients"`
+	// Diagnosis says what checks may do.
+	Diagnosis diagnosisConfig `yaml:"diagnosis"`
 	Limits    server.Limits   `yaml:"limits"`
 	Admin     adminConfig     `yaml:"admin"`
 	Tracing   tracingConfig   `yaml:"tracing"`
@@ -95,6 +97,21 @@ type clientsConfig struct {
 	// PurgeDeletedAfter is how long after its deletion a client is purged by itself; 0,
 	// the default, means never.
 	PurgeDeletedAfter time.Duration `yaml:"purge_deleted_after"`
+}
+
+// diagnosisConfig says what checks may do.
+type diagnosisConfig struct {
+	// WrongTriesPerDay are tries with a missing or wrong secret that checks may make of one
+	// client in a day, in the whole fleet; 1 by default, -1 for none.
+	WrongTriesPerDay int `yaml:"wrong_tries_per_day"`
+}
+
+const mostWrongTries = 100
+
+func (c *diagnosisConfig) validate(add func(key, format string, args ...any)) {
+	if n := c.WrongTriesPerDay; n < -1 || n > mostWrongTries {
+		add("diagnosis.wrong_tries_per_day", "is %d; it must lie between -1, for none, and %d", n, mostWrongTries)
+	}
 }
 
 // leastPurgeDeletedAfter leaves a day to undo a deletion.
@@ -244,6 +261,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	checkRotators(add, cfg.Rotators)
 	cfg.JWKS.validate(add, cfg.Listen)
 	cfg.Clients.validate(add)
+	cfg.Diagnosis.validate(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
 		"limits.max_watches": cfg.Limits.MaxWatches, "limits.max_watches_per_caller": cfg.Limits.MaxWatchesPerCaller,

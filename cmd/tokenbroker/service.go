@@ -103,7 +103,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 		CachedClients: cfg.Tokens.CachedClients, CachedTokens: cfg.Tokens.CachedTokens, MaxBlind: cfg.Tokens.MaxBlind,
-		PurgeDeletedAfter: cfg.Clients.PurgeDeletedAfter,
+		PurgeDeletedAfter: cfg.Clients.PurgeDeletedAfter, Prober: s.upstream, WrongTries: cfg.Diagnosis.WrongTriesPerDay,
 	}
 	s.addSources(&settings, cfg.Secrets)
 	if s.broker, err = broker.New(settings); err != nil {

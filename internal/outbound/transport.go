@@ -21,7 +21,7 @@ const (
 	idleTimeout = 50 * time.Second
 )
 
-// newDialer returns a dialer to addresses that check accepts.
+// newDialer returns a dialler that dials only addresses that check accepts.
 //
 // The check sits in the dialler's Control function, where the address is the one
 // of the connection about to be made: a name that resolves to something else a

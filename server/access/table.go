@@ -215,6 +215,15 @@ func (t *Table) Caller(identity string) (Caller, bool) {
 	return Caller{t, found, identity}, true
 }
 
+// Named returns the caller of that name, under the first of its identities.
+func (t *Table) Named(name string) (Caller, bool) {
+	found, ok := t.names[name]
+	if !ok || len(found.identities) == 0 {
+		return Caller{}, false
+	}
+	return Caller{t, found, found.identities[0]}, true
+}
+
 // Identify returns whose identities these are, which one peer has shown all of. Those
 // that are not listed are passed over, and so are callers who require an identity that
 // is not among these. Where two callers are left it is unknown which one speaks, and

@@ -34,7 +34,18 @@ func (m *Metrics) ObserveCensus(census func() broker.Census) {
 			}
 			return time.Since(c.Time).Seconds()
 		})
-	m.registry.MustRegister(&byState{
+	m.registry.MustRegister(&byLabel[broker.Reason]{
+		prometheus.NewDesc("tokenbroker_clients_unwell", "Active clients that can get no token, by root cause, as the last visit of all found by looking down to the secret.", []string{"reason"}, nil),
+		prometheus.GaugeValue,
+		func() map[broker.Reason]float64 {
+			values := map[broker.Reason]float64{}
+			for reason, n := range census().Unwell {
+				values[reason] = float64(n)
+			}
+			return values
+		},
+	})
+	m.registry.MustRegister(&byLabel[broker.RotationState]{
 		prometheus.NewDesc("tokenbroker_client_rotations", "Clients by the state of their last rotation, as the last visit of all found.", []string{"state"}, nil),
 		prometheus.GaugeValue,
 		func() map[broker.RotationState]float64 {
@@ -50,7 +61,7 @@ func (m *Metrics) ObserveCensus(census func() broker.Census) {
 // ObserveRotations adds counters that ask how many rotations this process has ended, by
 // state, and how many secret values it has destroyed that no record named.
 func (m *Metrics) ObserveRotations(ended func() map[broker.RotationState]int64, swept func() int64) {
-	m.registry.MustRegister(&byState{
+	m.registry.MustRegister(&byLabel[broker.RotationState]{
 		prometheus.NewDesc("tokenbroker_rotations_ended_total", "Rotations that ended, or were left to a person, by the state in which they are.", []string{"state"}, nil),
 		prometheus.CounterValue,
 		func() map[broker.RotationState]float64 {
@@ -65,19 +76,19 @@ func (m *Metrics) ObserveRotations(ended func() map[broker.RotationState]int64, 
 	}, func() float64 { return float64(swept()) }))
 }
 
-// byState is a metric whose values, by state of a rotation, are asked for.
-type byState struct {
+// byLabel is a metric whose values, by its one label, are asked for.
+type byLabel[L ~string] struct {
 	desc   *prometheus.Desc
 	kind   prometheus.ValueType
-	values func() map[broker.RotationState]float64
+	values func() map[L]float64
 }
 
 // Describe implements prometheus.Collector.
-func (s *byState) Describe(into chan<- *prometheus.Desc) { into <- s.desc }
+func (s *byLabel[L]) Describe(into chan<- *prometheus.Desc) { into <- s.desc }
 
 // Collect implements prometheus.Collector.
-func (s *byState) Collect(into chan<- prometheus.Metric) {
-	for state, value := range s.values() {
-		into <- prometheus.MustNewConstMetric(s.desc, s.kind, value, string(state))
+func (s *byLabel[L]) Collect(into chan<- prometheus.Metric) {
+	for label, value := range s.values() {
+		into <- prometheus.MustNewConstMetric(s.desc, s.kind, value, string(label))
 	}
 }

@@ -78,7 +78,7 @@ func exercise(t *testing.T, m *telemetry.Metrics) {
 	m.ObserveCensus(func() broker.Census {
 		return broker.Census{
 			Time: time.Now().Add(-time.Minute), Clients: 7, Unreadable: 1, Stuck: 2, SecretExpiry: time.Now().Add(time.Hour),
-			Rotations: map[broker.RotationState]int{broker.RotationCompleted: 4},
+			Rotations: map[broker.RotationState]int{broker.RotationCompleted: 4}, Unwell: map[broker.Reason]int{broker.ReasonSecretNotSet: 3},
 		}
 	})
 	m.ObserveRotations(func() map[broker.RotationState]int64 {
@@ -151,6 +151,7 @@ func TestCountsByReason(t *testing.T) {
 		`tokenbroker_ready 1`,
 		`tokenbroker_clients 7`,
 		`tokenbroker_clients_unreadable 1`,
+		`tokenbroker_clients_unwell{reason="SECRET_NOT_SET"} 3`,
 		`tokenbroker_rotations_stuck 2`,
 		`tokenbroker_client_rotations{state="completed"} 4`,
 		`tokenbroker_client_rotations{state="needs_operator"} 0`,

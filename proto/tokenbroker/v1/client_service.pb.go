@@ -467,7 +467,11 @@ type Client struct {
 	AssertionSubject string `protobuf:"bytes,38,opt,name=assertion_subject,json=assertionSubject,proto3" json:"assertion_subject,omitempty"`
 	// Optional. Redirect URIs for AUTHORIZATION_CODE besides the broker's own callback,
 	// for applications that host theirs: at most 20, compared exactly (RFC 9700 §2.1).
-	RedirectUris  []string `protobuf:"bytes,39,rep,name=redirect_uris,json=redirectUris,proto3" json:"redirect_uris,omitempty"`
+	RedirectUris []string `protobuf:"bytes,39,rep,name=redirect_uris,json=redirectUris,proto3" json:"redirect_uris,omitempty"`
+	// Optional. A resource of the API that takes this client's tokens: an absolute https
+	// URL that answers GET and changes nothing, for CheckLookup. Its origin must be one of
+	// token_destinations.
+	ApiEndpoint   string `protobuf:"bytes,40,opt,name=api_endpoint,json=apiEndpoint,proto3" json:"api_endpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -773,6 +777,13 @@ func (x *Client) GetRedirectUris() []string {
 		return x.RedirectUris
 	}
 	return nil
+}
+
+func (x *Client) GetApiEndpoint() string {
+	if x != nil {
+		return x.ApiEndpoint
+	}
+	return ""
 }
 
 // RotationSettings say how a client's secret is changed.
@@ -2872,7 +2883,7 @@ var File_tokenbroker_v1_client_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\n" +
-	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xdc\x10\n" +
+	"#tokenbroker/v1/client_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%tokenbroker/v1/rotation_service.proto\"\xff\x10\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12:\n" +
@@ -2919,7 +2930,8 @@ const file_tokenbroker_v1_client_service_proto_rawDesc = "" +
 	"\x10refresh_endpoint\x18$ \x01(\tR\x0frefreshEndpoint\x12A\n" +
 	"\rtoken_binding\x18% \x01(\x0e2\x1c.tokenbroker.v1.TokenBindingR\ftokenBinding\x12+\n" +
 	"\x11assertion_subject\x18& \x01(\tR\x10assertionSubject\x12#\n" +
-	"\rredirect_uris\x18' \x03(\tR\fredirectUris\x1a9\n" +
+	"\rredirect_uris\x18' \x03(\tR\fredirectUris\x12!\n" +
+	"\fapi_endpoint\x18( \x01(\tR\vapiEndpoint\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +

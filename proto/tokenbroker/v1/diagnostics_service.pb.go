@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -32,6 +33,16 @@ const (
 	LookupDepth_LOOKUP_DEPTH_INDEX LookupDepth = 1
 	// The secret's value: present, whole, the one that was staged, fit for use.
 	LookupDepth_LOOKUP_DEPTH_SECRET LookupDepth = 2
+	// The way to the token endpoint: name, address, TLS, what answers, its clock. No
+	// credential is sent.
+	LookupDepth_LOOKUP_DEPTH_CONNECT LookupDepth = 3
+	// A token: got, or refused, with the client's credentials.
+	LookupDepth_LOOKUP_DEPTH_TOKEN LookupDepth = 4
+	// Whether the authorization server refuses a missing and a wrong secret. Each costs
+	// one of the client's few wrong tries a day.
+	LookupDepth_LOOKUP_DEPTH_ENFORCEMENT LookupDepth = 5
+	// The API of the registration, called with the token, without one and with a wrong one.
+	LookupDepth_LOOKUP_DEPTH_API LookupDepth = 6
 )
 
 // Enum value maps for LookupDepth.
@@ -40,11 +51,19 @@ var (
 		0: "LOOKUP_DEPTH_UNSPECIFIED",
 		1: "LOOKUP_DEPTH_INDEX",
 		2: "LOOKUP_DEPTH_SECRET",
+		3: "LOOKUP_DEPTH_CONNECT",
+		4: "LOOKUP_DEPTH_TOKEN",
+		5: "LOOKUP_DEPTH_ENFORCEMENT",
+		6: "LOOKUP_DEPTH_API",
 	}
 	LookupDepth_value = map[string]int32{
 		"LOOKUP_DEPTH_UNSPECIFIED": 0,
 		"LOOKUP_DEPTH_INDEX":       1,
 		"LOOKUP_DEPTH_SECRET":      2,
+		"LOOKUP_DEPTH_CONNECT":     3,
+		"LOOKUP_DEPTH_TOKEN":       4,
+		"LOOKUP_DEPTH_ENFORCEMENT": 5,
+		"LOOKUP_DEPTH_API":         6,
 	}
 )
 
@@ -75,6 +94,59 @@ func (LookupDepth) EnumDescriptor() ([]byte, []int) {
 	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{0}
 }
 
+// ReportFormat is a form of a report for people.
+type ReportFormat int32
+
+const (
+	// No text.
+	ReportFormat_REPORT_FORMAT_UNSPECIFIED ReportFormat = 0
+	// Plain text, at most 100 columns.
+	ReportFormat_REPORT_FORMAT_TEXT ReportFormat = 1
+	// Markdown.
+	ReportFormat_REPORT_FORMAT_MARKDOWN ReportFormat = 2
+)
+
+// Enum value maps for ReportFormat.
+var (
+	ReportFormat_name = map[int32]string{
+		0: "REPORT_FORMAT_UNSPECIFIED",
+		1: "REPORT_FORMAT_TEXT",
+		2: "REPORT_FORMAT_MARKDOWN",
+	}
+	ReportFormat_value = map[string]int32{
+		"REPORT_FORMAT_UNSPECIFIED": 0,
+		"REPORT_FORMAT_TEXT":        1,
+		"REPORT_FORMAT_MARKDOWN":    2,
+	}
+)
+
+func (x ReportFormat) Enum() *ReportFormat {
+	p := new(ReportFormat)
+	*p = x
+	return p
+}
+
+func (x ReportFormat) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportFormat) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_diagnostics_service_proto_enumTypes[1].Descriptor()
+}
+
+func (ReportFormat) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_diagnostics_service_proto_enumTypes[1]
+}
+
+func (x ReportFormat) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportFormat.Descriptor instead.
+func (ReportFormat) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{1}
+}
+
 // StageOutcome is what came of a stage.
 type StageOutcome int32
 
@@ -87,7 +159,8 @@ const (
 	StageOutcome_STAGE_OUTCOME_WARNED StageOutcome = 2
 	// This link is broken.
 	StageOutcome_STAGE_OUTCOME_FAILED StageOutcome = 3
-	// Not reached, because an earlier stage failed or it lies deeper than asked.
+	// Not reached, because an earlier stage failed, it lies deeper than asked, or it would
+	// do harm: then `reason` says which.
 	StageOutcome_STAGE_OUTCOME_SKIPPED StageOutcome = 4
 )
 
@@ -120,11 +193,11 @@ func (x StageOutcome) String() string {
 }
 
 func (StageOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tokenbroker_v1_diagnostics_service_proto_enumTypes[1].Descriptor()
+	return file_tokenbroker_v1_diagnostics_service_proto_enumTypes[2].Descriptor()
 }
 
 func (StageOutcome) Type() protoreflect.EnumType {
-	return &file_tokenbroker_v1_diagnostics_service_proto_enumTypes[1]
+	return &file_tokenbroker_v1_diagnostics_service_proto_enumTypes[2]
 }
 
 func (x StageOutcome) Number() protoreflect.EnumNumber {
@@ -133,7 +206,64 @@ func (x StageOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StageOutcome.Descriptor instead.
 func (StageOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{1}
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{2}
+}
+
+// Confidence is how sure a cause is.
+type Confidence int32
+
+const (
+	// Never used.
+	Confidence_CONFIDENCE_UNSPECIFIED Confidence = 0
+	// Seen, not concluded.
+	Confidence_CONFIDENCE_PROVEN Confidence = 1
+	// What was seen fits best to this cause.
+	Confidence_CONFIDENCE_LIKELY Confidence = 2
+	// The link is broken; why is not known.
+	Confidence_CONFIDENCE_UNKNOWN Confidence = 3
+)
+
+// Enum value maps for Confidence.
+var (
+	Confidence_name = map[int32]string{
+		0: "CONFIDENCE_UNSPECIFIED",
+		1: "CONFIDENCE_PROVEN",
+		2: "CONFIDENCE_LIKELY",
+		3: "CONFIDENCE_UNKNOWN",
+	}
+	Confidence_value = map[string]int32{
+		"CONFIDENCE_UNSPECIFIED": 0,
+		"CONFIDENCE_PROVEN":      1,
+		"CONFIDENCE_LIKELY":      2,
+		"CONFIDENCE_UNKNOWN":     3,
+	}
+)
+
+func (x Confidence) Enum() *Confidence {
+	p := new(Confidence)
+	*p = x
+	return p
+}
+
+func (x Confidence) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Confidence) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_diagnostics_service_proto_enumTypes[3].Descriptor()
+}
+
+func (Confidence) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_diagnostics_service_proto_enumTypes[3]
+}
+
+func (x Confidence) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Confidence.Descriptor instead.
+func (Confidence) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{3}
 }
 
 // CheckLookupRequest says whose lookup to check and how far to go.
@@ -142,7 +272,23 @@ type CheckLookupRequest struct {
 	// Required. "clients/{client}".
 	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
 	// Optional. How far to go; by default SECRET.
-	Depth         LookupDepth `protobuf:"varint,2,opt,name=depth,proto3,enum=tokenbroker.v1.LookupDepth" json:"depth,omitempty"`
+	Depth LookupDepth `protobuf:"varint,2,opt,name=depth,proto3,enum=tokenbroker.v1.LookupDepth" json:"depth,omitempty"`
+	// Optional. Scopes that would be asked for; by default the client's own.
+	Scopes []string `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Optional. Audience that would be asked for; by default the client's own.
+	Audience string `protobuf:"bytes,4,opt,name=audience,proto3" json:"audience,omitempty"`
+	// Optional. Resources that would be asked for; by default the client's own.
+	Resources []string `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty"`
+	// Optional. Subject whose grant would be used.
+	Subject string `protobuf:"bytes,6,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Optional. Name of a caller of the access table, to check as whom the lookup is
+	// made; by default nobody's permission is checked.
+	Caller string `protobuf:"bytes,7,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Optional. Asks the authorization server although something was seen of it in the
+	// last seconds.
+	Fresh bool `protobuf:"varint,8,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	// Optional. In which form the answer has `report_text`; by default it has none.
+	ReportFormat  ReportFormat `protobuf:"varint,9,opt,name=report_format,json=reportFormat,proto3,enum=tokenbroker.v1.ReportFormat" json:"report_format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,13 +337,77 @@ func (x *CheckLookupRequest) GetDepth() LookupDepth {
 	return LookupDepth_LOOKUP_DEPTH_UNSPECIFIED
 }
 
+func (x *CheckLookupRequest) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *CheckLookupRequest) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *CheckLookupRequest) GetResources() []string {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *CheckLookupRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *CheckLookupRequest) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *CheckLookupRequest) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+func (x *CheckLookupRequest) GetReportFormat() ReportFormat {
+	if x != nil {
+		return x.ReportFormat
+	}
+	return ReportFormat_REPORT_FORMAT_UNSPECIFIED
+}
+
 // CheckLookupResponse is the report.
 type CheckLookupResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. The stages in the order in which a lookup takes them.
 	Stages []*LookupStage `protobuf:"bytes,1,rep,name=stages,proto3" json:"stages,omitempty"`
 	// Output only. The one cause to mend first; absent when nothing failed.
-	RootCause     *RootCause `protobuf:"bytes,2,opt,name=root_cause,json=rootCause,proto3" json:"root_cause,omitempty"`
+	RootCause *RootCause `protobuf:"bytes,2,opt,name=root_cause,json=rootCause,proto3" json:"root_cause,omitempty"`
+	// Output only. "clients/{client}".
+	Client string `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"`
+	// Output only. When the check began.
+	CheckTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
+	// Output only. What it cost others.
+	Cost *CheckCost `protobuf:"bytes,5,opt,name=cost,proto3" json:"cost,omitempty"`
+	// Output only. What went wrong with this client lately, grouped, latest first.
+	RecentFailures []*RecentFailure `protobuf:"bytes,6,rep,name=recent_failures,json=recentFailures,proto3" json:"recent_failures,omitempty"`
+	// Output only. What changed lately, latest first: settings, secrets, rotations.
+	RecentChanges []*RecentChange `protobuf:"bytes,7,rep,name=recent_changes,json=recentChanges,proto3" json:"recent_changes,omitempty"`
+	// Output only. The provider's status page; empty if none is known.
+	StatusPage string `protobuf:"bytes,8,opt,name=status_page,json=statusPage,proto3" json:"status_page,omitempty"`
+	// Output only. The whole report for people, in the form that was asked for; safe to
+	// hand to others.
+	ReportText    string `protobuf:"bytes,9,opt,name=report_text,json=reportText,proto3" json:"report_text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +456,55 @@ func (x *CheckLookupResponse) GetRootCause() *RootCause {
 	return nil
 }
 
+func (x *CheckLookupResponse) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *CheckLookupResponse) GetCheckTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CheckTime
+	}
+	return nil
+}
+
+func (x *CheckLookupResponse) GetCost() *CheckCost {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
+func (x *CheckLookupResponse) GetRecentFailures() []*RecentFailure {
+	if x != nil {
+		return x.RecentFailures
+	}
+	return nil
+}
+
+func (x *CheckLookupResponse) GetRecentChanges() []*RecentChange {
+	if x != nil {
+		return x.RecentChanges
+	}
+	return nil
+}
+
+func (x *CheckLookupResponse) GetStatusPage() string {
+	if x != nil {
+		return x.StatusPage
+	}
+	return ""
+}
+
+func (x *CheckLookupResponse) GetReportText() string {
+	if x != nil {
+		return x.ReportText
+	}
+	return ""
+}
+
 // LookupStage is one link of the chain.
 type LookupStage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -260,7 +519,11 @@ type LookupStage struct {
 	// Output only. What mends it; empty when passed.
 	Remedy string `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"`
 	// Output only. How long the stage took.
-	Duration      *durationpb.Duration `protobuf:"bytes,6,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,6,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Output only. What the stage looks at, one sentence.
+	Title string `protobuf:"bytes,7,opt,name=title,proto3" json:"title,omitempty"`
+	// Output only. Where it is written about: a path in the documentation.
+	Documentation string `protobuf:"bytes,8,opt,name=documentation,proto3" json:"documentation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,6 +600,20 @@ func (x *LookupStage) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *LookupStage) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *LookupStage) GetDocumentation() string {
+	if x != nil {
+		return x.Documentation
+	}
+	return ""
+}
+
 // RootCause is the first broken link.
 type RootCause struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -349,7 +626,12 @@ type RootCause struct {
 	// Output only. One sentence that says what mends it.
 	Remedy string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
 	// Output only. The class of action.
-	Recovery      Recovery `protobuf:"varint,5,opt,name=recovery,proto3,enum=tokenbroker.v1.Recovery" json:"recovery,omitempty"`
+	Recovery Recovery `protobuf:"varint,5,opt,name=recovery,proto3,enum=tokenbroker.v1.Recovery" json:"recovery,omitempty"`
+	// Output only. How sure it is.
+	Confidence Confidence `protobuf:"varint,6,opt,name=confidence,proto3,enum=tokenbroker.v1.Confidence" json:"confidence,omitempty"`
+	// Output only. What else may be so, most likely first: other causes that the evidence
+	// allows.
+	Also          []string `protobuf:"bytes,7,rep,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -419,43 +701,1115 @@ func (x *RootCause) GetRecovery() Recovery {
 	return Recovery_RECOVERY_UNSPECIFIED
 }
 
+func (x *RootCause) GetConfidence() Confidence {
+	if x != nil {
+		return x.Confidence
+	}
+	return Confidence_CONFIDENCE_UNSPECIFIED
+}
+
+func (x *RootCause) GetAlso() []string {
+	if x != nil {
+		return x.Also
+	}
+	return nil
+}
+
+// CheckCost is what a check cost others.
+type CheckCost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Connections that were opened to look at the way.
+	Connections int32 `protobuf:"varint,1,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Output only. Requests for tokens with the client's credentials.
+	TokenRequests int32 `protobuf:"varint,2,opt,name=token_requests,json=tokenRequests,proto3" json:"token_requests,omitempty"`
+	// Output only. Requests with a missing or wrong credential, and tries of other methods.
+	WrongTries int32 `protobuf:"varint,3,opt,name=wrong_tries,json=wrongTries,proto3" json:"wrong_tries,omitempty"`
+	// Output only. How many of those are left today.
+	WrongTriesLeft int32 `protobuf:"varint,4,opt,name=wrong_tries_left,json=wrongTriesLeft,proto3" json:"wrong_tries_left,omitempty"`
+	// Output only. Calls of the API.
+	ApiCalls      int32 `protobuf:"varint,5,opt,name=api_calls,json=apiCalls,proto3" json:"api_calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckCost) Reset() {
+	*x = CheckCost{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckCost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckCost) ProtoMessage() {}
+
+func (x *CheckCost) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckCost.ProtoReflect.Descriptor instead.
+func (*CheckCost) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CheckCost) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *CheckCost) GetTokenRequests() int32 {
+	if x != nil {
+		return x.TokenRequests
+	}
+	return 0
+}
+
+func (x *CheckCost) GetWrongTries() int32 {
+	if x != nil {
+		return x.WrongTries
+	}
+	return 0
+}
+
+func (x *CheckCost) GetWrongTriesLeft() int32 {
+	if x != nil {
+		return x.WrongTriesLeft
+	}
+	return 0
+}
+
+func (x *CheckCost) GetApiCalls() int32 {
+	if x != nil {
+		return x.ApiCalls
+	}
+	return 0
+}
+
+// RecentFailure is a cause for which tokens could not be had.
+type RecentFailure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. A stable cause from docs/errors.md.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Output only. About how often.
+	Count int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// Output only. Since when.
+	FirstTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=first_time,json=firstTime,proto3" json:"first_time,omitempty"`
+	// Output only. The last time.
+	LastTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	// Output only. The secret version that was used.
+	SecretVersion int64 `protobuf:"varint,5,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecentFailure) Reset() {
+	*x = RecentFailure{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecentFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecentFailure) ProtoMessage() {}
+
+func (x *RecentFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecentFailure.ProtoReflect.Descriptor instead.
+func (*RecentFailure) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RecentFailure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RecentFailure) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *RecentFailure) GetFirstTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstTime
+	}
+	return nil
+}
+
+func (x *RecentFailure) GetLastTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastTime
+	}
+	return nil
+}
+
+func (x *RecentFailure) GetSecretVersion() int64 {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return 0
+}
+
+// RecentChange is something that changed lately.
+type RecentChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Output only. What, one sentence.
+	Summary       string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecentChange) Reset() {
+	*x = RecentChange{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecentChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecentChange) ProtoMessage() {}
+
+func (x *RecentChange) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecentChange.ProtoReflect.Descriptor instead.
+func (*RecentChange) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RecentChange) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *RecentChange) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+// StreamCheckRequest asks for a check whose stages are sent as they pass.
+type StreamCheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The check.
+	Check         *CheckLookupRequest `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamCheckRequest) Reset() {
+	*x = StreamCheckRequest{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamCheckRequest) ProtoMessage() {}
+
+func (x *StreamCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamCheckRequest.ProtoReflect.Descriptor instead.
+func (*StreamCheckRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StreamCheckRequest) GetCheck() *CheckLookupRequest {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+// StreamCheckResponse is a stage, or at the end the report.
+type StreamCheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*StreamCheckResponse_Stage
+	//	*StreamCheckResponse_Report
+	Event         isStreamCheckResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamCheckResponse) Reset() {
+	*x = StreamCheckResponse{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamCheckResponse) ProtoMessage() {}
+
+func (x *StreamCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamCheckResponse.ProtoReflect.Descriptor instead.
+func (*StreamCheckResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StreamCheckResponse) GetEvent() isStreamCheckResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *StreamCheckResponse) GetStage() *LookupStage {
+	if x != nil {
+		if x, ok := x.Event.(*StreamCheckResponse_Stage); ok {
+			return x.Stage
+		}
+	}
+	return nil
+}
+
+func (x *StreamCheckResponse) GetReport() *CheckLookupResponse {
+	if x != nil {
+		if x, ok := x.Event.(*StreamCheckResponse_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
+type isStreamCheckResponse_Event interface {
+	isStreamCheckResponse_Event()
+}
+
+type StreamCheckResponse_Stage struct {
+	// A stage has begun: its name. It is sent again with an outcome.
+	Stage *LookupStage `protobuf:"bytes,1,opt,name=stage,proto3,oneof"`
+}
+
+type StreamCheckResponse_Report struct {
+	// The whole report; the last message.
+	Report *CheckLookupResponse `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+}
+
+func (*StreamCheckResponse_Stage) isStreamCheckResponse_Event() {}
+
+func (*StreamCheckResponse_Report) isStreamCheckResponse_Event() {}
+
+// SweepLookupsRequest says which clients to check and how far to go.
+type SweepLookupsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. As in ListClients.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Optional. How far to go; by default SECRET, and at most TOKEN.
+	Depth LookupDepth `protobuf:"varint,2,opt,name=depth,proto3,enum=tokenbroker.v1.LookupDepth" json:"depth,omitempty"`
+	// Optional. How many authorization servers may be asked; required for a depth beyond
+	// SECRET, up to 100,000. Clients beyond it are checked up to SECRET.
+	ProbeBudget int32 `protobuf:"varint,3,opt,name=probe_budget,json=probeBudget,proto3" json:"probe_budget,omitempty"`
+	// Optional. Also sends the reports of clients that are well.
+	IncludeHealthy bool `protobuf:"varint,4,opt,name=include_healthy,json=includeHealthy,proto3" json:"include_healthy,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SweepLookupsRequest) Reset() {
+	*x = SweepLookupsRequest{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepLookupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepLookupsRequest) ProtoMessage() {}
+
+func (x *SweepLookupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepLookupsRequest.ProtoReflect.Descriptor instead.
+func (*SweepLookupsRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SweepLookupsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *SweepLookupsRequest) GetDepth() LookupDepth {
+	if x != nil {
+		return x.Depth
+	}
+	return LookupDepth_LOOKUP_DEPTH_UNSPECIFIED
+}
+
+func (x *SweepLookupsRequest) GetProbeBudget() int32 {
+	if x != nil {
+		return x.ProbeBudget
+	}
+	return 0
+}
+
+func (x *SweepLookupsRequest) GetIncludeHealthy() bool {
+	if x != nil {
+		return x.IncludeHealthy
+	}
+	return false
+}
+
+// SweepLookupsResponse is one message of a sweep.
+type SweepLookupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*SweepLookupsResponse_Progress
+	//	*SweepLookupsResponse_Report
+	//	*SweepLookupsResponse_Summary
+	Event         isSweepLookupsResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepLookupsResponse) Reset() {
+	*x = SweepLookupsResponse{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepLookupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepLookupsResponse) ProtoMessage() {}
+
+func (x *SweepLookupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepLookupsResponse.ProtoReflect.Descriptor instead.
+func (*SweepLookupsResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SweepLookupsResponse) GetEvent() isSweepLookupsResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *SweepLookupsResponse) GetProgress() *SweepProgress {
+	if x != nil {
+		if x, ok := x.Event.(*SweepLookupsResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *SweepLookupsResponse) GetReport() *CheckLookupResponse {
+	if x != nil {
+		if x, ok := x.Event.(*SweepLookupsResponse_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
+func (x *SweepLookupsResponse) GetSummary() *SweepSummary {
+	if x != nil {
+		if x, ok := x.Event.(*SweepLookupsResponse_Summary); ok {
+			return x.Summary
+		}
+	}
+	return nil
+}
+
+type isSweepLookupsResponse_Event interface {
+	isSweepLookupsResponse_Event()
+}
+
+type SweepLookupsResponse_Progress struct {
+	// How far it is; about once a second.
+	Progress *SweepProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type SweepLookupsResponse_Report struct {
+	// A client that is not well, or any where they were asked for.
+	Report *CheckLookupResponse `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+}
+
+type SweepLookupsResponse_Summary struct {
+	// The end.
+	Summary *SweepSummary `protobuf:"bytes,3,opt,name=summary,proto3,oneof"`
+}
+
+func (*SweepLookupsResponse_Progress) isSweepLookupsResponse_Event() {}
+
+func (*SweepLookupsResponse_Report) isSweepLookupsResponse_Event() {}
+
+func (*SweepLookupsResponse_Summary) isSweepLookupsResponse_Event() {}
+
+// SweepProgress is how far a sweep is.
+type SweepProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Clients that were checked.
+	Checked int64 `protobuf:"varint,1,opt,name=checked,proto3" json:"checked,omitempty"`
+	// Output only. Clients that are not well.
+	Failed int64 `protobuf:"varint,2,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Output only. Share of the index that was gone through, 0 to 1.
+	Share         float64 `protobuf:"fixed64,3,opt,name=share,proto3" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepProgress) Reset() {
+	*x = SweepProgress{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepProgress) ProtoMessage() {}
+
+func (x *SweepProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepProgress.ProtoReflect.Descriptor instead.
+func (*SweepProgress) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SweepProgress) GetChecked() int64 {
+	if x != nil {
+		return x.Checked
+	}
+	return 0
+}
+
+func (x *SweepProgress) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *SweepProgress) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+// SweepSummary is what a sweep found.
+type SweepSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. Clients that were checked.
+	Checked int64 `protobuf:"varint,1,opt,name=checked,proto3" json:"checked,omitempty"`
+	// Output only. Clients without fault.
+	Healthy int64 `protobuf:"varint,2,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	// Output only. Clients that work, but somebody should look.
+	Warned int64 `protobuf:"varint,3,opt,name=warned,proto3" json:"warned,omitempty"`
+	// Output only. Clients with a fault.
+	Failed int64 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Output only. Those by their root cause, the most frequent first.
+	Causes []*SweepCause `protobuf:"bytes,5,rep,name=causes,proto3" json:"causes,omitempty"`
+	// Output only. How long it took.
+	Duration *durationpb.Duration `protobuf:"bytes,6,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Output only. Authorization servers that were asked.
+	Probes        int32 `protobuf:"varint,7,opt,name=probes,proto3" json:"probes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepSummary) Reset() {
+	*x = SweepSummary{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepSummary) ProtoMessage() {}
+
+func (x *SweepSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepSummary.ProtoReflect.Descriptor instead.
+func (*SweepSummary) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SweepSummary) GetChecked() int64 {
+	if x != nil {
+		return x.Checked
+	}
+	return 0
+}
+
+func (x *SweepSummary) GetHealthy() int64 {
+	if x != nil {
+		return x.Healthy
+	}
+	return 0
+}
+
+func (x *SweepSummary) GetWarned() int64 {
+	if x != nil {
+		return x.Warned
+	}
+	return 0
+}
+
+func (x *SweepSummary) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *SweepSummary) GetCauses() []*SweepCause {
+	if x != nil {
+		return x.Causes
+	}
+	return nil
+}
+
+func (x *SweepSummary) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *SweepSummary) GetProbes() int32 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+// SweepCause is a cause and how many clients it keeps from their tokens.
+type SweepCause struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. A stable cause from docs/errors.md.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Output only. How many.
+	Clients int64 `protobuf:"varint,2,opt,name=clients,proto3" json:"clients,omitempty"`
+	// Output only. Some of them: "clients/{client}".
+	Examples []string `protobuf:"bytes,3,rep,name=examples,proto3" json:"examples,omitempty"`
+	// Output only. What mends it.
+	Remedy        string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SweepCause) Reset() {
+	*x = SweepCause{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SweepCause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SweepCause) ProtoMessage() {}
+
+func (x *SweepCause) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SweepCause.ProtoReflect.Descriptor instead.
+func (*SweepCause) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SweepCause) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SweepCause) GetClients() int64 {
+	if x != nil {
+		return x.Clients
+	}
+	return 0
+}
+
+func (x *SweepCause) GetExamples() []string {
+	if x != nil {
+		return x.Examples
+	}
+	return nil
+}
+
+func (x *SweepCause) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+// ExplainErrorRequest names a call that failed.
+type ExplainErrorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `request_id` of the error's metadata.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainErrorRequest) Reset() {
+	*x = ExplainErrorRequest{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainErrorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainErrorRequest) ProtoMessage() {}
+
+func (x *ExplainErrorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainErrorRequest.ProtoReflect.Descriptor instead.
+func (*ExplainErrorRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainErrorRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// ExplainErrorResponse is what happened.
+type ExplainErrorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. When the call failed.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Output only. "/tokenbroker.v1.TokenService/GetToken".
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// Output only. The caller's name; empty if it had none.
+	Caller string `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Output only. "clients/{client}"; empty if none is concerned.
+	Client string `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`
+	// Output only. A stable cause from docs/errors.md.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Output only. What is wrong, one sentence.
+	Summary string `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`
+	// Output only. What was seen, without secrets.
+	Detail string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Output only. What mends it.
+	Remedy string `protobuf:"bytes,8,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// Output only. How long the call took.
+	Duration *durationpb.Duration `protobuf:"bytes,9,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Output only. How often this client had this cause lately, on all replicas; absent
+	// if that is not known.
+	Recently *RecentFailure `protobuf:"bytes,10,opt,name=recently,proto3" json:"recently,omitempty"`
+	// Output only. The check that would tell more: a line for tokenctl.
+	NextCheck     string `protobuf:"bytes,11,opt,name=next_check,json=nextCheck,proto3" json:"next_check,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainErrorResponse) Reset() {
+	*x = ExplainErrorResponse{}
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainErrorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainErrorResponse) ProtoMessage() {}
+
+func (x *ExplainErrorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_diagnostics_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainErrorResponse.ProtoReflect.Descriptor instead.
+func (*ExplainErrorResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ExplainErrorResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *ExplainErrorResponse) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ExplainErrorResponse) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *ExplainErrorResponse) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ExplainErrorResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ExplainErrorResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainErrorResponse) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *ExplainErrorResponse) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+func (x *ExplainErrorResponse) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *ExplainErrorResponse) GetRecently() *RecentFailure {
+	if x != nil {
+		return x.Recently
+	}
+	return nil
+}
+
+func (x *ExplainErrorResponse) GetNextCheck() string {
+	if x != nil {
+		return x.NextCheck
+	}
+	return ""
+}
+
 var File_tokenbroker_v1_diagnostics_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_diagnostics_service_proto_rawDesc = "" +
 	"\n" +
-	"(tokenbroker/v1/diagnostics_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1btokenbroker/v1/reason.proto\"_\n" +
+	"(tokenbroker/v1/diagnostics_service.proto\x12\x0etokenbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btokenbroker/v1/reason.proto\"\xbc\x02\n" +
 	"\x12CheckLookupRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x121\n" +
-	"\x05depth\x18\x02 \x01(\x0e2\x1b.tokenbroker.v1.LookupDepthR\x05depth\"\x84\x01\n" +
+	"\x05depth\x18\x02 \x01(\x0e2\x1b.tokenbroker.v1.LookupDepthR\x05depth\x12\x16\n" +
+	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x1a\n" +
+	"\baudience\x18\x04 \x01(\tR\baudience\x12\x1c\n" +
+	"\tresources\x18\x05 \x03(\tR\tresources\x12\x18\n" +
+	"\asubject\x18\x06 \x01(\tR\asubject\x12\x16\n" +
+	"\x06caller\x18\a \x01(\tR\x06caller\x12\x14\n" +
+	"\x05fresh\x18\b \x01(\bR\x05fresh\x12A\n" +
+	"\rreport_format\x18\t \x01(\x0e2\x1c.tokenbroker.v1.ReportFormatR\freportFormat\"\xd5\x03\n" +
 	"\x13CheckLookupResponse\x123\n" +
 	"\x06stages\x18\x01 \x03(\v2\x1b.tokenbroker.v1.LookupStageR\x06stages\x128\n" +
 	"\n" +
-	"root_cause\x18\x02 \x01(\v2\x19.tokenbroker.v1.RootCauseR\trootCause\"\xdc\x01\n" +
+	"root_cause\x18\x02 \x01(\v2\x19.tokenbroker.v1.RootCauseR\trootCause\x12\x16\n" +
+	"\x06client\x18\x03 \x01(\tR\x06client\x129\n" +
+	"\n" +
+	"check_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\x12-\n" +
+	"\x04cost\x18\x05 \x01(\v2\x19.tokenbroker.v1.CheckCostR\x04cost\x12F\n" +
+	"\x0frecent_failures\x18\x06 \x03(\v2\x1d.tokenbroker.v1.RecentFailureR\x0erecentFailures\x12C\n" +
+	"\x0erecent_changes\x18\a \x03(\v2\x1c.tokenbroker.v1.RecentChangeR\rrecentChanges\x12\x1f\n" +
+	"\vstatus_page\x18\b \x01(\tR\n" +
+	"statusPage\x12\x1f\n" +
+	"\vreport_text\x18\t \x01(\tR\n" +
+	"reportText\"\x98\x02\n" +
 	"\vLookupStage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x126\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x1c.tokenbroker.v1.StageOutcomeR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1a\n" +
 	"\bevidence\x18\x04 \x03(\tR\bevidence\x12\x16\n" +
 	"\x06remedy\x18\x05 \x01(\tR\x06remedy\x125\n" +
-	"\bduration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\xa1\x01\n" +
+	"\bduration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x14\n" +
+	"\x05title\x18\a \x01(\tR\x05title\x12$\n" +
+	"\rdocumentation\x18\b \x01(\tR\rdocumentation\"\xf1\x01\n" +
 	"\tRootCause\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\asummary\x18\x03 \x01(\tR\asummary\x12\x16\n" +
 	"\x06remedy\x18\x04 \x01(\tR\x06remedy\x124\n" +
-	"\brecovery\x18\x05 \x01(\x0e2\x18.tokenbroker.v1.RecoveryR\brecovery*\\\n" +
+	"\brecovery\x18\x05 \x01(\x0e2\x18.tokenbroker.v1.RecoveryR\brecovery\x12:\n" +
+	"\n" +
+	"confidence\x18\x06 \x01(\x0e2\x1a.tokenbroker.v1.ConfidenceR\n" +
+	"confidence\x12\x12\n" +
+	"\x04also\x18\a \x03(\tR\x04also\"\xbc\x01\n" +
+	"\tCheckCost\x12 \n" +
+	"\vconnections\x18\x01 \x01(\x05R\vconnections\x12%\n" +
+	"\x0etoken_requests\x18\x02 \x01(\x05R\rtokenRequests\x12\x1f\n" +
+	"\vwrong_tries\x18\x03 \x01(\x05R\n" +
+	"wrongTries\x12(\n" +
+	"\x10wrong_tries_left\x18\x04 \x01(\x05R\x0ewrongTriesLeft\x12\x1b\n" +
+	"\tapi_calls\x18\x05 \x01(\x05R\bapiCalls\"\xd8\x01\n" +
+	"\rRecentFailure\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\x129\n" +
+	"\n" +
+	"first_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tfirstTime\x127\n" +
+	"\tlast_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12%\n" +
+	"\x0esecret_version\x18\x05 \x01(\x03R\rsecretVersion\"X\n" +
+	"\fRecentChange\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\"N\n" +
+	"\x12StreamCheckRequest\x128\n" +
+	"\x05check\x18\x01 \x01(\v2\".tokenbroker.v1.CheckLookupRequestR\x05check\"\x92\x01\n" +
+	"\x13StreamCheckResponse\x123\n" +
+	"\x05stage\x18\x01 \x01(\v2\x1b.tokenbroker.v1.LookupStageH\x00R\x05stage\x12=\n" +
+	"\x06report\x18\x02 \x01(\v2#.tokenbroker.v1.CheckLookupResponseH\x00R\x06reportB\a\n" +
+	"\x05event\"\xac\x01\n" +
+	"\x13SweepLookupsRequest\x12\x16\n" +
+	"\x06filter\x18\x01 \x01(\tR\x06filter\x121\n" +
+	"\x05depth\x18\x02 \x01(\x0e2\x1b.tokenbroker.v1.LookupDepthR\x05depth\x12!\n" +
+	"\fprobe_budget\x18\x03 \x01(\x05R\vprobeBudget\x12'\n" +
+	"\x0finclude_healthy\x18\x04 \x01(\bR\x0eincludeHealthy\"\xd5\x01\n" +
+	"\x14SweepLookupsResponse\x12;\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1d.tokenbroker.v1.SweepProgressH\x00R\bprogress\x12=\n" +
+	"\x06report\x18\x02 \x01(\v2#.tokenbroker.v1.CheckLookupResponseH\x00R\x06report\x128\n" +
+	"\asummary\x18\x03 \x01(\v2\x1c.tokenbroker.v1.SweepSummaryH\x00R\asummaryB\a\n" +
+	"\x05event\"W\n" +
+	"\rSweepProgress\x12\x18\n" +
+	"\achecked\x18\x01 \x01(\x03R\achecked\x12\x16\n" +
+	"\x06failed\x18\x02 \x01(\x03R\x06failed\x12\x14\n" +
+	"\x05share\x18\x03 \x01(\x01R\x05share\"\xf5\x01\n" +
+	"\fSweepSummary\x12\x18\n" +
+	"\achecked\x18\x01 \x01(\x03R\achecked\x12\x18\n" +
+	"\ahealthy\x18\x02 \x01(\x03R\ahealthy\x12\x16\n" +
+	"\x06warned\x18\x03 \x01(\x03R\x06warned\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\x03R\x06failed\x122\n" +
+	"\x06causes\x18\x05 \x03(\v2\x1a.tokenbroker.v1.SweepCauseR\x06causes\x125\n" +
+	"\bduration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x16\n" +
+	"\x06probes\x18\a \x01(\x05R\x06probes\"r\n" +
+	"\n" +
+	"SweepCause\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\aclients\x18\x02 \x01(\x03R\aclients\x12\x1a\n" +
+	"\bexamples\x18\x03 \x03(\tR\bexamples\x12\x16\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"4\n" +
+	"\x13ExplainErrorRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"\x81\x03\n" +
+	"\x14ExplainErrorResponse\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x16\n" +
+	"\x06caller\x18\x03 \x01(\tR\x06caller\x12\x16\n" +
+	"\x06client\x18\x04 \x01(\tR\x06client\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\asummary\x18\x06 \x01(\tR\asummary\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\x12\x16\n" +
+	"\x06remedy\x18\b \x01(\tR\x06remedy\x125\n" +
+	"\bduration\x18\t \x01(\v2\x19.google.protobuf.DurationR\bduration\x129\n" +
+	"\brecently\x18\n" +
+	" \x01(\v2\x1d.tokenbroker.v1.RecentFailureR\brecently\x12\x1d\n" +
+	"\n" +
+	"next_check\x18\v \x01(\tR\tnextCheck*\xc2\x01\n" +
 	"\vLookupDepth\x12\x1c\n" +
 	"\x18LOOKUP_DEPTH_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12LOOKUP_DEPTH_INDEX\x10\x01\x12\x17\n" +
-	"\x13LOOKUP_DEPTH_SECRET\x10\x02*\x96\x01\n" +
+	"\x13LOOKUP_DEPTH_SECRET\x10\x02\x12\x18\n" +
+	"\x14LOOKUP_DEPTH_CONNECT\x10\x03\x12\x16\n" +
+	"\x12LOOKUP_DEPTH_TOKEN\x10\x04\x12\x1c\n" +
+	"\x18LOOKUP_DEPTH_ENFORCEMENT\x10\x05\x12\x14\n" +
+	"\x10LOOKUP_DEPTH_API\x10\x06*a\n" +
+	"\fReportFormat\x12\x1d\n" +
+	"\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12REPORT_FORMAT_TEXT\x10\x01\x12\x1a\n" +
+	"\x16REPORT_FORMAT_MARKDOWN\x10\x02*\x96\x01\n" +
 	"\fStageOutcome\x12\x1d\n" +
 	"\x19STAGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14STAGE_OUTCOME_PASSED\x10\x01\x12\x18\n" +
 	"\x14STAGE_OUTCOME_WARNED\x10\x02\x12\x18\n" +
 	"\x14STAGE_OUTCOME_FAILED\x10\x03\x12\x19\n" +
-	"\x15STAGE_OUTCOME_SKIPPED\x10\x042l\n" +
+	"\x15STAGE_OUTCOME_SKIPPED\x10\x04*n\n" +
+	"\n" +
+	"Confidence\x12\x1a\n" +
+	"\x16CONFIDENCE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11CONFIDENCE_PROVEN\x10\x01\x12\x15\n" +
+	"\x11CONFIDENCE_LIKELY\x10\x02\x12\x16\n" +
+	"\x12CONFIDENCE_UNKNOWN\x10\x032\xfe\x02\n" +
 	"\x12DiagnosticsService\x12V\n" +
-	"\vCheckLookup\x12\".tokenbroker.v1.CheckLookupRequest\x1a#.tokenbroker.v1.CheckLookupResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
+	"\vCheckLookup\x12\".tokenbroker.v1.CheckLookupRequest\x1a#.tokenbroker.v1.CheckLookupResponse\x12X\n" +
+	"\vStreamCheck\x12\".tokenbroker.v1.StreamCheckRequest\x1a#.tokenbroker.v1.StreamCheckResponse0\x01\x12[\n" +
+	"\fSweepLookups\x12#.tokenbroker.v1.SweepLookupsRequest\x1a$.tokenbroker.v1.SweepLookupsResponse0\x01\x12Y\n" +
+	"\fExplainError\x12#.tokenbroker.v1.ExplainErrorRequest\x1a$.tokenbroker.v1.ExplainErrorResponseBGZEgithub.com/tokenbroker/tokenbroker/proto/tokenbroker/v1;tokenbrokerv1b\x06proto3"
 
 var (
 	file_tokenbroker_v1_diagnostics_service_proto_rawDescOnce sync.Once
@@ -469,32 +1823,74 @@ func file_tokenbroker_v1_diagnostics_service_proto_rawDescGZIP() []byte {
 	return file_tokenbroker_v1_diagnostics_service_proto_rawDescData
 }
 
-var file_tokenbroker_v1_diagnostics_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tokenbroker_v1_diagnostics_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_tokenbroker_v1_diagnostics_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tokenbroker_v1_diagnostics_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_tokenbroker_v1_diagnostics_service_proto_goTypes = []any{
-	(LookupDepth)(0),            // 0: tokenbroker.v1.LookupDepth
-	(StageOutcome)(0),           // 1: tokenbroker.v1.StageOutcome
-	(*CheckLookupRequest)(nil),  // 2: tokenbroker.v1.CheckLookupRequest
-	(*CheckLookupResponse)(nil), // 3: tokenbroker.v1.CheckLookupResponse
-	(*LookupStage)(nil),         // 4: tokenbroker.v1.LookupStage
-	(*RootCause)(nil),           // 5: tokenbroker.v1.RootCause
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
-	(Recovery)(0),               // 7: tokenbroker.v1.Recovery
+	(LookupDepth)(0),              // 0: tokenbroker.v1.LookupDepth
+	(ReportFormat)(0),             // 1: tokenbroker.v1.ReportFormat
+	(StageOutcome)(0),             // 2: tokenbroker.v1.StageOutcome
+	(Confidence)(0),               // 3: tokenbroker.v1.Confidence
+	(*CheckLookupRequest)(nil),    // 4: tokenbroker.v1.CheckLookupRequest
+	(*CheckLookupResponse)(nil),   // 5: tokenbroker.v1.CheckLookupResponse
+	(*LookupStage)(nil),           // 6: tokenbroker.v1.LookupStage
+	(*RootCause)(nil),             // 7: tokenbroker.v1.RootCause
+	(*CheckCost)(nil),             // 8: tokenbroker.v1.CheckCost
+	(*RecentFailure)(nil),         // 9: tokenbroker.v1.RecentFailure
+	(*RecentChange)(nil),          // 10: tokenbroker.v1.RecentChange
+	(*StreamCheckRequest)(nil),    // 11: tokenbroker.v1.StreamCheckRequest
+	(*StreamCheckResponse)(nil),   // 12: tokenbroker.v1.StreamCheckResponse
+	(*SweepLookupsRequest)(nil),   // 13: tokenbroker.v1.SweepLookupsRequest
+	(*SweepLookupsResponse)(nil),  // 14: tokenbroker.v1.SweepLookupsResponse
+	(*SweepProgress)(nil),         // 15: tokenbroker.v1.SweepProgress
+	(*SweepSummary)(nil),          // 16: tokenbroker.v1.SweepSummary
+	(*SweepCause)(nil),            // 17: tokenbroker.v1.SweepCause
+	(*ExplainErrorRequest)(nil),   // 18: tokenbroker.v1.ExplainErrorRequest
+	(*ExplainErrorResponse)(nil),  // 19: tokenbroker.v1.ExplainErrorResponse
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(Recovery)(0),                 // 22: tokenbroker.v1.Recovery
 }
 var file_tokenbroker_v1_diagnostics_service_proto_depIdxs = []int32{
-	0, // 0: tokenbroker.v1.CheckLookupRequest.depth:type_name -> tokenbroker.v1.LookupDepth
-	4, // 1: tokenbroker.v1.CheckLookupResponse.stages:type_name -> tokenbroker.v1.LookupStage
-	5, // 2: tokenbroker.v1.CheckLookupResponse.root_cause:type_name -> tokenbroker.v1.RootCause
-	1, // 3: tokenbroker.v1.LookupStage.outcome:type_name -> tokenbroker.v1.StageOutcome
-	6, // 4: tokenbroker.v1.LookupStage.duration:type_name -> google.protobuf.Duration
-	7, // 5: tokenbroker.v1.RootCause.recovery:type_name -> tokenbroker.v1.Recovery
-	2, // 6: tokenbroker.v1.DiagnosticsService.CheckLookup:input_type -> tokenbroker.v1.CheckLookupRequest
-	3, // 7: tokenbroker.v1.DiagnosticsService.CheckLookup:output_type -> tokenbroker.v1.CheckLookupResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0,  // 0: tokenbroker.v1.CheckLookupRequest.depth:type_name -> tokenbroker.v1.LookupDepth
+	1,  // 1: tokenbroker.v1.CheckLookupRequest.report_format:type_name -> tokenbroker.v1.ReportFormat
+	6,  // 2: tokenbroker.v1.CheckLookupResponse.stages:type_name -> tokenbroker.v1.LookupStage
+	7,  // 3: tokenbroker.v1.CheckLookupResponse.root_cause:type_name -> tokenbroker.v1.RootCause
+	20, // 4: tokenbroker.v1.CheckLookupResponse.check_time:type_name -> google.protobuf.Timestamp
+	8,  // 5: tokenbroker.v1.CheckLookupResponse.cost:type_name -> tokenbroker.v1.CheckCost
+	9,  // 6: tokenbroker.v1.CheckLookupResponse.recent_failures:type_name -> tokenbroker.v1.RecentFailure
+	10, // 7: tokenbroker.v1.CheckLookupResponse.recent_changes:type_name -> tokenbroker.v1.RecentChange
+	2,  // 8: tokenbroker.v1.LookupStage.outcome:type_name -> tokenbroker.v1.StageOutcome
+	21, // 9: tokenbroker.v1.LookupStage.duration:type_name -> google.protobuf.Duration
+	22, // 10: tokenbroker.v1.RootCause.recovery:type_name -> tokenbroker.v1.Recovery
+	3,  // 11: tokenbroker.v1.RootCause.confidence:type_name -> tokenbroker.v1.Confidence
+	20, // 12: tokenbroker.v1.RecentFailure.first_time:type_name -> google.protobuf.Timestamp
+	20, // 13: tokenbroker.v1.RecentFailure.last_time:type_name -> google.protobuf.Timestamp
+	20, // 14: tokenbroker.v1.RecentChange.time:type_name -> google.protobuf.Timestamp
+	4,  // 15: tokenbroker.v1.StreamCheckRequest.check:type_name -> tokenbroker.v1.CheckLookupRequest
+	6,  // 16: tokenbroker.v1.StreamCheckResponse.stage:type_name -> tokenbroker.v1.LookupStage
+	5,  // 17: tokenbroker.v1.StreamCheckResponse.report:type_name -> tokenbroker.v1.CheckLookupResponse
+	0,  // 18: tokenbroker.v1.SweepLookupsRequest.depth:type_name -> tokenbroker.v1.LookupDepth
+	15, // 19: tokenbroker.v1.SweepLookupsResponse.progress:type_name -> tokenbroker.v1.SweepProgress
+	5,  // 20: tokenbroker.v1.SweepLookupsResponse.report:type_name -> tokenbroker.v1.CheckLookupResponse
+	16, // 21: tokenbroker.v1.SweepLookupsResponse.summary:type_name -> tokenbroker.v1.SweepSummary
+	17, // 22: tokenbroker.v1.SweepSummary.causes:type_name -> tokenbroker.v1.SweepCause
+	21, // 23: tokenbroker.v1.SweepSummary.duration:type_name -> google.protobuf.Duration
+	20, // 24: tokenbroker.v1.ExplainErrorResponse.time:type_name -> google.protobuf.Timestamp
+	21, // 25: tokenbroker.v1.ExplainErrorResponse.duration:type_name -> google.protobuf.Duration
+	9,  // 26: tokenbroker.v1.ExplainErrorResponse.recently:type_name -> tokenbroker.v1.RecentFailure
+	4,  // 27: tokenbroker.v1.DiagnosticsService.CheckLookup:input_type -> tokenbroker.v1.CheckLookupRequest
+	11, // 28: tokenbroker.v1.DiagnosticsService.StreamCheck:input_type -> tokenbroker.v1.StreamCheckRequest
+	13, // 29: tokenbroker.v1.DiagnosticsService.SweepLookups:input_type -> tokenbroker.v1.SweepLookupsRequest
+	18, // 30: tokenbroker.v1.DiagnosticsService.ExplainError:input_type -> tokenbroker.v1.ExplainErrorRequest
+	5,  // 31: tokenbroker.v1.DiagnosticsService.CheckLookup:output_type -> tokenbroker.v1.CheckLookupResponse
+	12, // 32: tokenbroker.v1.DiagnosticsService.StreamCheck:output_type -> tokenbroker.v1.StreamCheckResponse
+	14, // 33: tokenbroker.v1.DiagnosticsService.SweepLookups:output_type -> tokenbroker.v1.SweepLookupsResponse
+	19, // 34: tokenbroker.v1.DiagnosticsService.ExplainError:output_type -> tokenbroker.v1.ExplainErrorResponse
+	31, // [31:35] is the sub-list for method output_type
+	27, // [27:31] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_diagnostics_service_proto_init() }
@@ -503,13 +1899,22 @@ func file_tokenbroker_v1_diagnostics_service_proto_init() {
 		return
 	}
 	file_tokenbroker_v1_reason_proto_init()
+	file_tokenbroker_v1_diagnostics_service_proto_msgTypes[8].OneofWrappers = []any{
+		(*StreamCheckResponse_Stage)(nil),
+		(*StreamCheckResponse_Report)(nil),
+	}
+	file_tokenbroker_v1_diagnostics_service_proto_msgTypes[10].OneofWrappers = []any{
+		(*SweepLookupsResponse_Progress)(nil),
+		(*SweepLookupsResponse_Report)(nil),
+		(*SweepLookupsResponse_Summary)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_diagnostics_service_proto_rawDesc), len(file_tokenbroker_v1_diagnostics_service_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   4,
+			NumEnums:      4,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

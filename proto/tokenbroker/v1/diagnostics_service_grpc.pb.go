@@ -19,24 +19,47 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DiagnosticsService_CheckLookup_FullMethodName = "/tokenbroker.v1.DiagnosticsService/CheckLookup"
+	DiagnosticsService_CheckLookup_FullMethodName  = "/tokenbroker.v1.DiagnosticsService/CheckLookup"
+	DiagnosticsService_StreamCheck_FullMethodName  = "/tokenbroker.v1.DiagnosticsService/StreamCheck"
+	DiagnosticsService_SweepLookups_FullMethodName = "/tokenbroker.v1.DiagnosticsService/SweepLookups"
+	DiagnosticsService_ExplainError_FullMethodName = "/tokenbroker.v1.DiagnosticsService/ExplainError"
 )
 
 // DiagnosticsServiceClient is the client API for DiagnosticsService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// DiagnosticsService says why a lookup fails. docs/access.md says which permission
-// each method needs.
+// DiagnosticsService says why a lookup fails, and what mends it. docs/access.md says
+// which permission each method needs.
 type DiagnosticsServiceClient interface {
-	// CheckLookup walks the stages of a lookup in the order that GetToken takes
-	// them and reports each. A lookup that fails is a successful answer with a
-	// root cause; nothing deeper than the asked depth is touched, and nothing is
-	// changed.
+	// CheckLookup walks the stages of a lookup in the order that GetToken takes them and
+	// reports each. A lookup that fails is a successful answer with a root cause; nothing
+	// deeper than the asked depth is touched. It changes nothing but this: a token that
+	// it got is served as any other, and lifts a rejection that it disproves.
 	//
-	// Errors: INVALID_ARGUMENT only; also an unknown client and an unreachable
-	// store are reports.
+	// Whoever lacks the permission lookup.probe gets the stages up to SECRET, and those
+	// behind as skipped.
+	//
+	// Errors: INVALID_ARGUMENT only; also an unknown client and an unreachable store are
+	// reports.
 	CheckLookup(ctx context.Context, in *CheckLookupRequest, opts ...grpc.CallOption) (*CheckLookupResponse, error)
+	// StreamCheck is CheckLookup that sends each stage when it is done, and the whole
+	// report last. Errors: INVALID_ARGUMENT only; RESOURCE_EXHAUSTED with RetryInfo where
+	// too many are under way.
+	StreamCheck(ctx context.Context, in *StreamCheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamCheckResponse], error)
+	// SweepLookups checks all clients, or those of a filter, and sends the report of each
+	// that is not well, now and then how far it is, and a summary by cause at the end. It
+	// goes no deeper than SECRET unless a budget is given.
+	//
+	// Errors: INVALID_ARGUMENT for a bad filter, or a depth without a budget;
+	// PERMISSION_DENIED for a depth beyond SECRET without lookup.probe;
+	// RESOURCE_EXHAUSTED with RetryInfo where one is under way; UNAVAILABLE with
+	// RetryInfo when the list of clients cannot be read.
+	SweepLookups(ctx context.Context, in *SweepLookupsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SweepLookupsResponse], error)
+	// ExplainError says what happened to a call that failed, by its request id: from this
+	// replica's last 10,000 failures. Errors: INVALID_ARGUMENT; NOT_FOUND where this
+	// replica has not seen it, naming what to ask next.
+	ExplainError(ctx context.Context, in *ExplainErrorRequest, opts ...grpc.CallOption) (*ExplainErrorResponse, error)
 }
 
 type diagnosticsServiceClient struct {
@@ -57,21 +80,89 @@ func (c *diagnosticsServiceClient) CheckLookup(ctx context.Context, in *CheckLoo
 	return out, nil
 }
 
+func (c *diagnosticsServiceClient) StreamCheck(ctx context.Context, in *StreamCheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamCheckResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DiagnosticsService_ServiceDesc.Streams[0], DiagnosticsService_StreamCheck_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamCheckRequest, StreamCheckResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DiagnosticsService_StreamCheckClient = grpc.ServerStreamingClient[StreamCheckResponse]
+
+func (c *diagnosticsServiceClient) SweepLookups(ctx context.Context, in *SweepLookupsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SweepLookupsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DiagnosticsService_ServiceDesc.Streams[1], DiagnosticsService_SweepLookups_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SweepLookupsRequest, SweepLookupsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DiagnosticsService_SweepLookupsClient = grpc.ServerStreamingClient[SweepLookupsResponse]
+
+func (c *diagnosticsServiceClient) ExplainError(ctx context.Context, in *ExplainErrorRequest, opts ...grpc.CallOption) (*ExplainErrorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainErrorResponse)
+	err := c.cc.Invoke(ctx, DiagnosticsService_ExplainError_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DiagnosticsServiceServer is the server API for DiagnosticsService service.
 // All implementations must embed UnimplementedDiagnosticsServiceServer
 // for forward compatibility.
 //
-// DiagnosticsService says why a lookup fails. docs/access.md says which permission
-// each method needs.
+// DiagnosticsService says why a lookup fails, and what mends it. docs/access.md says
+// which permission each method needs.
 type DiagnosticsServiceServer interface {
-	// CheckLookup walks the stages of a lookup in the order that GetToken takes
-	// them and reports each. A lookup that fails is a successful answer with a
-	// root cause; nothing deeper than the asked depth is touched, and nothing is
-	// changed.
+	// CheckLookup walks the stages of a lookup in the order that GetToken takes them and
+	// reports each. A lookup that fails is a successful answer with a root cause; nothing
+	// deeper than the asked depth is touched. It changes nothing but this: a token that
+	// it got is served as any other, and lifts a rejection that it disproves.
 	//
-	// Errors: INVALID_ARGUMENT only; also an unknown client and an unreachable
-	// store are reports.
+	// Whoever lacks the permission lookup.probe gets the stages up to SECRET, and those
+	// behind as skipped.
+	//
+	// Errors: INVALID_ARGUMENT only; also an unknown client and an unreachable store are
+	// reports.
 	CheckLookup(context.Context, *CheckLookupRequest) (*CheckLookupResponse, error)
+	// StreamCheck is CheckLookup that sends each stage when it is done, and the whole
+	// report last. Errors: INVALID_ARGUMENT only; RESOURCE_EXHAUSTED with RetryInfo where
+	// too many are under way.
+	StreamCheck(*StreamCheckRequest, grpc.ServerStreamingServer[StreamCheckResponse]) error
+	// SweepLookups checks all clients, or those of a filter, and sends the report of each
+	// that is not well, now and then how far it is, and a summary by cause at the end. It
+	// goes no deeper than SECRET unless a budget is given.
+	//
+	// Errors: INVALID_ARGUMENT for a bad filter, or a depth without a budget;
+	// PERMISSION_DENIED for a depth beyond SECRET without lookup.probe;
+	// RESOURCE_EXHAUSTED with RetryInfo where one is under way; UNAVAILABLE with
+	// RetryInfo when the list of clients cannot be read.
+	SweepLookups(*SweepLookupsRequest, grpc.ServerStreamingServer[SweepLookupsResponse]) error
+	// ExplainError says what happened to a call that failed, by its request id: from this
+	// replica's last 10,000 failures. Errors: INVALID_ARGUMENT; NOT_FOUND where this
+	// replica has not seen it, naming what to ask next.
+	ExplainError(context.Context, *ExplainErrorRequest) (*ExplainErrorResponse, error)
 	mustEmbedUnimplementedDiagnosticsServiceServer()
 }
 
@@ -84,6 +175,15 @@ type UnimplementedDiagnosticsServiceServer struct{}
 
 func (UnimplementedDiagnosticsServiceServer) CheckLookup(context.Context, *CheckLookupRequest) (*CheckLookupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckLookup not implemented")
+}
+func (UnimplementedDiagnosticsServiceServer) StreamCheck(*StreamCheckRequest, grpc.ServerStreamingServer[StreamCheckResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamCheck not implemented")
+}
+func (UnimplementedDiagnosticsServiceServer) SweepLookups(*SweepLookupsRequest, grpc.ServerStreamingServer[SweepLookupsResponse]) error {
+	return status.Error(codes.Unimplemented, "method SweepLookups not implemented")
+}
+func (UnimplementedDiagnosticsServiceServer) ExplainError(context.Context, *ExplainErrorRequest) (*ExplainErrorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainError not implemented")
 }
 func (UnimplementedDiagnosticsServiceServer) mustEmbedUnimplementedDiagnosticsServiceServer() {}
 func (UnimplementedDiagnosticsServiceServer) testEmbeddedByValue()                            {}
@@ -124,6 +224,46 @@ func _DiagnosticsService_CheckLookup_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DiagnosticsService_StreamCheck_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamCheckRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DiagnosticsServiceServer).StreamCheck(m, &grpc.GenericServerStream[StreamCheckRequest, StreamCheckResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DiagnosticsService_StreamCheckServer = grpc.ServerStreamingServer[StreamCheckResponse]
+
+func _DiagnosticsService_SweepLookups_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SweepLookupsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DiagnosticsServiceServer).SweepLookups(m, &grpc.GenericServerStream[SweepLookupsRequest, SweepLookupsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DiagnosticsService_SweepLookupsServer = grpc.ServerStreamingServer[SweepLookupsResponse]
+
+func _DiagnosticsService_ExplainError_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainErrorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DiagnosticsServiceServer).ExplainError(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DiagnosticsService_ExplainError_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DiagnosticsServiceServer).ExplainError(ctx, req.(*ExplainErrorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DiagnosticsService_ServiceDesc is the grpc.ServiceDesc for DiagnosticsService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -135,7 +275,22 @@ var DiagnosticsService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CheckLookup",
 			Handler:    _DiagnosticsService_CheckLookup_Handler,
 		},
+		{
+			MethodName: "ExplainError",
+			Handler:    _DiagnosticsService_ExplainError_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "StreamCheck",
+			Handler:       _DiagnosticsService_StreamCheck_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "SweepLookups",
+			Handler:       _DiagnosticsService_SweepLookups_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "tokenbroker/v1/diagnostics_service.proto",
 }

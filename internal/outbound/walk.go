@@ -1,0 +1,24 @@
+package outbound
+
+import (
+	"crypto/tls"
+	"net"
+	"net/url"
+)
+
+// Dialer returns a dialler for connections to a URL that [Door.Parse] returned, with the
+// check of addresses that requests to it have. For whoever walks the way stage by stage;
+// not for a URL that [Door.Route] takes through a proxy.
+func (d *Door) Dialer(to *url.URL) *net.Dialer {
+	if to.Scheme == "http" {
+		return d.newDialer(onlyLoopback)
+	}
+	return d.newDialer(d.CheckAddress)
+}
+
+// TLSConfig returns the settings of a handshake with a URL's host.
+func (d *Door) TLSConfig(to *url.URL) *tls.Config {
+	config := d.direct.TLSClientConfig.Clone()
+	config.ServerName = to.Hostname()
+	return config
+}
