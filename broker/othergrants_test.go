@@ -178,7 +178,7 @@ func TestAPublicClient(t *testing.T) {
 	if sent := f.upstream.Requests()[0]; token.SecretVersion != 0 || !sent.Secret.IsZero() || !slices.Equal(sent.Destinations, []string{origin}) {
 		t.Errorf("sent a secret %t to %q", !sent.Secret.IsZero(), sent.Destinations)
 	}
-	report, err := f.CheckLookup(t.Context(), "acme", broker.DepthSecret)
+	report, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: "acme", Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
 	if err != nil {
 		t.Fatal(err)
 	}
