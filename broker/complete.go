@@ -19,8 +19,15 @@ func (b *Broker) complete(v *violations, c *Client) {
 	var found violations
 	checkSettings(&found, c)
 	b.checkProfileGrant(&found, c.Upstream)
+	missing := c.Upstream.missing()
+	if len(named) > 0 && c.Upstream.Authentication.Method == "" {
+		missing = append(missing, "authentication_method")
+	}
+	// What is missing will be found, or nobody knows as long as the profile does not fit.
+	excused := len(named) > 0 || b.server != nil && c.Upstream.Issuer != ""
 	for _, f := range found {
-		if !slices.Contains(named, f.Field) && !b.toBeFound(c, f, len(named) > 0) {
+		name := strings.TrimPrefix(f.Field, "client.")
+		if !slices.Contains(named, f.Field) && !(excused && slices.Contains(missing, name)) {
 			*v = append(*v, f)
 		}
 	}
@@ -55,13 +62,6 @@ func (b *Broker) fromProfile(c *Client) []FieldViolation {
 		return []FieldViolation{{Field: "client.provider", Problem: "is none of this server's profiles; it has none"}}
 	}
 	return b.providers.Complete(&c.Upstream, &c.TokenPolicy, &c.Rotation)
-}
-
-// toBeFound reports whether f only misses an endpoint that discovery will find, or that
-// the profile could not say for what else is wrong.
-func (b *Broker) toBeFound(c *Client, f FieldViolation, profileFailed bool) bool {
-	name, _ := strings.CutPrefix(f.Field, "client.")
-	return slices.Contains(c.Upstream.missing(), name) && (profileFailed || b.server != nil && c.Upstream.Issuer != "")
 }
 
 // endpointFields are the settings that a profile or an issuer may know :: name → field.
