@@ -39,39 +39,47 @@ type ClientUpdate struct {
 // [AuthorizationServer].Discover returns, TOO_MANY_SECRET_VERSIONS, a WRAPPING_ or
 // REFERENCE_ reason, or one of the store.
 func (b *Broker) UpdateClient(ctx context.Context, u ClientUpdate) (*Client, error) {
+	c, _, err := b.update(ctx, u)
+	return c, err
+}
+
+// update is UpdateClient, and reports whether there was anything to write.
+func (b *Broker) update(ctx context.Context, u ClientUpdate) (c *Client, changed bool, err error) {
 	present, err := b.clientToChange(ctx, u.ID, u.Etag)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	c, err := b.edited(ctx, present, u)
+	c, err = b.edited(ctx, present, u)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if u.KeepSame && u.Secret.given() {
 		if u.Secret, err = b.unlessCurrent(ctx, present, c, u.Secret); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	if !u.Secret.given() {
 		if u.KeepSame && sameSettings(present, c) {
-			return present, nil
+			return present, false, nil
 		}
 		err := b.checkKeptSecret(ctx, present, c)
 		if err == nil {
-			return b.save(ctx, c, u)
+			c, err = b.save(ctx, c, u)
+			return c, true, err
 		}
 		if ReasonOf(err) != ReasonDestinationNotBound || u.MayRetarget == nil || !u.MayRetarget(present) {
-			return nil, err
+			return nil, false, err
 		}
 		if u.Secret, err = b.keptSecret(ctx, present); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		defer u.Secret.Value.Wipe()
 	}
 	if err := c.roomFor(Current); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return b.save(ctx, c, u)
+	c, err = b.save(ctx, c, u)
+	return c, true, err
 }
 
 // save commits c with the secret of the update, or only says whether it could.
