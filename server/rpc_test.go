@@ -54,6 +54,9 @@ func fullClient(id string) *pb.Client {
 		RevocationEndpoint: "https://auth.example.com/revoke",
 		IssueBudget:        &pb.IssueBudget{Tokens: 10, Period: durationpb.New(time.Hour)}, MaxLiveTokens: 5,
 		TokenPolicy: &pb.TokenPolicy{MinValidity: durationpb.New(20 * second), AssumedLifetime: durationpb.New(time.Hour), RequireAllScopes: true},
+		GrantType:   pb.GrantType_GRANT_TYPE_AUTHORIZATION_CODE, Issuer: "https://auth.example.com",
+		AuthorizationEndpoint: "https://login.example.com/authorize?prompt=consent", DeviceAuthorizationEndpoint: "https://auth.example.com/device",
+		IntrospectionEndpoint: "https://auth.example.com/introspect", RefreshEndpoint: "https://auth.example.com/refresh",
 	}
 }
 
@@ -317,6 +320,9 @@ func TestEveryValueHasAForm(t *testing.T) {
 		}
 		c := clientMessage(fmt.Sprintf("method-%d", number))
 		c.AuthenticationMethod = pb.AuthenticationMethod(number)
+		if c.AuthenticationMethod == pb.AuthenticationMethod_AUTHENTICATION_METHOD_NONE {
+			c.GrantType = pb.GrantType_GRANT_TYPE_JWT_BEARER
+		}
 		response, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: c})
 		if got := response.GetClient().GetAuthenticationMethod(); err != nil || got != c.GetAuthenticationMethod() {
 			t.Errorf("%s: got %v, %v", name, got, err)
@@ -324,6 +330,23 @@ func TestEveryValueHasAForm(t *testing.T) {
 	}
 	if got, want := len(pb.AuthenticationMethod_name)-1, len(broker.AuthenticationMethods()); got != want {
 		t.Errorf("the contract has %d authentication methods, the domain %d", got, want)
+	}
+	for number, name := range pb.GrantType_name {
+		c := clientMessage(fmt.Sprintf("grant-%d", number))
+		c.GrantType, c.Provider = pb.GrantType(number), "example" // which takes all of them
+		c.AuthenticationMethod = pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT
+		c.AuthorizationEndpoint, c.DeviceAuthorizationEndpoint = endpoint, endpoint
+		response, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: c})
+		want := c.GetGrantType()
+		if number == 0 {
+			want = pb.GrantType_GRANT_TYPE_CLIENT_CREDENTIALS
+		}
+		if got := response.GetClient().GetGrantType(); err != nil || got != want {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+	if got, want := len(pb.GrantType_name)-1, len(broker.GrantTypes()); got != want {
+		t.Errorf("the contract has %d grants, the domain %d", got, want)
 	}
 	for _, info := range broker.Reasons() {
 		if _, ok := pb.Recovery_value["RECOVERY_"+string(info.Recovery)]; !ok {
