@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -43,6 +44,21 @@ func (p profiles) Complete(u *broker.Upstream, _ *broker.TokenPolicy, _ *broker.
 		return []broker.FieldViolation{{Field: "client.provider", Problem: "is none of this server's profiles"}}
 	}
 	return nil
+}
+
+// savingContract is the part of imports and profiles.
+var savingContract = map[string][]provocation{
+	"ImportClients": {{"shutting down", codes.Unavailable, broker.ReasonShuttingDown, "", call(importUntilStopped)}},
+	"ListProviders": {
+		{"bad page token", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_token", listProviders(&pb.ListProvidersRequest{PageToken: "2"})},
+		{"no name", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_token", listProviders(&pb.ListProvidersRequest{PageToken: "Li4"})},
+		{"negative page", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_size", listProviders(&pb.ListProvidersRequest{PageSize: -1})},
+	},
+	"GetProvider": {
+		{"unknown", codes.NotFound, broker.ReasonProviderNotFound, "", getProvider("providers/nobody")},
+		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "name", getProvider("example")},
+		{"bad id", codes.InvalidArgument, broker.ReasonInvalidRequest, "name", getProvider("providers/../example")},
+	},
 }
 
 func listProviders(req *pb.ListProvidersRequest) func(*testing.T, *world) error {

@@ -17,7 +17,7 @@ import (
 
 // contract is how to provoke each code :: RPC → provocations. Codes that every
 // method has (docs/errors.md) have tests of their own.
-var contract = joined(clientContract, rotationContract)
+var contract = joined(clientContract, rotationContract, savingContract)
 
 // clientContract is the part of all services but RotationService.
 var clientContract = map[string][]provocation{
@@ -72,17 +72,6 @@ var clientContract = map[string][]provocation{
 		{"unknown profile", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.provider", create(func(r *pb.CreateClientRequest) { r.Client.Provider = "nobody" })},
 		{"taken by a deleted one", codes.AlreadyExists, broker.ReasonClientAlreadyExists, "", after(remove, create(func(r *pb.CreateClientRequest) { r.Client.Name = "clients/acme" }))},
 	}),
-	"ImportClients": {{"shutting down", codes.Unavailable, broker.ReasonShuttingDown, "", call(importUntilStopped)}},
-	"ListProviders": {
-		{"bad page token", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_token", listProviders(&pb.ListProvidersRequest{PageToken: "2"})},
-		{"no name", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_token", listProviders(&pb.ListProvidersRequest{PageToken: "Li4"})},
-		{"negative page", codes.InvalidArgument, broker.ReasonInvalidRequest, "page_size", listProviders(&pb.ListProvidersRequest{PageSize: -1})},
-	},
-	"GetProvider": {
-		{"unknown", codes.NotFound, broker.ReasonProviderNotFound, "", getProvider("providers/nobody")},
-		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "name", getProvider("example")},
-		{"bad id", codes.InvalidArgument, broker.ReasonInvalidRequest, "name", getProvider("providers/../example")},
-	},
 	"GetClient": {{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
 		_, err := w.clients.GetClient(t.Context(), &pb.GetClientRequest{Name: "clients/nobody"})
 		return err

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
@@ -12,6 +13,9 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/brokertest"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
@@ -153,5 +157,68 @@ func take(into, from protoreflect.Message, path []string) {
 		into.Set(field, from.Get(field))
 	default:
 		into.Clear(field)
+	}
+}
+
+// TestEveryValueHasAForm looks for values of the domain that the contract has no
+// name for.
+func TestEveryValueHasAForm(t *testing.T) {
+	w := newWorld(t, setup{})
+	for number, name := range pb.AuthenticationMethod_name {
+		if number == 0 {
+			continue
+		}
+		c := clientMessage(fmt.Sprintf("method-%d", number))
+		c.AuthenticationMethod = pb.AuthenticationMethod(number)
+		if c.AuthenticationMethod == pb.AuthenticationMethod_AUTHENTICATION_METHOD_NONE {
+			c.GrantType = pb.GrantType_GRANT_TYPE_JWT_BEARER
+		}
+		response, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: c})
+		if got := response.GetClient().GetAuthenticationMethod(); err != nil || got != c.GetAuthenticationMethod() {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+	if got, want := len(pb.AuthenticationMethod_name)-1, len(broker.AuthenticationMethods()); got != want {
+		t.Errorf("the contract has %d authentication methods, the domain %d", got, want)
+	}
+	for number, name := range pb.GrantType_name {
+		c := clientMessage(fmt.Sprintf("grant-%d", number))
+		c.GrantType, c.Provider = pb.GrantType(number), "example" // which takes all of them
+		c.AuthenticationMethod = pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_JWT
+		c.AuthorizationEndpoint, c.DeviceAuthorizationEndpoint = endpoint, endpoint
+		response, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: c})
+		want := c.GetGrantType()
+		if number == 0 {
+			want = pb.GrantType_GRANT_TYPE_CLIENT_CREDENTIALS
+		}
+		if got := response.GetClient().GetGrantType(); err != nil || got != want {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+	if got, want := len(pb.GrantType_name)-1, len(broker.GrantTypes()); got != want {
+		t.Errorf("the contract has %d grants, the domain %d", got, want)
+	}
+	for _, info := range broker.Reasons() {
+		if _, ok := pb.Recovery_value["RECOVERY_"+string(info.Recovery)]; !ok {
+			t.Errorf("%s: the contract has no RECOVERY_%s", info.Reason, info.Recovery)
+		}
+	}
+	jwt := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, time.Now().Add(time.Hour).Unix())) + ".x"
+	w.upstream.OmitLifetime()
+	for id, source := range map[string]pb.ExpirySource{
+		"jwt": pb.ExpirySource_EXPIRY_SOURCE_JWT, "client": pb.ExpirySource_EXPIRY_SOURCE_CLIENT, "assumed": pb.ExpirySource_EXPIRY_SOURCE_ASSUMED,
+	} {
+		w.register(t, w.peer, id, func(c *pb.Client) {
+			if id == "client" {
+				c.TokenPolicy = &pb.TokenPolicy{AssumedLifetime: durationpb.New(time.Hour)}
+			}
+		})
+		if id == "jwt" {
+			w.upstream.Script(brokertest.Step{Edit: func(r *broker.TokenResponse) { r.AccessToken = secret.NewString(jwt) }})
+		}
+		token, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/" + id})
+		if got := token.GetExpirySource(); err != nil || got != source {
+			t.Errorf("%s: got %v, %v, want %v", id, got, err, source)
+		}
 	}
 }
