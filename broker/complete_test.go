@@ -100,7 +100,7 @@ func TestAProfileCompletesAClient(t *testing.T) {
 	if got := c.Upstream.RevocationEndpoint; got != want.RevocationEndpoint {
 		t.Errorf("it is completed to %q", got)
 	}
-	c, err = update(func(c *broker.Client) { c.Upstream.RevocationEndpoint = "https://one.example/mine" }, broker.SecretInput{})
+	_, err = update(func(c *broker.Client) { c.Upstream.RevocationEndpoint = "https://one.example/mine" }, broker.SecretInput{})
 	wantReason(t, "UpdateClient with an endpoint of its own", err, "")
 	_, err = update(func(c *broker.Client) { c.Upstream.ProviderVariables = map[string]string{"tenant": "two"} }, broker.SecretInput{})
 	wantField(t, "UpdateClient to a tenant that an endpoint is not of", err, "client.revocation_endpoint")
