@@ -52,6 +52,9 @@ func TestProviders(t *testing.T) {
 	r.run("provider", "list").want(exitDone, "example", "Example Inc.", "built in", "client_credentials", "tenant, [region]")
 	r.run("provider", "get", "example").want(exitDone, "providers/example", "client_secret_post", "such as acme", "by default eu", "unverified", "name: example")
 	r.run("provider", "get", "providers/nobody").want(exitNotFound, "PROVIDER_NOT_FOUND")
+	if got := r.completed("provider", "get", "ex"); !slices.Equal(got, []string{"example"}) {
+		t.Errorf("completed to %q", got)
+	}
 	r.run("provider", "list", "-o", "json").want(exitDone, `"name": "providers/example"`)
 }
 

@@ -350,13 +350,23 @@ func (r *clientReader) readSecretField(input *pb.SecretInput, key, value *yaml.N
 	}
 }
 
+// readStart reads at most so many bytes of a file.
+func readStart(path string, most int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	return io.ReadAll(io.LimitReader(file, most))
+}
+
 // wrappingToken reads a file whose path is relative to the one that names it.
 func (r *clientReader) wrappingToken(node *yaml.Node) string {
 	path := node.Value
 	if !filepath.IsAbs(path) && r.path != standardInput {
 		path = filepath.Join(filepath.Dir(r.path), path)
 	}
-	content, err := os.ReadFile(path)
+	content, err := readStart(path, mostSecretBytes+1)
 	token := strings.TrimSpace(string(content))
 	r.scrubber.note(secret.NewString(token))
 	switch {

@@ -30,16 +30,9 @@ func (c *providerListCommand) Help() string {
 // Run implements the command.
 func (c *providerListCommand) Run(ctx context.Context, s *session) error {
 	return s.call(ctx, callsWithin, func(ctx context.Context, b *services) error {
-		all := &pb.ListProvidersResponse{}
-		for request := (&pb.ListProvidersRequest{PageSize: 1000}); ; {
-			page, err := b.clients.ListProviders(ctx, request)
-			if err != nil {
-				return err
-			}
-			all.Providers = append(all.Providers, page.GetProviders()...)
-			if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-				break
-			}
+		all, err := listProviders(ctx, b)
+		if err != nil {
+			return err
 		}
 		return s.show(all, func(w io.Writer) {
 			var rows [][]string
@@ -52,6 +45,21 @@ func (c *providerListCommand) Run(ctx context.Context, s *session) error {
 			table(w, []string{"PROVIDER", "TITLE", "FROM", "GRANTS", "VARIABLES"}, rows)
 		})
 	})
+}
+
+// listProviders returns all pages as one.
+func listProviders(ctx context.Context, b *services) (*pb.ListProvidersResponse, error) {
+	all := &pb.ListProvidersResponse{}
+	for request := (&pb.ListProvidersRequest{PageSize: 1000}); ; {
+		page, err := b.clients.ListProviders(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		all.Providers = append(all.Providers, page.GetProviders()...)
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+			return all, nil
+		}
+	}
 }
 
 func grantWords(p *pb.Provider) (words []string) {
@@ -74,7 +82,7 @@ func variableWords(p *pb.Provider) (words []string) {
 }
 
 type providerGetCommand struct {
-	Provider string `arg:"" help:"Name of the profile: okta, or providers/okta."`
+	Provider string `arg:"" help:"Name of the profile: okta, or providers/okta." complete:"provider"`
 }
 
 // Help implements kong.HelpProvider.
