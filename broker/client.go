@@ -302,8 +302,14 @@ func (c *Client) State() State {
 	}
 }
 
-// Etag identifies this very revision of this very client (AIP-154).
-func (c *Client) Etag() string { return c.UID + "-" + strconv.FormatUint(c.version, 10) }
+// Etag identifies this very revision of this very client (AIP-154); "" if it was never
+// stored.
+func (c *Client) Etag() string {
+	if c.version == 0 {
+		return ""
+	}
+	return c.UID + "-" + strconv.FormatUint(c.version, 10)
+}
 
 // Staged returns the version that carries stage, which must not be Unlabelled.
 func (c *Client) Staged(stage Stage) (SecretVersion, bool) {

@@ -30,7 +30,7 @@ func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) SecretVer
 	defer value.Wipe()
 	w.add(StageSecretPresent, OutcomePassed, "", fmt.Sprintf("version %d at %s", current.Number, c.place(current)))
 	w.add(StageSecretIntact, OutcomePassed, "", current.Fingerprint)
-	switch err := b.checkSecret(c.Upstream.Authentication, value); {
+	switch err := b.checkSecret(c.Upstream.secretUse(), value); {
 	case err != nil:
 		w.fail(StageSecretFit, err)
 		return current

@@ -134,6 +134,7 @@ const (
 	ReasonLiveTokensSpent        Reason = "LIVE_TOKENS_SPENT"
 
 	ReasonProviderUnknown         Reason = "PROVIDER_UNKNOWN"
+	ReasonProviderNotFound        Reason = "PROVIDER_NOT_FOUND"
 	ReasonDiscoveryFailed         Reason = "DISCOVERY_FAILED"
 	ReasonIssuerMismatch          Reason = "ISSUER_MISMATCH"
 	ReasonTokenInactive           Reason = "TOKEN_INACTIVE"

@@ -105,6 +105,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonLiveTokensSpent, RecoveryWait, "As many of the client's tokens live as the authorization server lets live at a time.", "Wait for the delay in RetryInfo, until one expires, or ask for fewer different tokens."},
 	// Providers, discovery and tokens that are bound to a key.
 	{ReasonProviderUnknown, RecoveryContactOperator, "The client names a provider profile that this server does not have.", "Put the profile back into the directory that the configuration's providers names, or update the client; ListProviders shows which there are."},
+	{ReasonProviderNotFound, RecoveryFixCaller, "This server has no provider profile of that name.", "Check the name; ListProviders shows which there are."},
 	{ReasonDiscoveryFailed, RecoveryFixClient, "The issuer's metadata could not be read.", "Check the issuer: its URL with /.well-known/oauth-authorization-server or /.well-known/openid-configuration must answer JSON that names this very issuer. Or set the endpoints by hand."},
 	{ReasonIssuerMismatch, RecoveryContactOperator, "An answer names another issuer than the client's: it may come from another authorization server (RFC 9207).", "Compare the client's issuer with what the authorization server's metadata says; if they agree, somebody tried to mix servers up: begin anew."},
 	{ReasonTokenInactive, RecoveryRetry, "The authorization server calls the token that it just issued inactive.", "Try again; if it lasts, compare introspection_endpoint with token_endpoint."},

@@ -127,6 +127,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonLiveTokensSpent:        codes.ResourceExhausted,
 
 	broker.ReasonProviderUnknown:         codes.FailedPrecondition,
+	broker.ReasonProviderNotFound:        codes.NotFound,
 	broker.ReasonDiscoveryFailed:         codes.FailedPrecondition,
 	broker.ReasonIssuerMismatch:          codes.FailedPrecondition,
 	broker.ReasonTokenInactive:           codes.Unavailable,
