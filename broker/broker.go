@@ -128,6 +128,7 @@ type Broker struct {
 	rotations rotations
 	watchers  watchers
 	ledger    ledger
+	devices   devicePolls
 	notify    func(Event)
 	follows   follows
 	// expiriesTold :: uid → what this replica told, or knows to be told, of secrets that
@@ -181,7 +182,8 @@ func New(cfg Config) (*Broker, error) {
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
-		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		devices: devicePolls{running: map[string]*devicePoll{}},
+		leases:  &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 		purgeDeletedAfter: cfg.PurgeDeletedAfter,
 		rotations:         rotations{listing: semaphore.NewWeighted(1)},
 	}

@@ -24,8 +24,9 @@ type RevocationRequest struct {
 	Authentication Authentication
 	ClientID       string
 	Secret         secret.Value
-	// Token is the access token to be revoked.
-	Token secret.Value
+	// Token is the access token, or with Refresh the refresh token, to be revoked.
+	Token   secret.Value
+	Refresh bool
 }
 
 // Revocation is what RevokeTokens did.

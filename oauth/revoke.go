@@ -19,7 +19,11 @@ func (c *Client) RevokeToken(ctx context.Context, req broker.RevocationRequest) 
 		return err
 	}
 	build := func(ctx context.Context) (*request, error) {
-		form := url.Values{"token": {req.Token.RevealString()}, "token_type_hint": {"access_token"}}
+		hint := "access_token"
+		if req.Refresh {
+			hint = "refresh_token"
+		}
+		form := url.Values{"token": {req.Token.RevealString()}, "token_type_hint": {hint}}
 		out, err := post(ctx, endpoint, form, broker.TokenRequest{
 			Endpoint: req.TokenEndpoint, Authentication: req.Authentication, ClientID: req.ClientID, Secret: req.Secret,
 		})
