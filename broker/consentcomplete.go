@@ -219,7 +219,7 @@ func (b *Broker) exchange(begun context.Context, c *Client, g *storedGrant, atte
 		if err != nil {
 			return b.endConsent(ctx, c, g.path, attempt, notTaken(c, err))
 		}
-		granted, err = b.consented(ctx, c, version, g.path, attempt, answer)
+		granted, err = b.consented(ctx, c, version, g, answer)
 		return err
 	})
 	return granted, err
@@ -287,15 +287,13 @@ func (b *Broker) checkIDToken(c *Client, g *storedGrant, answer TokenResponse) e
 	return nil
 }
 
-// consented stores what a consent gave and returns the authorization.
-func (b *Broker) consented(ctx context.Context, c *Client, version SecretVersion, path, attempt string, answer TokenResponse) (*Authorization, error) {
-	g, err := b.storeGranted(ctx, c, version, path, attempt, answer)
-	for wait := minBackoff; outage(err) && sleep(ctx, wait); wait = min(2*wait, maxBackoff) { // it cannot be had again
-		g, err = b.storeGranted(ctx, c, version, path, attempt, answer)
-	}
+// consented stores what a consent gave, for the grant as it was last read, and returns
+// the authorization.
+func (b *Broker) consented(ctx context.Context, c *Client, version SecretVersion, g *storedGrant, answer TokenResponse) (*Authorization, error) {
+	r, _, err := b.storeGranted(ctx, c, g.path, g.version, g.record, g.secrets, grantedAnswer{Secret: version, Scopes: g.record.Consent.Scopes, Answer: answer})
 	if err != nil {
 		return nil, fmt.Errorf("store what was granted: %w", err)
 	}
 	b.log.InfoContext(ctx, "authorization granted", "client", c.ID, "authorization", g.id)
-	return g.record.authorization(c, g.id, g.secrets, time.Now()), nil
+	return r.authorization(c, g.id, g.secrets, time.Now()), nil
 }

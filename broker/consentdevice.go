@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -220,9 +221,18 @@ func (p *devicePoll) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = p.b.consented(ctx, c, version, p.path, p.consent.Attempt, answer)
+	g, err := p.b.existing(ctx, c, AuthorizationRef{ClientID: c.ID, ID: p.path[strings.LastIndexByte(p.path, '/')+1:]})
+	for wait := minBackoff; outage(err) && sleep(ctx, wait); wait = min(2*wait, maxBackoff) { // what came cannot be had again
+		g, err = p.b.existing(ctx, c, AuthorizationRef{ClientID: c.ID, ID: p.path[strings.LastIndexByte(p.path, '/')+1:]})
+	}
+	if err == nil && (g.record.Consent == nil || g.record.Consent.Attempt != p.consent.Attempt) {
+		err = newError(ReasonStateInvalid, c.ID, "another consent was asked for since")
+	}
+	if err == nil {
+		_, err = p.b.consented(ctx, c, version, g, answer)
+	}
 	if err != nil {
-		p.b.log.ErrorContext(ctx, "what a device's consent gave is lost", "client", c.ID, "reason", ReasonOf(err), "cause", err)
+		p.b.log.ErrorContext(ctx, "what a device's consent gave is not stored", "client", c.ID, "reason", ReasonOf(err), "cause", err)
 	}
 	return nil // the code is used up
 }

@@ -87,16 +87,20 @@ func (b *Broker) ImportAuthorization(ctx context.Context, g ImportedGrant) (*Aut
 		return nil, err
 	}
 	id := meta.authorizationID(g.Subject)
-	stored, err := b.editGrant(ctx, c, grantPath(c.UID, id), func(r *grantRecord, secrets *grantSecrets) error {
-		r.grantAnew(c, version, scopes, now.UTC())
-		r.Refreshable, r.RefreshExpireTime, r.Consent = true, g.RefreshExpireTime.UTC(), nil
-		*secrets = grantSecrets{
-			Subject: g.Subject, RefreshToken: g.RefreshToken.RevealString(), Username: g.Username, Password: g.Password.RevealString(),
-		}
-		return nil
+	path := grantPath(c.UID, id)
+	r, secrets, at, err := b.readGrant(ctx, c, path)
+	if err != nil {
+		return nil, err
+	}
+	secrets.Subject = g.Subject
+	secrets.CodeVerifier, secrets.Nonce, secrets.DeviceCode = "", "", ""
+	r.Consent = nil
+	stored, _, err := b.storeGranted(ctx, c, path, at, r, secrets, grantedAnswer{
+		Secret: version, Scopes: scopes, Answer: TokenResponse{RefreshToken: g.RefreshToken}, RefreshExpireTime: g.RefreshExpireTime.UTC(),
+		Username: g.Username, Password: g.Password.RevealString(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return stored.record.authorization(c, id, stored.secrets, time.Now()), nil
+	return stored.authorization(c, id, secrets, time.Now()), nil
 }

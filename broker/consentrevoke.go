@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
@@ -31,6 +32,8 @@ func (b *Broker) RevokeAuthorization(ctx context.Context, ref AuthorizationRef, 
 
 // endGrant ends a grant, revokes and destroys it.
 func (b *Broker) endGrant(ctx context.Context, c *Client, path string, force bool) (revoked bool, err error) {
+	defer b.grantChanging(ctx, c, path)()
+	begun := time.Now()
 	g, err := b.editGrant(ctx, c, path, func(r *grantRecord, secrets *grantSecrets) error {
 		r.Ended, r.Lease, r.Spending, r.Consent = ReasonAuthorizationRequired, nil, nil, nil
 		r.Generation++
@@ -41,9 +44,7 @@ func (b *Broker) endGrant(ctx context.Context, c *Client, path string, force boo
 	if err != nil {
 		return false, err
 	}
-	if err := b.dropGrantTokens(ctx, c, g); err != nil {
-		return false, err
-	}
+	b.noteGrant(c, g.secrets.Subject, path, g.record.Generation, begun)
 	revoked, err = b.revokeGrant(ctx, c, g)
 	if err != nil && !force {
 		return false, fmt.Errorf("revoke the authorization: %w", err)
@@ -55,14 +56,6 @@ func (b *Broker) endGrant(ctx context.Context, c *Client, path string, force boo
 		return revoked, fmt.Errorf("destroy the authorization: %w", err)
 	}
 	return revoked, nil
-}
-
-// dropGrantTokens makes all replicas let go of the tokens of a grant that has ended.
-func (b *Broker) dropGrantTokens(ctx context.Context, c *Client, g *storedGrant) error {
-	defer b.changing(ctx, c.ID)()
-	b.clients.Invalidate(c.ID)
-	b.watchers.wake(c.ID)
-	return nil
 }
 
 // revokeGrant revokes what a grant is renewed with, if there is a way.

@@ -76,8 +76,11 @@ type fetchedSecret struct {
 // mintShared gets a token for all replicas: one that another replica put into the
 // store since, or, with the lease, a new one.
 func (b *Broker) mintShared(ctx context.Context, c *Client, current SecretVersion, key tokenKey, w want) (*Token, error) {
-	m := &sharedMint{Broker: b, c: c, current: current, key: key, path: key.tokenPath(), want: w, leaseID: newID()}
+	m := &sharedMint{Broker: b, c: c, current: current, key: key, want: w, leaseID: newID()}
 	var err error
+	if m.path, err = b.tokenPath(ctx, key); err != nil {
+		return nil, m.unshared(err)
+	}
 	if m.keys, err = b.sealer(ctx); err != nil {
 		return nil, m.unshared(err)
 	}
@@ -303,8 +306,11 @@ func (b *Broker) publish(ctx context.Context, c *Client, key tokenKey, token *To
 	if !b.shares(c) {
 		return
 	}
-	path := key.tokenPath()
-	keys, err := b.sealer(ctx)
+	path, err := b.tokenPath(ctx, key)
+	var keys []sealingKey
+	if err == nil {
+		keys, err = b.sealer(ctx)
+	}
 	for try := 0; err == nil && try < 3; try++ {
 		var r *tokenRecord
 		var version uint64

@@ -178,8 +178,3 @@ func (b *Broker) succeeded(ctx context.Context, c *Client, key tokenKey, token *
 		b.log.WarnContext(ctx, "other replicas are not told that a client is parked no more", "client", c.ID, "reason", ReasonOf(err))
 	}
 }
-
-// String returns the key for single flights; its parts cannot contain NUL.
-func (k tokenKey) String() string {
-	return k.uid + "\x00" + k.settings + "\x00" + k.scopes + "\x00" + k.audience + "\x00" + k.resources
-}

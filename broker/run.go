@@ -108,11 +108,6 @@ func (b *Broker) refreshUsed(context.Context) {
 	}
 }
 
-// query is one that asks for what k names.
-func (k tokenKey) query(id string) TokenQuery {
-	return TokenQuery{ClientID: id, Scopes: strings.Fields(k.scopes), Audience: k.audience, Resources: strings.Fields(k.resources)}
-}
-
 // sweepTokens removes the token records that nobody uses any more. It waits between
 // calls with pause, which says whether to go on.
 func (b *Broker) sweepTokens(ctx context.Context, pause func(context.Context, time.Duration) bool) (removed int, err error) {
