@@ -35,11 +35,16 @@ func (w *consents) replica(t *testing.T) *consents {
 
 func openConsents(t *testing.T, memory *brokertest.Memory, upstream *brokertest.Upstream, users *brokertest.Users) *consents {
 	t.Helper()
-	w := &consents{users: users}
-	w.fixture = open(t, memory, brokertest.NewFaulty(memory), upstream, func(cfg *broker.Config) {
-		cfg.RequestToken, cfg.AuthorizationServer, cfg.CallbackURL = users.RequestToken, users, callback
-	})
+	w := openConsentsOn(t, brokertest.NewFaulty(memory), upstream, users)
+	w.memory = memory
 	return w
+}
+
+func openConsentsOn(t *testing.T, store *brokertest.Faulty, upstream *brokertest.Upstream, users *brokertest.Users) *consents {
+	t.Helper()
+	return &consents{users: users, fixture: open(t, nil, store, upstream, func(cfg *broker.Config) {
+		cfg.RequestToken, cfg.AuthorizationServer, cfg.CallbackURL = users.RequestToken, users, callback
+	})}
 }
 
 // register makes a client of a grant of users.
