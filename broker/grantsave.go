@@ -16,6 +16,8 @@ const (
 	// savesAtClose is for how long Close goes on trying.
 	savesAtClose = 5 * time.Second
 	saveTries    = 8
+	// saveWait is how long somebody waits for the store where no token depends on it.
+	saveWait = time.Second
 )
 
 // errSuperseded says that another one has the say about a grant by now.

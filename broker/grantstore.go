@@ -132,7 +132,7 @@ func (b *Broker) grantedToken(ctx context.Context, c *Client, subject string, po
 	if err != nil { // scopes that only consent may ask for
 		return tokenKey{}, nil
 	}
-	token, err := newToken(b.replica, c, g.Secret, key, g.Answer)
+	token, err := newToken(b.replica, c, g.Secret, key, g.Answer) // of one that must be bound, what it is bound to is not known here
 	if err != nil {
 		b.log.WarnContext(ctx, "the token that came with a grant is of no use", "client", c.ID, "reason", ReasonOf(err))
 		return tokenKey{}, nil

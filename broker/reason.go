@@ -141,6 +141,7 @@ const (
 	ReasonDPoPProofInvalid        Reason = "DPOP_PROOF_INVALID"
 	ReasonDPoPNonceRequired       Reason = "DPOP_NONCE_REQUIRED"
 	ReasonTokenBoundElsewhere     Reason = "TOKEN_BOUND_ELSEWHERE"
+	ReasonTokenNotBound           Reason = "TOKEN_NOT_BOUND"
 	ReasonSubjectTokenRejected    Reason = "SUBJECT_TOKEN_REJECTED"
 	ReasonAuthorizationNotFound   Reason = "AUTHORIZATION_NOT_FOUND"
 	ReasonAuthorizationRequired   Reason = "AUTHORIZATION_REQUIRED"

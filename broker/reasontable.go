@@ -112,6 +112,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonDPoPProofInvalid, RecoveryFixCaller, "The DPoP proof is malformed, for another request, too old, or not taken by the authorization server.", "Make a new proof for each call: htm POST, htu as the error's metadata has it, iat now, jti new (RFC 9449 §4.2)."},
 	{ReasonDPoPNonceRequired, RecoveryFixCaller, "The authorization server wants its nonce in the DPoP proof.", "Make a new proof with the nonce that the error's metadata has, and call again (RFC 9449 §8)."},
 	{ReasonTokenBoundElsewhere, RecoveryFixCaller, "The token is bound to a key that the caller has not shown to hold, so it would be of no use to it.", "Send certificate_thumbprint of the certificate that the error's metadata names, or dpop_proof of the key; or have the provider issue unbound tokens."},
+	{ReasonTokenNotBound, RecoveryFixClient, "The client's tokens are to be bound to a key or certificate, and the authorization server issued one that is not.", "Have the provider bind the client's tokens, or clear the client's token_binding."},
 	{ReasonSubjectTokenRejected, RecoveryFixCaller, "The authorization server does not accept the token that was to be exchanged.", "Bring a subject_token that is alive and meant for this authorization server, with its right subject_token_type."},
 	// Users' grants.
 	{ReasonAuthorizationNotFound, RecoveryFixCaller, "There is no such authorization.", "ListAuthorizations shows which the client has."},

@@ -94,7 +94,7 @@ func (b *Broker) every(ctx context.Context, interval time.Duration, work func(co
 func (b *Broker) refreshUsed(context.Context) {
 	now := time.Now()
 	for key, held := range b.tokens.All() {
-		if !held.used.Load() || !now.After(held.RefreshAfter) || held.limited || !held.aliveAt(now) {
+		if !held.used.Load() || !now.After(held.RefreshAfter) || held.limited || key.binding != "" || !held.aliveAt(now) {
 			continue
 		}
 		loaded, ok := b.clients.GetIfPresent(held.clientID)

@@ -152,12 +152,17 @@ func (t *Token) beginRefresh(now time.Time) bool {
 	return (since < 0 || since >= holdDown) && t.refreshBegun.CompareAndSwap(last, now.UnixNano())
 }
 
-// newToken turns an answer into a token of a replica. TOKEN_EXPIRED, SCOPE_NOT_GRANTED.
+// newToken turns an answer into a token of a replica. TOKEN_EXPIRED, SCOPE_NOT_GRANTED,
+// TOKEN_BOUND_ELSEWHERE, TOKEN_TYPE_UNSUPPORTED.
 func newToken(replica string, c *Client, version SecretVersion, key tokenKey, answer TokenResponse) (*Token, error) {
 	t := &Token{
 		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
 		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
 		limited: c.Upstream.limited(), clientID: c.ID, uid: c.UID, generation: c.TokenGeneration,
+		subject: key.subject, certificate: answer.CertificateThumbprint,
+	}
+	if err := c.checkBinding(key, answer); err != nil {
+		return nil, err
 	}
 	requested := strings.Fields(key.scopes)
 	if t.Scopes == nil {
@@ -181,17 +186,21 @@ func newToken(replica string, c *Client, version SecretVersion, key tokenKey, an
 	return t, nil
 }
 
-// setExpiry climbs down the ladder: the answer's field, the token's own exp, the
-// client's setting, five minutes.
+// setExpiry climbs down the ladder: the answer's field, the token's own exp, what the
+// server said when asked, the provider's profile, the client's setting, five minutes.
 func (t *Token) setExpiry(policy TokenPolicy, answer TokenResponse) {
 	lifetime := func(d time.Duration, source ExpirySource) {
 		t.ExpireTime, t.ExpirySource = t.IssueTime.Add(min(d, maxLifetime)), source
 	}
 	switch exp, isJWT := jwtExpiry(answer.AccessToken); {
-	case answer.ExpiresIn != nil:
+	case answer.ExpiresIn != nil && !answer.DeclaredOnly:
 		lifetime(*answer.ExpiresIn, ExpiryFromResponse)
-	case isJWT:
+	case isJWT && !answer.DeclaredOnly:
 		lifetime(exp.Sub(t.IssueTime)-answer.skewAt(time.Now()), ExpiryFromJWT)
+	case answer.introspected != nil:
+		lifetime(answer.introspected.Sub(t.IssueTime)-answer.skewAt(time.Now()), ExpiryFromIntrospection)
+	case answer.Declared != nil:
+		lifetime(*answer.Declared, ExpiryFromProvider)
 	case policy.AssumedLifetime > 0:
 		lifetime(policy.AssumedLifetime, ExpiryFromClient)
 	default:

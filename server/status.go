@@ -134,6 +134,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonDPoPProofInvalid:        codes.InvalidArgument,
 	broker.ReasonDPoPNonceRequired:       codes.FailedPrecondition,
 	broker.ReasonTokenBoundElsewhere:     codes.FailedPrecondition,
+	broker.ReasonTokenNotBound:           codes.FailedPrecondition,
 	broker.ReasonSubjectTokenRejected:    codes.FailedPrecondition,
 	broker.ReasonAuthorizationNotFound:   codes.NotFound,
 	broker.ReasonAuthorizationRequired:   codes.FailedPrecondition,
