@@ -77,10 +77,10 @@ func (k *consentRecord) outcome(now time.Time) Reason {
 }
 
 // authorization is what callers see of a record at now.
-func (r *grantRecord) authorization(c *Client, id string, secrets *grantSecrets, now time.Time) *Authorization {
+func (b *Broker) authorization(c *Client, r *grantRecord, id, subject string, now time.Time) *Authorization {
 	a := &Authorization{
-		ID: id, ClientID: c.ID, Subject: secrets.Subject, State: AuthorizationActive, Scopes: r.Scopes,
-		GrantTime: r.GrantTime, RefreshTime: r.RefreshTime, RefreshExpireTime: r.RefreshExpireTime,
+		ID: id, ClientID: c.ID, Subject: subject, State: AuthorizationActive, Scopes: r.Scopes,
+		GrantTime: r.GrantTime, RefreshTime: r.RefreshTime, RefreshExpireTime: r.refreshExpires(b.refreshPolicy(c)),
 		Refreshable: r.Refreshable, SecretVersion: r.SecretVersion,
 	}
 	if k := r.Consent; k != nil {
@@ -88,20 +88,21 @@ func (r *grantRecord) authorization(c *Client, id string, secrets *grantSecrets,
 			UserCode: k.UserCode, VerificationURI: k.VerificationURI, VerificationURIComplete: k.VerificationURIComplete,
 			ExpireTime: k.ExpireTime, Reason: k.outcome(now),
 		}
+		if r.GrantTime.IsZero() {
+			a.Scopes = k.Scopes
+		}
 	}
+	a.Reason = ReasonOf(r.refusal(c, b.refreshPolicy(c), now))
 	switch {
-	case r.GrantTime.IsZero() && a.Consent != nil && a.Consent.Reason == "":
-		a.State, a.Reason, a.Scopes = AuthorizationPending, ReasonAuthorizationPending, r.Consent.Scopes
-	case r.GrantTime.IsZero() && a.Consent != nil:
-		a.State, a.Reason, a.Scopes = AuthorizationEnded, a.Consent.Reason, r.Consent.Scopes
-	case r.GrantTime.IsZero():
-		a.State, a.Reason = AuthorizationEnded, ReasonAuthorizationRequired
-	case r.Ended != "":
-		a.State, a.Reason = AuthorizationEnded, r.Ended
-	case r.GrantedTo != c.Upstream.grantedTo():
-		a.State, a.Reason = AuthorizationEnded, ReasonGrantOfOldClient
-	case !r.RefreshExpireTime.IsZero() && !now.Before(r.RefreshExpireTime):
-		a.State, a.Reason = AuthorizationEnded, ReasonRefreshTokenExpired
+	case a.Reason == ReasonAuthorizationPending:
+		a.State = AuthorizationPending
+	case a.Reason == ReasonRefreshTokenMissing && now.Before(r.TokenExpireTime):
+		a.Reason = "" // until its token ends
+	case a.Reason != "":
+		a.State = AuthorizationEnded
+	}
+	if a.Reason == ReasonAuthorizationRequired && a.Consent != nil {
+		a.Reason = a.Consent.Reason
 	}
 	return a
 }

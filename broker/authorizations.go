@@ -24,7 +24,7 @@ func (b *Broker) GetAuthorization(ctx context.Context, ref AuthorizationRef) (*A
 		return nil, err
 	}
 	b.attend(ctx, c, g)
-	return g.record.authorization(c, g.id, g.secrets, time.Now()), nil
+	return b.authorization(c, g.record, g.id, g.secrets.Subject, time.Now()), nil
 }
 
 // AuthorizationQuery asks for one page of a client's authorizations.
@@ -117,7 +117,7 @@ func (b *Broker) readAuthorizations(ctx context.Context, c *Client, ids []string
 			return b.guarded(ctx, func() error {
 				g, err := b.existing(ctx, c, AuthorizationRef{ClientID: c.ID, ID: id})
 				if err == nil {
-					found[i] = g.record.authorization(c, id, g.secrets, time.Now())
+					found[i] = b.authorization(c, g.record, id, g.secrets.Subject, time.Now())
 				}
 				if ReasonOf(err) == ReasonAuthorizationNotFound {
 					return nil

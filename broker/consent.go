@@ -163,7 +163,7 @@ func (b *Broker) writeConsent(ctx context.Context, c *Client, id, subject string
 	if err != nil {
 		return nil, err
 	}
-	return g.record.authorization(c, id, g.secrets, time.Now()), nil
+	return b.authorization(c, g.record, id, subject, time.Now()), nil
 }
 
 // consentSecret reads what a client proves itself with; the caller wipes it. Public

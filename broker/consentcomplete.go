@@ -100,7 +100,7 @@ func (b *Broker) CompleteAuthorization(ctx context.Context, a AuthorizationAnswe
 	if err != nil {
 		return nil, b.endConsent(ctx, c, g.path, state.Attempt, err)
 	}
-	return b.exchange(ctx, c, g, state.Attempt, a)
+	return b.redeem(ctx, c, g, state.Attempt, a)
 }
 
 // stillAsked refuses an answer to a consent that is not, or no more, asked for.
@@ -192,9 +192,9 @@ func (b *Broker) endConsent(ctx context.Context, c *Client, path, attempt string
 	return cause
 }
 
-// exchange gets tokens for a code. It goes on if its caller leaves: the code is used
+// redeem gets tokens for a code. It goes on if its caller leaves: the code is used
 // up by then.
-func (b *Broker) exchange(begun context.Context, c *Client, g *storedGrant, attempt string, a AuthorizationAnswer) (*Authorization, error) {
+func (b *Broker) redeem(begun context.Context, c *Client, g *storedGrant, attempt string, a AuthorizationAnswer) (*Authorization, error) {
 	var granted *Authorization
 	err := b.detached(begun, exchangeTimeout, func(ctx context.Context) error {
 		version, value, err := b.consentSecret(ctx, c)
@@ -242,7 +242,8 @@ func unsent(err error) bool {
 	case ReasonUpstreamDNS, ReasonUpstreamAddressRefused, ReasonDestinationNotBound, ReasonTooManyRequests:
 		return true
 	}
-	return errors.Is(err, errNotAsked)
+	var before *UnsentError
+	return errors.Is(err, errNotAsked) || errors.As(err, &before)
 }
 
 // giveBack lets a code that was not sent be sent another time.
@@ -295,5 +296,5 @@ func (b *Broker) consented(ctx context.Context, c *Client, version SecretVersion
 		return nil, fmt.Errorf("store what was granted: %w", err)
 	}
 	b.log.InfoContext(ctx, "authorization granted", "client", c.ID, "authorization", g.id)
-	return r.authorization(c, g.id, g.secrets, time.Now()), nil
+	return b.authorization(c, r, g.id, g.secrets.Subject, time.Now()), nil
 }

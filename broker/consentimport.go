@@ -102,5 +102,5 @@ func (b *Broker) ImportAuthorization(ctx context.Context, g ImportedGrant) (*Aut
 	if err != nil {
 		return nil, err
 	}
-	return stored.authorization(c, id, secrets, time.Now()), nil
+	return b.authorization(c, stored, id, g.Subject, time.Now()), nil
 }

@@ -90,6 +90,7 @@ func (m *grantMint) take(ctx context.Context) error {
 			continue
 		}
 		if err := r.refusal(m.c, m.policy, time.Now()); err != nil {
+			m.attend(ctx, m.c, &storedGrant{path: m.path, record: r, secrets: secrets, version: version})
 			return err
 		}
 		if err := m.choose(r, secrets); err != nil {
