@@ -121,7 +121,7 @@ func TestRevokeAuthorization(t *testing.T) {
 	if err != nil || !revoked {
 		t.Fatalf("RevokeAuthorization: %v, %v", revoked, err)
 	}
-	if did := w.upstream.Revoked(); len(did) != 1 || !did[0].Refresh || !strings.HasPrefix(did[0].Token.RevealString(), "refresh-") {
+	if did := w.upstream.Revoked(); len(did) != 1 || did[0].Kind != broker.RefreshTokenKind || !strings.HasPrefix(did[0].Token.RevealString(), "refresh-") {
 		t.Errorf("revoked %+v", did)
 	}
 	_, err = w.GetAuthorization(t.Context(), broker.AuthorizationRef{ClientID: "crm", Subject: subject})

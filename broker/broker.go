@@ -57,6 +57,13 @@ type Config struct {
 	// PublicKey returns the public JWK (RFC 7517) of a secret that is a private key, ""
 	// for any other; nil knows none. It must not quote the secret.
 	PublicKey func(secret.Value) (string, error)
+	// SecretExpiry returns when a secret ends by what it says itself, as a certificate
+	// does; nil knows of none. It is taken where nobody declares another.
+	SecretExpiry func(Authentication, secret.Value) (time.Time, bool)
+	// CheckDPoPProof returns the thumbprint of the key of a caller's proof (RFC 9449
+	// §4.2), or a DPOP_PROOF_INVALID error that says why it is none for a POST to
+	// endpoint; nil takes no proofs. It must not quote the proof.
+	CheckDPoPProof func(proof, endpoint string) (thumbprint string, err error)
 	// Rotators change secrets at providers, by the names that RotationSettings.Rotator
 	// has. The map is the Broker's from then on; who made the rotators closes them.
 	Rotators map[string]Rotator
@@ -112,7 +119,8 @@ type Broker struct {
 	checkEndpoint func(string) error
 	checkProof    func(proof, endpoint string) (string, error) // nil if none is taken
 	rotators      map[string]Rotator
-	publicKey     func(secret.Value) (string, error) // nil if none are known
+	publicKey     func(secret.Value) (string, error)                   // nil if none are known
+	secretExpiry  func(Authentication, secret.Value) (time.Time, bool) // nil if none is known
 	carryTrace    func(from, to context.Context) context.Context
 	unwrap        Unwrap
 	references    References
@@ -187,7 +195,7 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, server: cfg.AuthorizationServer, providers: cfg.Providers, callbackURL: cfg.CallbackURL, checkSecret: cfg.CheckSecret,
 		checkEndpoint: cfg.CheckEndpoint, checkProof: cfg.CheckDPoPProof, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
-		unwrap: cfg.Unwrap, references: cfg.References,
+		unwrap: cfg.Unwrap, references: cfg.References, secretExpiry: cfg.SecretExpiry,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,

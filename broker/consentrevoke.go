@@ -74,7 +74,7 @@ func (b *Broker) revokeGrant(ctx context.Context, c *Client, g *storedGrant) (bo
 		defer cancel()
 		return b.revokeToken(ctx, RevocationRequest{
 			Endpoint: c.Upstream.RevocationEndpoint, TokenEndpoint: c.Upstream.TokenEndpoint, Destinations: version.Destinations,
-			Authentication: c.Upstream.Authentication, ClientID: c.Upstream.ClientID, Secret: value, Token: secret.NewString(token), Refresh: true,
+			Authentication: c.Upstream.Authentication, ClientID: c.Upstream.ClientID, Secret: value, Token: secret.NewString(token), Kind: RefreshTokenKind,
 		})
 	})
 	return err == nil, err

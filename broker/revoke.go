@@ -24,10 +24,20 @@ type RevocationRequest struct {
 	Authentication Authentication
 	ClientID       string
 	Secret         secret.Value
-	// Token is the access token, or with Refresh the refresh token, to be revoked.
-	Token   secret.Value
-	Refresh bool
+	// Token is the token to be revoked, Kind what it is.
+	Token secret.Value
+	Kind  TokenKind
 }
+
+// TokenKind is what a token is, in the spelling of the IANA registry "OAuth Token Type
+// Hints". "" means AccessTokenKind.
+type TokenKind string
+
+// The kinds of tokens that can be revoked (RFC 7009 §2.1).
+const (
+	AccessTokenKind  TokenKind = "access_token"
+	RefreshTokenKind TokenKind = "refresh_token"
+)
 
 // Revocation is what RevokeTokens did.
 type Revocation struct {

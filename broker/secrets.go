@@ -63,13 +63,23 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 		}
 		version := SecretVersion{
 			Number: number, Destinations: destinations, TokenDestinations: slices.Clone(c.Upstream.TokenDestinations),
-			CreateTime: now, ExpireTime: input.ExpireTime.UTC(), Registered: !input.Registration.IsZero(), PublicKey: public,
+			CreateTime: now, ExpireTime: b.expiryOf(c.Upstream.Authentication, input), Registered: !input.Registration.IsZero(), PublicKey: public,
 			Reference: input.Reference, OwnerVersion: input.ownerVersion,
 		}
 		version.Fingerprint = meta.activeKey().fingerprint(c.UID, number, version.bound(), input.Value)
 		return version, nil
 	}
 	return SecretVersion{}, newError(ReasonConcurrentChange, c.ID, "numbers %d to %d are taken", c.NextVersion, c.NextVersion+tries-1)
+}
+
+// expiryOf is what was declared, else what the secret itself says; zero if nothing.
+func (b *Broker) expiryOf(auth Authentication, input SecretInput) time.Time {
+	if input.ExpireTime.IsZero() && b.secretExpiry != nil {
+		if expires, known := b.secretExpiry(auth, input.Value); known {
+			return expires.UTC()
+		}
+	}
+	return input.ExpireTime.UTC()
 }
 
 // readSecret reads a version's value and makes sure that it is the one that was

@@ -247,11 +247,14 @@ func checkAuthentication(v *violations, prefix string, a Authentication) {
 	if !slices.Contains(AuthenticationMethods(), a.Method) {
 		v.add(prefix+"authentication_method", "is required: one of %v", AuthenticationMethods())
 	}
-	if a.Method != PrivateKeyJWT && (a.SigningAlgorithm != "" || a.KeyID != "" || a.AssertionAudience != "") {
-		v.add(prefix+"assertion", "signing_algorithm, key_id and audience are for private_key_jwt only")
-	}
-	if a.SigningAlgorithm != "" && !slices.Contains(SigningAlgorithms(), a.SigningAlgorithm) {
-		v.add(prefix+"assertion.signing_algorithm", "is not one of %v", SigningAlgorithms())
+	algorithms := a.Method.SigningAlgorithms()
+	switch {
+	case algorithms == nil && (a.SigningAlgorithm != "" || a.KeyID != "" || a.AssertionAudience != ""):
+		v.add(prefix+"assertion", "signing_algorithm, key_id and audience are for %s, %s and %s only", PrivateKeyJWT, ClientSecretJWT, PrivateKeyBearer)
+	case a.Method == PrivateKeyBearer && a.AssertionAudience != "":
+		v.add(prefix+"assertion.audience", "is not sent by %s", PrivateKeyBearer)
+	case a.SigningAlgorithm != "" && !slices.Contains(algorithms, a.SigningAlgorithm):
+		v.add(prefix+"assertion.signing_algorithm", "is not one of %v", algorithms)
 	}
 	checkText(v, prefix+"assertion.key_id", a.KeyID, maxClientIDLength)
 	checkText(v, prefix+"assertion.audience", a.AssertionAudience, maxURLLength)

@@ -14,6 +14,11 @@ const (
 	tokenEndpoint      = "the token endpoint"
 	revocationEndpoint = "the revocation endpoint"
 	managementEndpoint = "the management endpoint"
+
+	authorizationEndpoint = "the authorization endpoint"
+	deviceEndpoint        = "the device authorization endpoint"
+	introspectionEndpoint = "the introspection endpoint"
+	issuerURL             = "the issuer"
 )
 
 // CheckEndpoint says whether a request to the token endpoint would be tried at
@@ -41,7 +46,7 @@ func (c *Client) boundEndpoint(name, raw string, destinations []string) (*url.UR
 }
 
 func (c *Client) parseEndpoint(name, raw string) (*url.URL, error) {
-	u, err := c.door.Parse(name, raw)
+	u, err := c.door.Parse(strings.TrimPrefix(name, "the "), raw)
 	if err != nil {
 		return nil, refusedEndpoint("%v", err)
 	}

@@ -208,7 +208,7 @@ func (u *Users) CheckIDToken(idToken secret.Value, issuer, clientID, nonce strin
 }
 
 // Discover implements [broker.AuthorizationServer]: it knows its own issuer.
-func (u *Users) Discover(_ context.Context, issuer string) (broker.Metadata, error) {
+func (u *Users) Discover(_ context.Context, issuer string, _ ...string) (broker.Metadata, error) {
 	if issuer != u.issuer {
 		return broker.Metadata{}, &broker.Error{Reason: broker.ReasonDiscoveryFailed, Op: "discover", Detail: "no such issuer"}
 	}

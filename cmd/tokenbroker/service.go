@@ -97,6 +97,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	settings := broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
 		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
+		AuthorizationServer: s.upstream, SecretExpiry: oauth.SecretExpiry, CheckDPoPProof: checkProof,
 		PublicKey: oauth.PublicKey, Rotators: rotators, CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,

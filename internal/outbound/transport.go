@@ -2,7 +2,6 @@ package outbound
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -22,13 +21,13 @@ const (
 	idleTimeout = 50 * time.Second
 )
 
-// newTransport returns a transport that dials only addresses that check accepts.
+// newDialer returns a dialer to addresses that check accepts.
 //
 // The check sits in the dialler's Control function, where the address is the one
 // of the connection about to be made: a name that resolves to something else a
 // moment later (DNS rebinding) gains nothing.
-func (d *Door) newTransport(roots *x509.CertPool, check func(netip.Addr) error) *http.Transport {
-	dialer := &net.Dialer{
+func (d *Door) newDialer(check func(netip.Addr) error) *net.Dialer {
+	return &net.Dialer{
 		Timeout: d.timeout / 2,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			target, err := netip.ParseAddrPort(address)
@@ -38,9 +37,13 @@ func (d *Door) newTransport(roots *x509.CertPool, check func(netip.Addr) error) 
 			return check(target.Addr())
 		},
 	}
+}
+
+// newTransport returns a transport that dials only addresses that check accepts.
+func (d *Door) newTransport(roots *x509.CertPool, check func(netip.Addr) error) *http.Transport {
 	return &http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		DialContext:            d.newDialer(check).DialContext,
+		TLSClientConfig:        newTLSConfig(roots),
 		TLSHandshakeTimeout:    d.timeout / 2,
 		MaxResponseHeaderBytes: MaxHeaderBytes,
 		MaxIdleConns:           256,
@@ -77,6 +80,9 @@ func (d *Door) Route(to *url.URL) (transport *http.Transport, proxied bool, err 
 // ErrProxy says that there is a setting for a proxy that is not a usable URL. It does
 // not quote the setting, which may hold the proxy's password.
 var ErrProxy = errors.New("the proxy setting is not a usable URL")
+
+// ErrNotTLS says that a certificate was to be presented where there is no TLS.
+var ErrNotTLS = errors.New("a client certificate can be presented over https only")
 
 // askProxy shows the proxy function the URL and nothing of the request beside it.
 func (d *Door) askProxy(to *url.URL) (*url.URL, error) {
