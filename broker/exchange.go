@@ -28,7 +28,7 @@ func (b *Broker) getSpecial(ctx context.Context, loaded *loadedClient, fresh boo
 	if c.Upstream.Grant == TokenExchange {
 		token, warnings, err = b.exchange(ctx, c, fresh, q)
 	} else {
-		token, warnings, err = b.serve(ctx, loaded, fresh, q, now)
+		token, warnings, err = b.serve(ctx, loaded, fresh, &q, now)
 	}
 	if err == nil {
 		err = token.checkCertificate(q)

@@ -21,7 +21,7 @@ import (
 // TOKEN_BOUND_ELSEWHERE, TOKEN_NOT_BOUND, a SECRET_ reason, or one of the store or of the
 // authorization server.
 func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning, error) {
-	if err := checkQuery(q); err != nil {
+	if err := checkQuery(&q); err != nil {
 		return nil, nil, err
 	}
 	now := time.Now()
@@ -41,11 +41,11 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 	if !loaded.plain || !q.SubjectToken.IsZero() {
 		return b.getSpecial(ctx, loaded, fresh, q, now)
 	}
-	return b.serve(ctx, loaded, fresh, q, now)
+	return b.serve(ctx, loaded, fresh, &q, now)
 }
 
 // serve serves the token at hand, or another one.
-func (b *Broker) serve(ctx context.Context, loaded *loadedClient, fresh bool, q TokenQuery, now time.Time) (*Token, []Warning, error) {
+func (b *Broker) serve(ctx context.Context, loaded *loadedClient, fresh bool, q *TokenQuery, now time.Time) (*Token, []Warning, error) {
 	held := loaded.last.Load().tokenFor(q, now)
 	if held == nil {
 		var err error
@@ -58,14 +58,14 @@ func (b *Broker) serve(ctx context.Context, loaded *loadedClient, fresh bool, q 
 	}
 	minValidity := loaded.minValidity
 	if q.MinValidity != nil {
-		minValidity = loaded.client.minValidity(q)
+		minValidity = loaded.client.minValidity(*q)
 	}
 	if held == nil || !held.good(minValidity, now) || q.RejectedTokenID == held.ID {
 		key, err := loaded.keyFor(q)
 		if err != nil {
 			return nil, nil, err
 		}
-		return b.getAnother(ctx, loaded.client, want{query: q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
+		return b.getAnother(ctx, loaded.client, want{query: *q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
 	}
 	held.noteUse()
 	warnings := held.serveWarnings(minValidity, now)
@@ -74,7 +74,7 @@ func (b *Broker) serve(ctx context.Context, loaded *loadedClient, fresh bool, q 
 		if err != nil {
 			return nil, nil, err
 		}
-		warnings = append(slices.Clip(warnings), b.refresh(loaded.client, q, key, held, now)...)
+		warnings = append(slices.Clip(warnings), b.refresh(loaded.client, *q, key, held, now)...)
 	}
 	return held, warnings, nil
 }
@@ -134,7 +134,7 @@ func refreshFailing(err error) Warning {
 	return Warning{Reason: ReasonRefreshFailing, Detail: string(ReasonOf(err))}
 }
 
-func checkQuery(q TokenQuery) error {
+func checkQuery(q *TokenQuery) error {
 	if len(q.Scopes)+len(q.Audience)+len(q.Resources)+len(q.RejectedTokenID)+len(q.Subject)+len(q.SubjectTokenType)+len(q.DPoPProof)+len(q.CertificateThumbprint) == 0 &&
 		q.MinValidity == nil && q.SubjectToken.IsZero() {
 		return nil // nothing to check but the id, which the index does on a miss

@@ -44,11 +44,11 @@ type loadedClient struct {
 }
 
 // keyFor returns the token key of a query. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
-func (l *loadedClient) keyFor(q TokenQuery) (tokenKey, error) {
+func (l *loadedClient) keyFor(q *TokenQuery) (tokenKey, error) {
 	if len(q.Scopes)+len(q.Audience)+len(q.Resources)+len(q.Subject)+len(q.binding) == 0 {
 		return l.defaultKey, l.defaultErr
 	}
-	return keyWith(l.client, q, l.settings)
+	return keyWith(l.client, *q, l.settings)
 }
 
 // load returns the client record in memory, or reads it, and then says that it is

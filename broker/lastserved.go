@@ -24,7 +24,7 @@ type lastServed struct {
 
 // tokenFor returns the token if it is the one that q asks for, is still the latest one
 // of its key and need not be looked up again; else nil. s may be nil.
-func (s *lastServed) tokenFor(q TokenQuery, now time.Time) *Token {
+func (s *lastServed) tokenFor(q *TokenQuery, now time.Time) *Token {
 	if s == nil || s.over(now) || q.Audience != s.audience || q.Subject != s.subject || q.binding != s.binding || !sameList(q.Scopes, s.scopes) || !sameList(q.Resources, s.resources) {
 		return nil
 	}
@@ -43,7 +43,7 @@ func sameList(a, b []string) bool {
 
 // lookUp returns the latest token of what q asks for, nil if there is none, and puts it
 // at hand. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
-func (b *Broker) lookUp(loaded *loadedClient, q TokenQuery, now time.Time) (*Token, error) {
+func (b *Broker) lookUp(loaded *loadedClient, q *TokenQuery, now time.Time) (*Token, error) {
 	key, err := loaded.keyFor(q)
 	if err != nil {
 		return nil, err
