@@ -60,10 +60,6 @@ type Config struct {
 	// SecretExpiry returns when a secret ends by what it says itself, as a certificate
 	// does; nil knows of none. It is taken where nobody declares another.
 	SecretExpiry func(Authentication, secret.Value) (time.Time, bool)
-	// CheckDPoPProof returns the thumbprint of the key of a caller's proof (RFC 9449
-	// §4.2), or a DPOP_PROOF_INVALID error that says why it is none for a POST to
-	// endpoint; nil takes no proofs. It must not quote the proof.
-	CheckDPoPProof func(proof, endpoint string) (thumbprint string, err error)
 	// Rotators change secrets at providers, by the names that RotationSettings.Rotator
 	// has. The map is the Broker's from then on; who made the rotators closes them.
 	Rotators map[string]Rotator
