@@ -73,7 +73,7 @@ func (b *Broker) CompleteAuthorization(ctx context.Context, a AuthorizationAnswe
 		return nil, err
 	}
 	if a.ClientID != "" && a.ClientID != state.Client {
-		return nil, newError(ReasonStateInvalid, a.ClientID, "it is for another client")
+		return nil, stateInvalid(a.ClientID, "is for another client")
 	}
 	c, err := b.readClient(ctx, state.Client)
 	if err != nil {
@@ -84,7 +84,7 @@ func (b *Broker) CompleteAuthorization(ctx context.Context, a AuthorizationAnswe
 	}
 	g, err := b.existing(ctx, c, AuthorizationRef{ClientID: c.ID, ID: state.Authorization, Permit: a.Permit})
 	if ReasonOf(err) == ReasonAuthorizationNotFound {
-		return nil, newError(ReasonStateInvalid, c.ID, "the authorization was given up since")
+		return nil, stateInvalid(c.ID, "the authorization was given up since")
 	}
 	if err != nil {
 		return nil, err
@@ -107,11 +107,11 @@ func (b *Broker) CompleteAuthorization(ctx context.Context, a AuthorizationAnswe
 func (b *Broker) stillAsked(c *Client, k *consentRecord, attempt string, atCallback bool) error {
 	switch {
 	case k == nil || k.Attempt != attempt:
-		return newError(ReasonStateInvalid, c.ID, "another consent was asked for since, or it was completed")
+		return stateInvalid(c.ID, "another consent was asked for since, or it was completed")
 	case k.Sent || k.Reason != "":
-		return newError(ReasonStateInvalid, c.ID, "it was used before")
+		return stateInvalid(c.ID, "was used before")
 	case atCallback && k.RedirectURI != b.callbackURL:
-		return newError(ReasonStateInvalid, c.ID, "it is for another redirect_uri")
+		return stateInvalid(c.ID, "is for another redirect_uri")
 	}
 	return nil
 }

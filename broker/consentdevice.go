@@ -226,7 +226,7 @@ func (p *devicePoll) ask(ctx context.Context) error {
 		g, err = p.b.existing(ctx, c, AuthorizationRef{ClientID: c.ID, ID: p.path[strings.LastIndexByte(p.path, '/')+1:]})
 	}
 	if err == nil && (g.record.Consent == nil || g.record.Consent.Attempt != p.consent.Attempt) {
-		err = newError(ReasonStateInvalid, c.ID, "another consent was asked for since")
+		err = stateInvalid(c.ID, "another consent was asked for since")
 	}
 	if err == nil {
 		_, err = p.b.consented(ctx, c, version, g, answer)

@@ -45,15 +45,13 @@ func (b *Broker) sealState(ctx context.Context, s consentState) (string, error) 
 // openState returns what a state parameter says. Once the store's keys are known it
 // reads nothing. STATE_INVALID, or a reason of the store.
 func (b *Broker) openState(ctx context.Context, state string) (consentState, error) {
-	refused := func(detail string) (consentState, error) {
-		return consentState{}, newError(ReasonStateInvalid, "", "%s", detail)
-	}
+	refused := func(problem string) (consentState, error) { return consentState{}, stateInvalid("", problem) }
 	if state == "" || len(state) > maxStateLength {
-		return refused("it is empty or too long")
+		return refused("is empty or too long")
 	}
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(state)
 	if err != nil {
-		return refused("it was not made here")
+		return refused("was not made here")
 	}
 	keys, err := b.sealer(ctx)
 	if err != nil {
@@ -70,12 +68,17 @@ func (b *Broker) openState(ctx context.Context, state string) (consentState, err
 		}
 		var s consentState
 		if json.Unmarshal(plain, &s) != nil || idProblem(s.Client) != "" || authorizationIDProblem(s.Authorization) {
-			return refused("it was made by another release")
+			return refused("was made by another release")
 		}
 		if !time.Now().Before(s.ExpireTime) {
-			return refused("it expired at " + s.ExpireTime.UTC().Format(time.RFC3339))
+			return refused("expired at " + s.ExpireTime.UTC().Format(time.RFC3339))
 		}
 		return s, nil
 	}
-	return refused("it was not made here")
+	return refused("was not made here")
+}
+
+// stateInvalid is STATE_INVALID, and why, in terms of the field that it came in.
+func stateInvalid(client, problem string) *Error {
+	return &Error{Reason: ReasonStateInvalid, Client: client, Fields: []FieldViolation{{Field: "state", Problem: problem}}}
 }
