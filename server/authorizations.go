@@ -180,6 +180,11 @@ func authorizationRef(ctx context.Context, req namesAuthorization) (broker.Autho
 			return ref, broker.Invalid("name", `must be "clients/{client}/authorizations/{authorization}"`)
 		}
 	}
+	if ref.Subject != "" { // before it is looked for whether there is such a client
+		if err := ref.Permit(ref.Subject); err != nil {
+			return ref, err
+		}
+	}
 	var err error
 	if ref.ClientID, err = clientID(field, clientOfAuthorization(req)); err != nil {
 		return ref, err
