@@ -38,7 +38,10 @@ type grantRecord struct {
 	GrantTime         time.Time `json:"grant_time,omitzero"`
 	RefreshTime       time.Time `json:"refresh_time,omitzero"`
 	RefreshExpireTime time.Time `json:"refresh_expire_time,omitzero"`
-	// Generation grows with each grant: tokens of an earlier one are not served.
+	// TokenExpireTime is when the last access token ends.
+	TokenExpireTime time.Time `json:"token_expire_time,omitzero"`
+	// Generation is that of no other grant of the subject, also not of one that was given
+	// up before: tokens of another one are not served. 0 before the first grant.
 	Generation int64 `json:"generation"`
 	// Lease is held by the mint that uses the refresh token; nil if none does. Fence
 	// counts the leases that were given.
@@ -57,7 +60,7 @@ type grantRecord struct {
 type spending struct {
 	// ID is the mint's, as in its lease.
 	ID string `json:"id"`
-	// Time is when the use was journalled, right before it was sent.
+	// Time is when the first use was journalled, right before it was sent.
 	Time time.Time `json:"time"`
 	// Tries counts the uses of one refresh token.
 	Tries int `json:"tries"`
@@ -76,7 +79,11 @@ type consentRecord struct {
 	VerificationURIComplete string        `json:"verification_uri_complete,omitempty"`
 	Interval                time.Duration `json:"interval,omitempty"`
 	// Sent says that its code was, or may have been, sent: it is not sent again.
-	Sent bool `json:"sent,omitempty"`
+	// SentTime is when that was noted.
+	Sent     bool      `json:"sent,omitempty"`
+	SentTime time.Time `json:"sent_time,omitzero"`
+	// Poller is held by the replica that asks whether a device's consent was given.
+	Poller *lease `json:"poller,omitempty"`
 	// Reason is why it came to nothing; "" while it is pending.
 	Reason Reason `json:"reason,omitempty"`
 	Detail string `json:"detail,omitempty"`

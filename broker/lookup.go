@@ -198,6 +198,13 @@ func (b *Broker) CheckLookup(ctx context.Context, id string, depth LookupDepth) 
 
 // checkSecrets walks the stages of the current secret, then looks at the others.
 func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) {
+	if !c.needsSecret() {
+		w.add(StageSecretPresent, OutcomePassed, "", "the client has none: its authentication method is "+string(NoAuthentication))
+		for _, stage := range []string{StageSecretIntact, StageSecretFit, StageDestination, StageOtherSecrets} {
+			w.add(stage, OutcomeSkipped, "")
+		}
+		return
+	}
 	current, ok := c.Staged(Current)
 	if !ok {
 		w.add(StageSecretPresent, OutcomeFailed, ReasonSecretNotSet)

@@ -38,6 +38,8 @@ type Provider struct {
 	Hints map[Reason]string
 	// Refresh is what its refresh tokens are like.
 	Refresh RefreshPolicy
+	// IssuerInAnswer says that answers at the redirect URI name the issuer (RFC 9207).
+	IssuerInAnswer bool
 	// Definition is the whole profile as YAML.
 	Definition string
 }

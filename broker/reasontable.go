@@ -112,6 +112,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonDPoPProofInvalid, RecoveryFixCaller, "The DPoP proof is malformed, for another request, too old, or not taken by the authorization server.", "Make a new proof for each call: htm POST, htu as the error's metadata has it, iat now, jti new (RFC 9449 §4.2)."},
 	{ReasonDPoPNonceRequired, RecoveryFixCaller, "The authorization server wants its nonce in the DPoP proof.", "Make a new proof with the nonce that the error's metadata has, and call again (RFC 9449 §8)."},
 	{ReasonTokenBoundElsewhere, RecoveryFixCaller, "The token is bound to a key that the caller has not shown to hold, so it would be of no use to it.", "Send certificate_thumbprint of the certificate that the error's metadata names, or dpop_proof of the key; or have the provider issue unbound tokens."},
+	{ReasonTokenNotBound, RecoveryFixClient, "The client's tokens are to be bound to a key or certificate, and the authorization server issued one that is not.", "Have the provider bind the client's tokens, or clear the client's token_binding."},
 	{ReasonSubjectTokenRejected, RecoveryFixCaller, "The authorization server does not accept the token that was to be exchanged.", "Bring a subject_token that is alive and meant for this authorization server, with its right subject_token_type."},
 	// Users' grants.
 	{ReasonAuthorizationNotFound, RecoveryFixCaller, "There is no such authorization.", "ListAuthorizations shows which the client has."},
@@ -120,6 +121,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonAuthorizationDenied, RecoveryReauthorize, "The user, or a policy of the authorization server, denied consent.", "Ask the user; if it was not the user, the provider's administrator must allow the client."},
 	{ReasonAuthorizationExpired, RecoveryReauthorize, "Consent was not given in time.", "Call StartAuthorization again."},
 	{ReasonAuthorizationNotTaken, RecoveryReauthorize, "The authorization server did not take its own code: it was used, is too old, or was meant for another client or redirect URI (invalid_grant).", "Call StartAuthorization again; if it lasts, compare redirect_uris with what the provider has registered."},
+	{ReasonAuthorizationAnswerLost, RecoveryReauthorize, "The answer to the user's code was lost, and a code is good once.", "Call StartAuthorization again."},
 	{ReasonAuthorizationNotOffered, RecoveryFixClient, "The client's grant asks no user, or this server hosts no callback.", "Set the client's grant_type and endpoints, and authorization.callback_url of the configuration, or name a redirect_uri of the client's."},
 	{ReasonStateInvalid, RecoveryReauthorize, "The state is unknown, expired, was used before, or another consent was asked for since.", "Call StartAuthorization and use the newest URL, once."},
 	{ReasonIDTokenInvalid, RecoveryContactProvider, "The ID token beside the token is not for this client, issuer or nonce.", "Compare issuer and client_id with the provider's; if they agree, begin anew, and ask the provider if it lasts."},

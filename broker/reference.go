@@ -200,7 +200,7 @@ func (b *Broker) promoteFollowed(ctx context.Context, c *Client, pending SecretV
 	if err != nil {
 		return c, err
 	}
-	token, err := b.requestWith(ctx, c, pending, key)
+	token, err := b.requestWith(ctx, c, pending, tokenAsk{tokenKey: key})
 	if err != nil {
 		return c, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
 	}

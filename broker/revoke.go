@@ -71,11 +71,11 @@ func (b *Broker) RevokeTokens(ctx context.Context, id string) (Revocation, error
 	if err != nil || c.Upstream.RevocationEndpoint == "" || b.revokeToken == nil || len(found) == 0 {
 		return did, err
 	}
-	current, ok := c.Staged(Current)
+	current, ok := c.minting()
 	if !ok {
 		return did, newError(ReasonSecretNotSet, id, "tokens are dropped and not revoked")
 	}
-	value, err := b.readSecret(ctx, c, current)
+	value, err := b.readMinting(ctx, c, current)
 	if err != nil {
 		return did, fmt.Errorf("revoke tokens: %w", err)
 	}

@@ -79,8 +79,11 @@ func (b *Broker) liveQueries(ctx context.Context, c *Client) ([]TokenQuery, erro
 	now, found := time.Now(), map[string]TokenQuery{}
 	add := func(q TokenQuery, id string) {
 		q.ClientID, q.RejectedTokenID = c.ID, id
+		if c.Upstream.TokenBinding == BoundByDPoP { // only its caller can ask for another one
+			return
+		}
 		if _, err := keyOf(c, q); err == nil {
-			found[strings.Join(q.Scopes, " ")+"\x00"+q.Audience+"\x00"+strings.Join(q.Resources, " ")] = q
+			found[strings.Join(q.Scopes, " ")+"\x00"+q.Audience+"\x00"+strings.Join(q.Resources, " ")+"\x00"+q.Subject] = q
 		}
 	}
 	folder := "tokens/" + c.UID + "/"

@@ -50,7 +50,7 @@ func (run *rotationRun) lost(ctx context.Context) error {
 	if ok && err == nil {
 		limited, cancel := context.WithTimeout(ctx, mintTimeout)
 		defer cancel()
-		_, err = run.requestWith(limited, run.c, current, key)
+		_, err = run.requestWith(limited, run.c, current, tokenAsk{tokenKey: key})
 	}
 	switch reason := ReasonOf(err); {
 	case ok && err == nil:

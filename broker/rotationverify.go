@@ -111,7 +111,7 @@ func (run *rotationRun) verifyOnce(ctx context.Context, pending SecretVersion) (
 	}
 	limited, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
-	token, err := run.requestWith(limited, run.c, pending, key)
+	token, err := run.requestWith(limited, run.c, pending, tokenAsk{tokenKey: key})
 	if err != nil {
 		run.r.Verified = 0
 		return nil, run.explained(ctx, pending, err)

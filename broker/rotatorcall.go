@@ -109,7 +109,7 @@ func (b *Broker) newManagementToken(ctx context.Context, manager *Client) (*Toke
 	}
 	limited, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
-	token, err := b.requestWith(limited, manager, current, key)
+	token, err := b.requestWith(limited, manager, current, tokenAsk{tokenKey: key})
 	if err == nil {
 		b.publish(ctx, manager, key, token)
 	}

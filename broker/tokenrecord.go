@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -63,13 +61,6 @@ func (s *sharedFailure) failure(client string, firstSeen time.Time) *failure {
 		f.at = firstSeen.Add(-age)
 	}
 	return f
-}
-
-// tokenPath is where the token of k lies. Scopes and targets do not stand in it: who
-// may list the store must not learn what a client is allowed.
-func (k tokenKey) tokenPath() string {
-	sum := sha256.Sum256([]byte(k.String()))
-	return "tokens/" + k.uid + "/" + hex.EncodeToString(sum[:16])
 }
 
 // readToken reads a token record; an empty one if there is none.

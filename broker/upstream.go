@@ -81,4 +81,7 @@ type TokenResponse struct {
 	// CertificateThumbprint and KeyThumbprint are what the token says that it is bound to
 	// (cnf: RFC 8705 §3.1, RFC 9449 §6.1), base64url; "" if it says nothing.
 	CertificateThumbprint, KeyThumbprint string
+
+	// introspected is when the server says that the token expires, by its own clock.
+	introspected *time.Time
 }

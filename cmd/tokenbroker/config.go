@@ -35,13 +35,16 @@ type config struct {
 	Rotators []plugin.Config `yaml:"rotators"`
 	JWKS     jwksConfig      `yaml:"jwks"`
 	Tokens   tokensConfig    `yaml:"tokens"`
-	Notify   notify.Config   `yaml:"notify"`
-	Clients  clientsConfig   `yaml:"clients"`
-	Limits   server.Limits   `yaml:"limits"`
-	Admin    adminConfig     `yaml:"admin"`
-	Tracing  tracingConfig   `yaml:"tracing"`
-	Process  processConfig   `yaml:"process"`
-	Log      logConfig       `yaml:"log"`
+
+	Authorization authorizationConfig `yaml:"authorization"`
+
+	Notify  notify.Config `yaml:"notify"`
+	Clients clientsConfig `yaml:"clients"`
+	Limits  server.Limits `yaml:"limits"`
+	Admin   adminConfig   `yaml:"admin"`
+	Tracing tracingConfig `yaml:"tracing"`
+	Process processConfig `yaml:"process"`
+	Log     logConfig     `yaml:"log"`
 }
 
 // storeConfig has exactly one of its members.
@@ -241,6 +244,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	cfg.Tokens.validate(add)
 	checkRotators(add, cfg.Rotators)
 	cfg.JWKS.validate(add, cfg.Listen)
+	cfg.Authorization.validate(add, cfg.Listen)
 	cfg.Clients.validate(add)
 	for key, value := range map[string]int{
 		"limits.max_message_bytes": cfg.Limits.MaxMessageBytes, "limits.max_concurrent_requests": cfg.Limits.MaxConcurrentRequests,
