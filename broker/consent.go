@@ -131,7 +131,7 @@ func (b *Broker) startCode(ctx context.Context, c *Client, id string, s Authoriz
 	}
 	u, challenge := c.Upstream, sha256.Sum256([]byte(verifier))
 	opened, err := b.server.AuthorizationURL(AuthorizationRequest{
-		Provider: u.Provider, Endpoint: u.AuthorizationEndpoint, ClientID: u.ClientID, RedirectURI: redirect,
+		Provider: u.Provider, ProviderVariables: u.ProviderVariables, Endpoint: u.AuthorizationEndpoint, ClientID: u.ClientID, RedirectURI: redirect,
 		State: state, CodeChallenge: base64.RawURLEncoding.EncodeToString(challenge[:]), Nonce: nonce,
 		Scopes: s.Scopes, Audience: u.Audience, Resources: u.Resources, LoginHint: s.LoginHint, Parameters: u.Parameters,
 	})
