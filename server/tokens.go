@@ -169,7 +169,7 @@ func newResponse(token *broker.Token) *pb.GetTokenResponse {
 		AccessToken: token.Access.RevealString(), TokenType: token.Type,
 		IssueTime: timestamppb.New(token.IssueTime), ExpireTime: timestamppb.New(token.ExpireTime),
 		ExpirySource: expirySources[token.ExpirySource], RefreshAfter: timestamppb.New(token.RefreshAfter),
-		Scopes: token.Scopes, TokenId: token.ID, SecretVersion: token.SecretVersion,
+		Scopes: token.Scopes, TokenId: token.ID, SecretVersion: token.SecretVersion, IssuedTokenType: token.IssuedTokenType,
 	}
 }
 

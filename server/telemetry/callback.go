@@ -7,9 +7,11 @@ import (
 )
 
 func newCallbacks() *prometheus.CounterVec {
-	return prometheus.NewCounterVec(prometheus.CounterOpts{
+	callbacks := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokenbroker_authorization_callbacks_total", Help: "Browsers that came back from consent, by reason; OK for a grant.",
 	}, []string{"reason"})
+	callbacks.WithLabelValues("OK")
+	return callbacks
 }
 
 // CallbackAnswered counts a browser that came back from consent; "" is for a grant.

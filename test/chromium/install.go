@@ -18,6 +18,9 @@ import (
 // ErrNoApt says that this machine has no packages of Debian.
 var ErrNoApt = errors.New("no chromium: it is taken from Debian's packages, and there is no apt-get")
 
+// errMissing says that Install has not run.
+var errMissing = errors.New("no chromium in the cache")
+
 // layout is part of the folder's name: raise it when Install makes something else of the same packages.
 const layout = "chromium-1"
 
@@ -112,9 +115,13 @@ func needed(name string) bool {
 
 // environment is that in which the unpacked programs find their libraries and fonts.
 func environment(folder string) ([]string, error) {
-	folders, err := filepath.Glob(filepath.Join(folder, "usr/lib/*-linux-*"))
-	if err != nil {
-		return nil, err
+	var folders []string
+	for _, pattern := range []string{"usr/lib/*-linux-*", "lib/*-linux-*", "usr/lib/*-linux-*/pulseaudio"} {
+		found, err := filepath.Glob(filepath.Join(folder, pattern))
+		if err != nil {
+			return nil, err
+		}
+		folders = append(folders, found...)
 	}
 	fonts := filepath.Join(folder, "fonts.conf")
 	text := `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><dir>` + folder + `/usr/share/fonts</dir><dir>/usr/share/fonts</dir><cachedir prefix="xdg">fontconfig</cachedir></fontconfig>`

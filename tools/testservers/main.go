@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/tokenbroker/tokenbroker/test/chromium"
 	"github.com/tokenbroker/tokenbroker/test/glewlwyd"
 	"github.com/tokenbroker/tokenbroker/test/realvault"
 )
@@ -24,6 +25,11 @@ func main() {
 	fmt.Println(program)
 	// Its tests skip without it, or fail in CI; the others need not wait for that.
 	if folder, err := glewlwyd.Install(ctx, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "testservers:", err)
+	} else {
+		fmt.Println(folder)
+	}
+	if folder, err := chromium.Install(ctx, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "testservers:", err)
 	} else {
 		fmt.Println(folder)
