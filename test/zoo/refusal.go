@@ -45,7 +45,7 @@ func refusalQuirks() []Quirk {
 		{Name: "server-error-invalid-client", Line: lineClient, Sends: `500 {"error": "invalid_client"}`, play: refusing(http.StatusInternalServerError, "invalid_client", "")},
 
 		{Name: "aadsts7000215", Line: lineSub, Sends: "401 invalid_client: AADSTS7000215, a wrong secret or one that is not known everywhere yet", play: refusing(http.StatusUnauthorized, "invalid_client", "AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.")},
-		{Name: "aadsts7000222", Line: lineSub, Sends: "401 invalid_client: AADSTS7000222, the secret has expired", Profile: "errors:\n  descriptions:\n    - {match: AADSTS7000222, reason: SECRET_EXPIRED}\n", play: refusing(http.StatusUnauthorized, "invalid_client", "AADSTS7000222: The provided client secret keys for app '0f0e' are expired.")},
+		{Name: "aadsts7000222", Line: lineSub, Sends: "401 invalid_client: AADSTS7000222, the secret has expired", Profile: "hints:\n  CLIENT_REJECTED: AADSTS7000222 says that the secret has expired.\n", play: refusing(http.StatusUnauthorized, "invalid_client", "AADSTS7000222: The provided client secret keys for app '0f0e' are expired.")},
 		{Name: "aadsts700016", Line: lineSub, Sends: "400 unauthorized_client: AADSTS700016, no such application", play: refusing(http.StatusBadRequest, "unauthorized_client", "AADSTS700016: Application with identifier '0f0e' was not found in the directory 'Contoso'.")},
 		{
 			Name: "retry-after-in-text", Line: lineSub, Sends: `429 text/plain "Retry-After: 60", and no such header`, Profile: "errors:\n  descriptions:\n    - {match: \"Retry-After: (?P<seconds>[0-9]+)\", reason: UPSTREAM_RATE_LIMITED}\n",
