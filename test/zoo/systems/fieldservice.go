@@ -39,7 +39,7 @@ type session struct {
 
 // NewFieldService returns one without credentials.
 func NewFieldService() *FieldService {
-	return &FieldService{key: key(rand.Text()), credentials: map[string]*credential{}, sessions: map[string]*session{}, refreshes: map[string]string{}}
+	return &FieldService{key: newKey(), credentials: map[string]*credential{}, sessions: map[string]*session{}, refreshes: map[string]string{}}
 }
 
 // NewCredential makes a credential for these endpoints and shows its secret, for once.

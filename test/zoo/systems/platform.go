@@ -30,7 +30,7 @@ type platformClient struct {
 
 // NewPlatform returns a platform without clients.
 func NewPlatform() *Platform {
-	return &Platform{key: key(rand.Text()), clients: map[string]*platformClient{}, revoked: map[string]bool{}}
+	return &Platform{key: newKey(), clients: map[string]*platformClient{}, revoked: map[string]bool{}}
 }
 
 // SetClient registers a client under a client_id that its owner chose, or changes what there is.

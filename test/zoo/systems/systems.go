@@ -6,6 +6,7 @@
 package systems
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -66,6 +67,8 @@ type claims struct {
 
 // key signs a system's JWTs.
 type key []byte
+
+func newKey() key { return key(rand.Text() + rand.Text()) }
 
 func (k key) sign(c claims) string {
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: []byte(k)}, (&jose.SignerOptions{}).WithType("JWT"))
