@@ -40,6 +40,7 @@ func wayQuirks() []Quirk {
 func hold(_ http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body) // whoever leaves early has left
 	<-r.Context().Done()
+	panic(http.ErrAbortHandler) // and not even then
 }
 
 // redirected changes one parameter of what comes back from a consent.

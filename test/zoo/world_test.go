@@ -44,7 +44,11 @@ func newWorld(t *testing.T, quirk zoo.Quirk, byProfile bool, change func(*world,
 	if err != nil {
 		t.Fatal(err)
 	}
-	upstream := oauth.New(oauth.Config{RootCAs: pool(t, w.server.CA), AllowHTTPLoopback: true, Timeout: 2 * time.Second, Profiles: profiles})
+	timeout := 6 * time.Second // the machine may be loaded
+	if quirk.Name == "never-answers" {
+		timeout = 2 * time.Second
+	}
+	upstream := oauth.New(oauth.Config{RootCAs: pool(t, w.server.CA), AllowHTTPLoopback: true, Timeout: timeout, Profiles: profiles})
 	t.Cleanup(upstream.Close)
 	store, err := embedded.Open(embedded.Config{File: filepath.Join(t.TempDir(), "store.db"), Create: true})
 	if err != nil {
