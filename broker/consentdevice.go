@@ -151,7 +151,7 @@ func (p *devicePoll) run(ctx context.Context) {
 		if time.Since(p.renewed) > pollLease-leaseMargin {
 			continue // the store is away: another replica might poll by now
 		}
-		err := p.ask(ctx)
+		err := p.ask(ctx, interval)
 		switch reason := ReasonOf(err); {
 		case err == nil || ctx.Err() != nil:
 			return
@@ -159,7 +159,9 @@ func (p *devicePoll) run(ctx context.Context) {
 			interval = min(max(interval+slowDown, AsError(err).RetryAfter), maxPollInterval)
 		case transient(reason):
 			interval = min(2*interval, maxPollInterval) // RFC 8628 §3.5
-		case reason == ReasonAuthorizationPending, reason == ReasonTooManyRequests, outage(err):
+		case reason == ReasonAuthorizationPending: // and slow_down, which says to wait for longer
+			interval = min(max(interval, AsError(err).RetryAfter), maxPollInterval)
+		case reason == ReasonTooManyRequests, outage(err):
 		default:
 			p.end(ctx, err)
 			return
@@ -194,9 +196,9 @@ func (p *devicePoll) keepLease(ctx context.Context) bool {
 // client is as much of the client as its grants' path and errors need.
 func (p *devicePoll) client() *Client { return &Client{ID: p.clientID, UID: p.uid} }
 
-// ask asks once (RFC 8628 §3.4), with client and secret as they are now, and stores what
-// is granted.
-func (p *devicePoll) ask(ctx context.Context) error {
+// ask asks once (RFC 8628 §3.4), waited after the last time, with client and secret as
+// they are now, and stores what is granted.
+func (p *devicePoll) ask(ctx context.Context, waited time.Duration) error {
 	c, err := p.b.readClient(ctx, p.clientID)
 	if err != nil {
 		return err
@@ -213,7 +215,7 @@ func (p *devicePoll) ask(ctx context.Context) error {
 	}
 	defer value.Wipe()
 	request := consentRequest(c, version, value)
-	request.Grant = GrantParameters{Type: DeviceCode, DeviceCode: p.code}
+	request.Grant = GrantParameters{Type: DeviceCode, DeviceCode: p.code, PollInterval: waited}
 	answer, err := p.b.requestOnce(ctx, request)
 	if err == nil && !answer.IDToken.IsZero() {
 		err = p.b.server.CheckIDToken(answer.IDToken, c.Upstream.Issuer, c.Upstream.ClientID, "")
