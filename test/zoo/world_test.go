@@ -57,7 +57,7 @@ func newWorld(t *testing.T, quirk zoo.Quirk, byProfile bool, change func(*world,
 	t.Cleanup(func() { _ = store.Close() })
 	if w.broker, err = broker.New(broker.Config{
 		Store: store, RequestToken: upstream.RequestToken, RevokeToken: upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: upstream.CheckEndpoint,
-		PublicKey: oauth.PublicKey, Providers: profiles,
+		PublicKey: oauth.PublicKey, Providers: profiles, AuthorizationServer: upstream, CallbackURL: callback,
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -97,6 +97,9 @@ func (q Quirk) Definition(origin string) string {
 	}
 	fmt.Fprintf(&text, "name: zoo-%s\ntitle: The zoo's %s\nsources: [https://tokenbroker.example/zoo]\n", q.Name, q.Name)
 	fmt.Fprintf(&text, "grants: [%s]\n", grant)
+	if grant == "authorization_code" {
+		fmt.Fprintf(&text, "issuer: %s\n", base)
+	}
 	fmt.Fprintf(&text, "endpoints:\n  token: %s/token\n  revocation: %s/revoke\n  introspection: %s/introspect\n  api: %s/api\n", base, base, base, base)
 	if q.play.refreshElsewhere {
 		fmt.Fprintf(&text, "  refresh: %s/refresh\n", base)
