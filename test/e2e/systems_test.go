@@ -24,6 +24,16 @@ type system struct {
 	http   *http.Client
 }
 
+// systemAccess lets the caller have the tokens of users, and nothing else of theirs.
+const systemAccess = `callers:
+  - {name: crm, identities: ["` + callerIdentity + `"]}
+  - {name: oncall, identities: ["` + operatorIdentity + `"]}
+rules:
+  - {callers: [crm], permissions: ["role:caller"], clients: ["*"], subjects: ["prefix:users/"]}
+  - {callers: [oncall], permissions: ["role:operator"], clients: ["*"], subjects: ["*"]}
+...
+`
+
 // newSystem starts both. The profiles are those of a user: name → YAML, with ORIGIN for the system's origin.
 func newSystem(t *testing.T, handler http.Handler, profiles map[string]string) *system {
 	t.Helper()
@@ -38,6 +48,8 @@ func newSystem(t *testing.T, handler http.Handler, profiles map[string]string) *
 	site := newSite(t, nil, served.CA)
 	site.config["store"] = embeddedStore(site.dir)
 	site.addProfiles(t, served.Origin, profiles)
+	delete(site.config, "callers")
+	site.config["access"] = map[string]any{"file": site.write(t, "access.yaml", []byte(systemAccess))}
 	s := &system{t: t, origin: served.Origin, http: &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -149,6 +149,12 @@ func refuse(w http.ResponseWriter, code, description string) {
 
 func (c *Connections) serveToken(w http.ResponseWriter, r *http.Request) {
 	id, secret, basic := r.BasicAuth()
+	if basic { // RFC 6749 §2.3.1
+		var idErr, secretErr error
+		id, idErr = url.QueryUnescape(id)
+		secret, secretErr = url.QueryUnescape(secret)
+		basic = idErr == nil && secretErr == nil
+	}
 	if !basic {
 		id, secret = r.PostForm.Get("client_id"), r.PostForm.Get("client_secret")
 	}
