@@ -1,8 +1,11 @@
 package djangotoolkit_test
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,5 +112,56 @@ func TestClientCredentials(t *testing.T) {
 				t.Errorf("the API takes the token: %v, want %v", !want, want)
 			}
 		})
+	}
+}
+
+// TestAuthorizationCode takes a user's consent with PKCE, and refreshes with tokens that rotate; the server tells the end of a refresh
+// token as invalid_grant.
+func TestAuthorizationCode(t *testing.T) {
+	server := start(t)
+	client := newClient(t, server)
+	req := request(t, server, crm, crmSecret, broker.ClientSecretBasic)
+	verifier := strings.Repeat("v", 43)
+	challenge := sha256.Sum256([]byte(verifier))
+	open, err := client.AuthorizationURL(broker.AuthorizationRequest{
+		Endpoint: server.AuthorizationEndpoint(), ClientID: crm, RedirectURI: callback, State: "a state", Scopes: []string{"read", "write"},
+		CodeChallenge: base64.RawURLEncoding.EncodeToString(challenge[:]),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(grant broker.GrantParameters) (broker.TokenResponse, error) {
+		r := req
+		r.Grant = grant
+		return client.RequestToken(t.Context(), r)
+	}
+	byCode := func(verifier string) (broker.TokenResponse, error) {
+		back := server.Consent(open)
+		if back.Get("state") != "a state" {
+			t.Errorf("the state that came back is %q", back.Get("state"))
+		}
+		return ask(broker.GrantParameters{
+			Type: broker.AuthorizationCode, Code: secret.NewString(back.Get("code")), CodeVerifier: secret.NewString(verifier), RedirectURI: callback,
+		})
+	}
+	if _, err := byCode(strings.Repeat("w", 43)); broker.ReasonOf(err) != broker.ReasonAuthorizationNotTaken {
+		t.Errorf("a code with another verifier: %v, want AUTHORIZATION_NOT_TAKEN", err)
+	}
+	first, err := byCode(verifier)
+	if err != nil || first.RefreshToken.IsZero() || !opens(t, server, first.AccessToken) {
+		t.Fatalf("a code: %v; want a token that the API takes, and a refresh token", err)
+	}
+	byRefresh := func(token secret.Value) (broker.TokenResponse, error) {
+		return ask(broker.GrantParameters{Type: broker.RefreshToken, RefreshToken: token})
+	}
+	second, err := byRefresh(first.RefreshToken)
+	if err != nil || second.RefreshToken.IsZero() || second.RefreshToken.Equal(first.RefreshToken) || !opens(t, server, second.AccessToken) {
+		t.Fatalf("a refresh: %v; want a token that the API takes, and a successor", err)
+	}
+	if !slices.Equal(second.Scopes, []string{"read", "write"}) {
+		t.Errorf("the refreshed token has the scopes %v, want those of the consent", second.Scopes)
+	}
+	if _, err := byRefresh(first.RefreshToken); broker.ReasonOf(err) != broker.ReasonRefreshTokenRejected {
+		t.Errorf("a refresh token that was replaced: %v, want REFRESH_TOKEN_REJECTED", err)
 	}
 }
