@@ -165,3 +165,43 @@ func TestAuthorizationCode(t *testing.T) {
 		t.Errorf("a refresh token that was replaced: %v, want REFRESH_TOKEN_REJECTED", err)
 	}
 }
+
+// TestGrace uses a refresh token for the second time while the server still takes it, as after a lost answer: it gives the successor
+// that it gave before.
+func TestGrace(t *testing.T) {
+	server := djangotoolkit.Start(t, djangotoolkit.Config{
+		Scopes: []string{"read"}, Grace: time.Minute,
+		Clients: []djangotoolkit.Client{{ID: crm, Secret: crmSecret, Grant: djangotoolkit.AuthorizationCode, RedirectURIs: []string{callback}}},
+	})
+	client := newClient(t, server)
+	verifier := strings.Repeat("v", 43)
+	challenge := sha256.Sum256([]byte(verifier))
+	open, err := client.AuthorizationURL(broker.AuthorizationRequest{
+		Endpoint: server.AuthorizationEndpoint(), ClientID: crm, RedirectURI: callback, State: "s", Scopes: []string{"read"},
+		CodeChallenge: base64.RawURLEncoding.EncodeToString(challenge[:]),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(grant broker.GrantParameters) broker.TokenResponse {
+		t.Helper()
+		r := request(t, server, crm, crmSecret, broker.ClientSecretBasic)
+		r.Grant = grant
+		got, err := client.RequestToken(t.Context(), r)
+		if err != nil {
+			t.Fatalf("%s: %v", grant.Type, err)
+		}
+		return got
+	}
+	first := ask(broker.GrantParameters{
+		Type: broker.AuthorizationCode, Code: secret.NewString(server.Consent(open).Get("code")), CodeVerifier: secret.NewString(verifier), RedirectURI: callback,
+	})
+	once := ask(broker.GrantParameters{Type: broker.RefreshToken, RefreshToken: first.RefreshToken})
+	again := ask(broker.GrantParameters{Type: broker.RefreshToken, RefreshToken: first.RefreshToken})
+	if once.RefreshToken.IsZero() || !again.RefreshToken.Equal(once.RefreshToken) {
+		t.Error("within the grace it is not the same successor")
+	}
+	if !opens(t, server, again.AccessToken) {
+		t.Error("the API does not take the token of the second use")
+	}
+}
