@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/test/zoo"
+	"github.com/tokenbroker/tokenbroker/test/zoo/table"
 )
 
 // callback is where browsers are sent back to.
@@ -21,22 +22,22 @@ type consentRow struct {
 	// refresh says that a token is refreshed afterwards: with what is in the grant.
 	refresh bool
 	// token is what a caller of GetToken gets afterwards.
-	token outcome
+	token table.Outcome
 }
 
 func consentRows() []consentRow {
-	none := refused(broker.ReasonAuthorizationRequired)
+	none := table.Refused(broker.ReasonAuthorizationRequired)
 	return []consentRow{
 		{quirk: "consent"},
-		{quirk: "consent", refresh: true, token: outcome{scopes: []string{"write"}}},
+		{quirk: "consent", refresh: true, token: table.Outcome{Scopes: []string{"write"}}},
 		{quirk: "wrong-issuer", want: broker.ReasonIssuerMismatch, token: none},
 		{quirk: "no-issuer", want: broker.ReasonIssuerMismatch, token: none},
-		{quirk: "wrong-state", want: broker.ReasonStateInvalid, token: refused(broker.ReasonAuthorizationPending)},
+		{quirk: "wrong-state", want: broker.ReasonStateInvalid, token: table.Refused(broker.ReasonAuthorizationPending)},
 		{quirk: "wrong-code", want: broker.ReasonAuthorizationNotTaken, token: none},
 		{quirk: "denied", want: broker.ReasonAuthorizationDenied, token: none},
-		{quirk: "no-refresh-token", token: outcome{warnings: []broker.Reason{broker.ReasonRefreshTokenAbsent}}},
-		{quirk: "no-refresh-token", refresh: true, token: refused(broker.ReasonRefreshTokenMissing)},
-		{quirk: "refresh-with-access-token", refresh: true, token: outcome{scopes: []string{"write"}}},
+		{quirk: "no-refresh-token", token: table.Outcome{Warnings: []broker.Reason{broker.ReasonRefreshTokenAbsent}}},
+		{quirk: "no-refresh-token", refresh: true, token: table.Refused(broker.ReasonRefreshTokenMissing)},
+		{quirk: "refresh-with-access-token", refresh: true, token: table.Outcome{Scopes: []string{"write"}}},
 	}
 }
 
@@ -78,22 +79,22 @@ func (r consentRow) try(t *testing.T, w *world) {
 	scopes := [][]string{{"read", "write"}}
 	if r.refresh {
 		scopes = append(scopes, []string{"write"})
-	} else if r.token.reason == "" {
-		r.token.scopes = []string{"read", "write"}
+	} else if r.token.Reason == "" {
+		r.token.Scopes = []string{"read", "write"}
 	}
 	var token *broker.Token
 	var warnings []broker.Warning
 	for _, list := range scopes {
 		token, warnings, err = w.broker.GetToken(t.Context(), broker.TokenQuery{ClientID: clientID, Subject: subject, Scopes: list})
 	}
-	if got := broker.ReasonOf(err); got != r.token.reason {
-		t.Fatalf("GetToken = %v, want %q", err, r.token.reason)
+	if got := broker.ReasonOf(err); got != r.token.Reason {
+		t.Fatalf("GetToken = %v, want %q", err, r.token.Reason)
 	}
 	if err != nil {
-		r.token.checkRefusal(t, broker.AsError(err))
+		checkRefusal(t, r.token, broker.AsError(err))
 		return
 	}
-	r.token.checkToken(t, token, warnings, 0)
+	checkToken(t, r.token, token, warnings, 0)
 	if !w.opens(t, token) {
 		t.Error("the API does not take the token")
 	}

@@ -31,6 +31,8 @@ type play struct {
 	rotation         rotation
 	grace            time.Duration
 	refreshElsewhere bool
+	// introspected says that the profile names the introspection endpoint, which all have.
+	introspected bool
 	// refreshWithAccess says that the last access token is what a refresh is asked for with.
 	refreshWithAccess bool
 	// redirect changes what comes back from a consent.

@@ -68,6 +68,7 @@ func lifetimeQuirks() []Quirk {
 
 		{Name: "expires-in-absent", Line: lineAbsent, Sends: "no expires_in, and a token that tells nothing", play: play{shape: with(omitted)}},
 		{Name: "expires-in-jwt", Line: lineAbsent, Sends: "no expires_in, and a JWT with exp", play: play{shape: with(omitted), access: jwt}},
+		{Name: "expires-in-introspected", Line: lineAbsent, Sends: "no expires_in, but whoever asks about the token is told (RFC 7662)", play: play{shape: with(omitted), introspected: true}},
 		{Name: "expires-in-documented", Line: lineAbsent, Sends: "no expires_in, but its documents say two hours", Profile: "expiry:\n  lifetime: 2h\n", play: play{shape: with(omitted), lifetime: 2 * time.Hour}},
 		{Name: "expires-in-wrong", Line: lineAbsent, Sends: `"expires_in": 3600 of a token that lives ten minutes, as its documents say`, Profile: "expiry:\n  policy: declared\n  lifetime: 10m\n", play: play{lifetime: 10 * time.Minute, shape: with(`"expires_in":3600`)}},
 		{Name: "expires-in-rolling", Line: lineAbsent, Sends: "a JWT whose exp is not obeyed: each use of the API begins its day anew", Profile: "expiry:\n  policy: rolling\n  lifetime: 24h\n", play: play{shape: with(omitted), access: jwt, lifetime: 24 * time.Hour}},

@@ -6,6 +6,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/test/zoo"
+	"github.com/tokenbroker/tokenbroker/test/zoo/table"
 )
 
 // subject is whose grants the tests use.
@@ -23,27 +24,27 @@ type userRow struct {
 	// requests is how many come; one for each of the scopes if 0.
 	requests int
 	// want is what the last one gets.
-	want outcome
+	want table.Outcome
 }
 
 func userRows() []userRow {
 	write := [][]string{{"write"}}
-	rejected := refused(broker.ReasonRefreshTokenRejected)
+	rejected := table.Refused(broker.ReasonRefreshTokenRejected)
 	return []userRow{
-		{name: "twice", quirk: "refresh-forever", scopes: write, want: outcome{scopes: []string{"write"}}},
-		{name: "with its successor", quirk: "refresh-rotating", scopes: write, want: outcome{scopes: []string{"write"}}},
-		{name: "reused", quirk: "refresh-rotating", spent: true, want: refused(broker.ReasonRefreshTokenReused)},
-		{name: "with its successor", quirk: "refresh-rotating-grace", scopes: write, want: outcome{scopes: []string{"write"}}},
+		{name: "twice", quirk: "refresh-forever", scopes: write, want: table.Outcome{Scopes: []string{"write"}}},
+		{name: "with its successor", quirk: "refresh-rotating", scopes: write, want: table.Outcome{Scopes: []string{"write"}}},
+		{name: "reused", quirk: "refresh-rotating", spent: true, want: table.Refused(broker.ReasonRefreshTokenReused)},
+		{name: "with its successor", quirk: "refresh-rotating-grace", scopes: write, want: table.Outcome{Scopes: []string{"write"}}},
 		{name: "reused in the grace", quirk: "refresh-rotating-grace", spent: true},
-		{name: "with its successor", quirk: "refresh-returned-in-grace", scopes: write, want: outcome{scopes: []string{"write"}}},
-		{name: "reused in the grace", quirk: "refresh-returned-in-grace", spent: true, scopes: write, want: outcome{scopes: []string{"write"}}},
-		{name: "at its own URL", quirk: "refresh-elsewhere", scopes: write, at: "refresh", want: outcome{scopes: []string{"write"}}},
-		{name: "shared", quirk: "single-active-pair", scopes: write, requests: 1, want: outcome{scopes: []string{"read", "write"}}},
+		{name: "with its successor", quirk: "refresh-returned-in-grace", scopes: write, want: table.Outcome{Scopes: []string{"write"}}},
+		{name: "reused in the grace", quirk: "refresh-returned-in-grace", spent: true, scopes: write, want: table.Outcome{Scopes: []string{"write"}}},
+		{name: "at its own URL", quirk: "refresh-elsewhere", scopes: write, at: "refresh", want: table.Outcome{Scopes: []string{"write"}}},
+		{name: "shared", quirk: "single-active-pair", scopes: write, requests: 1, want: table.Outcome{Scopes: []string{"read", "write"}}},
 		{name: "refused", quirk: "grant-revoked", want: rejected},
 		{name: "refused", quirk: "grant-testing", want: rejected},
 		{name: "refused", quirk: "grant-limit", want: rejected},
 		{name: "refused", quirk: "grant-of-another", want: rejected},
-		{name: "refused", quirk: "grant-expired-words", want: refused(broker.ReasonRefreshTokenExpired)},
+		{name: "refused", quirk: "grant-expired-words", want: table.Refused(broker.ReasonRefreshTokenExpired)},
 	}
 }
 
@@ -91,17 +92,17 @@ func (r userRow) try(t *testing.T, w *world) {
 	for _, scopes := range append([][]string{{"read"}}, r.scopes...) {
 		token, warnings, err = w.broker.GetToken(t.Context(), broker.TokenQuery{ClientID: clientID, Subject: subject, Scopes: scopes})
 	}
-	if got := broker.ReasonOf(err); got != r.want.reason {
-		t.Fatalf("GetToken = %v, want %q", err, r.want.reason)
+	if got := broker.ReasonOf(err); got != r.want.Reason {
+		t.Fatalf("GetToken = %v, want %q", err, r.want.Reason)
 	}
 	if got := w.zoo.Requests(r.quirk, at) - before; got != requests {
 		t.Errorf("%d requests, want %d", got, requests)
 	}
 	if err != nil {
-		r.want.checkRefusal(t, broker.AsError(err))
+		checkRefusal(t, r.want, broker.AsError(err))
 		return
 	}
-	r.want.checkToken(t, token, warnings, 0)
+	checkToken(t, r.want, token, warnings, 0)
 	if !w.opens(t, token) {
 		t.Error("the API does not take the token")
 	}

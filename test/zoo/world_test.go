@@ -28,7 +28,7 @@ const clientID = "visitor"
 
 // newWorld makes the broker with the quirk's profile as the only one beside the built-in ones, and registers the client: with that
 // profile, or by the standards alone. change may alter its settings.
-func newWorld(t *testing.T, quirk zoo.Quirk, byProfile bool, change func(*world, *broker.NewClient)) *world {
+func newWorld(t *testing.T, quirk zoo.Quirk, byProfile bool, change func(*broker.NewClient)) *world {
 	t.Helper()
 	w := &world{zoo: zoo.New(), quirk: quirk}
 	var err error
@@ -72,7 +72,7 @@ func newWorld(t *testing.T, quirk zoo.Quirk, byProfile bool, change func(*world,
 		client.Upstream.Authentication.Method = broker.ClientSecretBasic
 	}
 	if change != nil {
-		change(w, &client)
+		change(&client)
 	}
 	if _, err := w.broker.CreateClient(t.Context(), client); err != nil {
 		t.Fatalf("CreateClient: %v", err)

@@ -100,7 +100,10 @@ func (q Quirk) Definition(origin string) string {
 	if grant == "authorization_code" {
 		fmt.Fprintf(&text, "issuer: %s\n", base)
 	}
-	fmt.Fprintf(&text, "endpoints:\n  token: %s/token\n  revocation: %s/revoke\n  introspection: %s/introspect\n  api: %s/api\n", base, base, base, base)
+	fmt.Fprintf(&text, "endpoints:\n  token: %s/token\n  revocation: %s/revoke\n  api: %s/api\n", base, base, base)
+	if q.play.introspected {
+		fmt.Fprintf(&text, "  introspection: %s/introspect\n", base)
+	}
 	if q.play.refreshElsewhere {
 		fmt.Fprintf(&text, "  refresh: %s/refresh\n", base)
 	}
