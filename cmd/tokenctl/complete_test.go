@@ -29,7 +29,7 @@ func TestComplete(t *testing.T) {
 		name, line string // a blank at the end begins a new word
 		want       string
 	}{
-		{"commands", "", "context secret rotate rotations token whoami completion version"},
+		{"commands", "", "context secret rotate rotations token check whoami completion version"},
 		{"begun command", "rotat", "rotate rotations"},
 		{"below a command", "secret r", "rollback retire"},
 		{"clients", "secret stage ", "acme-billing acme-crm zeta"},
@@ -41,7 +41,7 @@ func TestComplete(t *testing.T) {
 		{"flags", "rotate --d", "--drop-tokens --dry-run"},
 		{"flags of all commands", "whoami --c", "--config --context"},
 		{"flag of a flag", "rotate --x=", ""},
-		{"enumeration", "whoami -o ", "json text yaml"},
+		{"enumeration", "whoami -o ", "json markdown text yaml"},
 		{"enumeration behind =", "whoami --output=j", "--output=json"},
 		{"states", "rotations list --state ro", "rolled-back"},
 		{"until", "rotate --until p", "promoted"},

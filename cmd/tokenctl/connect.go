@@ -19,10 +19,11 @@ const (
 
 // services are those of one broker, on one connection.
 type services struct {
-	rotations pb.RotationServiceClient
-	tokens    pb.TokenServiceClient
-	clients   pb.ClientServiceClient
-	access    pb.AccessServiceClient
+	rotations   pb.RotationServiceClient
+	tokens      pb.TokenServiceClient
+	clients     pb.ClientServiceClient
+	access      pb.AccessServiceClient
+	diagnostics pb.DiagnosticsServiceClient
 }
 
 // call runs work with the services of the chosen context, for at most --timeout, else
@@ -53,7 +54,7 @@ func (s *session) call(ctx context.Context, otherwise time.Duration, work func(c
 	}
 	err = work(within, &services{
 		rotations: pb.NewRotationServiceClient(conn), tokens: pb.NewTokenServiceClient(conn),
-		clients: pb.NewClientServiceClient(conn), access: pb.NewAccessServiceClient(conn),
+		clients: pb.NewClientServiceClient(conn), access: pb.NewAccessServiceClient(conn), diagnostics: pb.NewDiagnosticsServiceClient(conn),
 	})
 	if err != nil {
 		return problemOf(ctx, err)

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -37,6 +39,8 @@ type fake struct {
 	pb.UnimplementedTokenServiceServer
 	pb.UnimplementedClientServiceServer
 	pb.UnimplementedAccessServiceServer
+	pb.UnimplementedDiagnosticsServiceServer
+	diagnosed
 
 	t       *testing.T
 	ca      *devpki.Authority
@@ -96,6 +100,8 @@ func (f *fake) serve(network, address string, options ...grpc.ServerOption) {
 	pb.RegisterTokenServiceServer(server, f)
 	pb.RegisterClientServiceServer(server, f)
 	pb.RegisterAccessServiceServer(server, f)
+	pb.RegisterDiagnosticsServiceServer(server, f)
+	healthpb.RegisterHealthServer(server, health.NewServer())
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }()
 	f.t.Cleanup(func() { server.Stop(); <-served })

@@ -44,6 +44,7 @@ type commands struct {
 	Rotate     rotateCommand     `cmd:"" help:"Change a client's secret in one go, and watch it."`
 	Rotations  rotationsCommand  `cmd:"" help:"See, watch and abort rotations."`
 	Token      tokenCommand      `cmd:"" help:"Get access tokens."`
+	Check      checkCommand      `cmd:"" help:"Say why a client gets no token, link by link, and what mends it."`
 	Whoami     whoamiCommand     `cmd:"" help:"Ask the broker who you are and what you may do."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
@@ -53,7 +54,7 @@ type commands struct {
 type globals struct {
 	Config  string        `help:"Configuration file; by default $$XDG_CONFIG_HOME/tokenctl/config.yaml or ~/.config/tokenctl/config.yaml ($$TOKENCTL_CONFIG)." placeholder:"FILE" complete:"file"`
 	Context string        `help:"Context of the configuration file; its current one by default ($$TOKENCTL_CONTEXT)." placeholder:"NAME" complete:"context"`
-	Output  string        `short:"o" help:"text for people; json or yaml, with times by RFC 3339, for programs." placeholder:"text|json|yaml" enum:"text,json,yaml" default:"text"`
+	Output  string        `short:"o" help:"text for people; json or yaml, with times by RFC 3339, for programs." placeholder:"text|json|yaml" enum:"text,json,yaml,markdown" default:"text"`
 	Timeout time.Duration `help:"How long to wait at most: by default 1m, 20m to verify, and without end to watch." placeholder:"DURATION"`
 }
 
@@ -116,6 +117,10 @@ func (s *session) run(ctx context.Context, args, environ []string) error {
 		if s.Timeout < 0 {
 			return usage("--timeout must be above 0")
 		}
+		if _, writes := parsed.Selected().Target.Addr().Interface().(interface{ markdown() }); s.Output == outputMarkdown && !writes {
+			s.Output = outputText
+			return usage("--output markdown is for `tokenctl check`; here it is text, json or yaml")
+		}
 		parsed.BindTo(ctx, (*context.Context)(nil))
 		return parsed.Run(s)
 	})
@@ -133,7 +138,7 @@ const appHelp = `The operator's tool of tokenbroker: changes the secrets of clie
 
 Begin with "tokenctl context set", then "tokenctl whoami". A secret is never an argument or an environment variable: you are asked for it, or it comes from a file or standard input.
 
-Exit statuses say the cause: 0 done, 2 usage, 3 not allowed, 4 not found, 5 precondition, 6 unavailable, 7 aborted, 8 deadline, 10 needs an operator; docs/tokenctl.md has all.`
+Exit statuses say the cause: 0 done, 2 usage, 3 not allowed, 4 not found, 5 precondition, 6 unavailable, 7 aborted, 8 deadline, 10 needs an operator, 13 a check found a fault; docs/tokenctl.md has all.`
 
 // catch runs work and swallows a panic with value done, which is how kong says
 // that --help was all there was to do.

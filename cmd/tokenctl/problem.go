@@ -39,7 +39,11 @@ type problem struct {
 	Hint string `json:"hint,omitempty"`
 
 	cause error // for errors.Is
+	told  bool  // what was printed says it already
 }
+
+// fault is how a command ends that has found and printed what is broken.
+func fault(message string) error { return &problem{Status: exitFault, Message: message, told: true} }
 
 // Error implements error.
 func (p *problem) Error() string { return p.Message }
@@ -148,6 +152,9 @@ func codeName(code codes.Code) string {
 
 // report prints a problem to standard error, in the form of --output.
 func (s *session) report(p *problem) {
+	if p.told {
+		return
+	}
 	shown := *p
 	shown.Message, shown.Detail, shown.Hint = s.scrubber.scrub(p.Message), s.scrubber.scrub(p.Detail), s.scrubber.scrub(p.Hint)
 	shown.Fields = nil

@@ -23,6 +23,7 @@ func vocabulary() map[string]string {
 		"AbortRotation":      "tokenctl rotations abort CLIENT",
 		"GetToken":           "tokenctl token get CLIENT",
 		"WhoAmI":             "tokenctl whoami",
+		"CheckLookup":        "tokenctl check CLIENT",
 		"allow_unverified":   "--allow-unverified",
 		"accept_gap":         "--accept-gap",
 		"drop_tokens":        "--drop-tokens",
