@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,9 @@ type diagnosed struct {
 	begins bool
 	// skew is how far the broker's clock goes before this machine's.
 	skew time.Duration
+	// ends are how the streams of WatchToken end, in turn; further ones do not.
+	ends    []error
+	streams int
 }
 
 // checkedAt is when all checks of the fake were made.
@@ -142,4 +146,91 @@ func (f *fake) StreamCheck(request *pb.StreamCheckRequest, stream grpc.ServerStr
 		}
 	}
 	return stream.Send(&pb.StreamCheckResponse{Event: &pb.StreamCheckResponse_Report{Report: r}})
+}
+
+// sampleFilter is a filter that the fake takes; any other is refused.
+const sampleFilter = "prefix=acme-"
+
+// SweepLookups implements DiagnosticsService.
+func (f *fake) SweepLookups(request *pb.SweepLookupsRequest, stream grpc.ServerStreamingServer[pb.SweepLookupsResponse]) error {
+	f.mu.Lock()
+	f.requests = append(f.requests, proto.Clone(request))
+	f.mu.Unlock()
+	if request.GetFilter() != "" && request.GetFilter() != sampleFilter {
+		return refusal(codes.InvalidArgument, "INVALID_REQUEST", "FIX_CALLER", "filter is not understood")
+	}
+	names := []string{"acme-billing", "zeta", "gone"}
+	if request.GetIncludeHealthy() {
+		names = append(names, "acme-crm")
+	}
+	messages := []*pb.SweepLookupsResponse{{Event: &pb.SweepLookupsResponse_Progress{Progress: &pb.SweepProgress{Checked: 120, Failed: 1, Share: 0.4}}}}
+	for _, name := range names {
+		messages = append(messages, &pb.SweepLookupsResponse{Event: &pb.SweepLookupsResponse_Report{Report: sampleReport(&pb.CheckLookupRequest{Client: "clients/" + name})}})
+	}
+	if !f.cut {
+		messages = append(messages, &pb.SweepLookupsResponse{Event: &pb.SweepLookupsResponse_Summary{Summary: sampleSummary(request)}})
+	}
+	for _, m := range messages {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sampleSummary(request *pb.SweepLookupsRequest) *pb.SweepSummary {
+	return &pb.SweepSummary{
+		Checked: 300, Healthy: 290, Warned: 1, Failed: 9, Duration: durationpb.New(1834 * time.Millisecond), Probes: request.GetProbeBudget(),
+		Causes: []*pb.SweepCause{
+			{Reason: "CLIENT_REJECTED", Clients: 8, Examples: []string{"clients/acme-billing", "clients/b", "clients/c"}, Remedy: "Compare client_id, authentication method and secret with the provider's registration, and stage the right one."},
+			{Reason: "SECRET_DESTROYED", Clients: 1, Examples: []string{"clients/gone"}, Remedy: "Stage a new secret, verify it and promote it."},
+		},
+	}
+}
+
+const explained = "P2SDVNBOQ7GZ2LEMALDABCHLKM"
+
+// ExplainError implements DiagnosticsService.
+func (f *fake) ExplainError(_ context.Context, request *pb.ExplainErrorRequest) (*pb.ExplainErrorResponse, error) {
+	if request.GetRequestId() != explained {
+		return nil, refusal(codes.NotFound, "FAILURE_NOT_SEEN", "FIX_CALLER", "This replica has not seen that call.")
+	}
+	return &pb.ExplainErrorResponse{
+		Time: timestamppb.New(checkedAt), Method: "/tokenbroker.v1.TokenService/GetToken", Caller: "crm", Client: "clients/acme-billing", Reason: "CLIENT_REJECTED",
+		Summary: "The authorization server rejects the client's credentials.", Detail: "401, error invalid_client", Remedy: "Stage the right secret; PromoteSecret makes it current.",
+		Duration: durationpb.New(140 * time.Millisecond), NextCheck: "tokenctl check acme-billing",
+		Recently: &pb.RecentFailure{Reason: "CLIENT_REJECTED", Count: 12, FirstTime: timestamppb.New(checkedAt.Add(-time.Hour)), LastTime: timestamppb.New(checkedAt)},
+	}, nil
+}
+
+// sampleToken is one of the tokens that WatchToken sends.
+func sampleToken(number int) *pb.GetTokenResponse {
+	t := &pb.GetTokenResponse{
+		AccessToken: canary + strconv.Itoa(number), TokenType: "Bearer", TokenId: "0123456789abcde" + strconv.Itoa(number), Scopes: []string{"read", "write"}, SecretVersion: 3,
+		IssueTime: timestamppb.New(checkedAt), ExpireTime: timestamppb.New(checkedAt.Add(time.Hour)),
+	}
+	if number == 2 {
+		t.Warnings = []*pb.Warning{{Reason: "SCOPES_NARROWED", Message: "Fewer scopes than were asked for."}}
+	}
+	return t
+}
+
+// WatchToken implements TokenService. Each stream sends the present token and ends as the
+// test says; the last one waits.
+func (f *fake) WatchToken(request *pb.WatchTokenRequest, stream grpc.ServerStreamingServer[pb.WatchTokenResponse]) error {
+	f.mu.Lock()
+	f.requests = append(f.requests, proto.Clone(request))
+	at := f.streams
+	f.streams++
+	ends := f.ends
+	f.mu.Unlock()
+	// Streams 0 and 1 have the same token.
+	if err := stream.Send(&pb.WatchTokenResponse{Token: sampleToken(max(1, at))}); err != nil {
+		return err
+	}
+	if at < len(ends) {
+		return ends[at]
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
 }

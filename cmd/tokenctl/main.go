@@ -45,6 +45,11 @@ type commands struct {
 	Rotations  rotationsCommand  `cmd:"" help:"See, watch and abort rotations."`
 	Token      tokenCommand      `cmd:"" help:"Get access tokens."`
 	Check      checkCommand      `cmd:"" help:"Say why a client gets no token, link by link, and what mends it."`
+	Sweep      sweepCommand      `cmd:"" help:"Check all clients, and say what keeps how many from their tokens."`
+	Explain    explainCommand    `cmd:"" help:"Say what happened to a call that failed, by its request id."`
+	Watch      watchCommand      `cmd:"" help:"Follow a client's access tokens; they are hidden without --show-token."`
+	Access     accessCommand     `cmd:"" help:"Ask who may have what."`
+	Audit      auditCommand      `cmd:"" help:"Check audit files."`
 	Whoami     whoamiCommand     `cmd:"" help:"Ask the broker who you are and what you may do."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
