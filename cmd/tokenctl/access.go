@@ -56,7 +56,7 @@ func (c *accessExplainCommand) Run(ctx context.Context, s *session) error {
 	}
 	cause := report.GetRootCause()
 	return &problem{
-		Status: exitFault, Reason: cause.GetReason(), Message: orElse(cause.GetSummary(), "the broker did not come as far as the access table"),
+		Status: exitFault, Reason: cause.GetReason(), Message: c.name() + ": " + orElse(cause.GetSummary(), "the broker did not come as far as the access table"),
 		Hint: strings.TrimSpace(cause.GetRemedy() + " `" + s.again("check "+c.id()) + "` says more"),
 	}
 }
@@ -67,17 +67,20 @@ func (c *accessExplainCommand) decided(s *session, stage *pb.LookupStage) error 
 	err := s.show(stage, func(w io.Writer) {
 		x := newScreen(s)
 		x.out = w
-		word, verb := markGood, "may have"
+		word, verb := markGood, "lets"
 		if !may {
-			word, verb = markBad, "may not have"
+			word, verb = markBad, "does not let"
 		}
-		x.wrapped(x.mark(word), fmt.Sprintf("%s %s a token of %s%s", c.Caller, verb, c.name(), yes(stage.GetReason() != "", ": "+stage.GetReason())))
+		x.wrapped(x.mark(word), fmt.Sprintf("the access table %s %s have a token of %s%s", verb, c.Caller, c.name(), yes(stage.GetReason() != "", ": "+stage.GetReason())))
 		indent := strings.Repeat(" ", markWidth+2)
 		for _, e := range stage.GetEvidence() {
 			x.wrapped(indent, e)
 		}
 		if stage.GetRemedy() != "" {
 			x.wrapped(indent+"> ", stage.GetRemedy())
+		}
+		if may && len(c.Scope)+len(c.Resource)+len(c.Audience) > 0 {
+			x.wrapped(indent, "the client's own settings decide besides: `"+s.again("check "+c.id()+" --as "+c.Caller)+" --depth token` with the same scopes tries it")
 		}
 	})
 	if err == nil && !may {
