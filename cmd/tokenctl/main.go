@@ -50,6 +50,7 @@ type commands struct {
 	Watch      watchCommand      `cmd:"" help:"Follow a client's access tokens; they are hidden without --show-token."`
 	Access     accessCommand     `cmd:"" help:"Ask who may have what."`
 	Audit      auditCommand      `cmd:"" help:"Check audit files."`
+	Doctor     doctorCommand     `cmd:"" help:"Look at the way from here to the broker, at the broker, and at what a restored store may have wrong."`
 	Whoami     whoamiCommand     `cmd:"" help:"Ask the broker who you are and what you may do."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
