@@ -38,6 +38,7 @@ type commands struct {
 	Access      accessCommand      `cmd:"" help:"Ask an access table: who may do what, and why."`
 	Audit       auditCommand       `cmd:"" help:"Check audit files."`
 	VaultPolicy vaultPolicyCommand `cmd:"" help:"Print the least Vault policy that the broker needs."`
+	Doctor      doctorCommand      `cmd:"" help:"Look at everything that a configuration needs on this machine: files, certificates, store, clock, ports."`
 	Health      healthCommand      `cmd:"" help:"Ask a running server whether it is healthy; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
