@@ -53,6 +53,7 @@ type commands struct {
 	Doctor     doctorCommand     `cmd:"" help:"Look at the way from here to the broker, at the broker, and at what a restored store may have wrong."`
 	Whoami     whoamiCommand     `cmd:"" help:"Ask the broker who you are and what you may do."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell."`
+	Man        manCommand        `cmd:"" help:"Write the manual page."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
 }
 
