@@ -47,7 +47,7 @@ func (c *accessExplainCommand) Run(ctx context.Context, s *session) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return needing(err, "lookup.check")
 	}
 	for _, stage := range report.GetStages() {
 		if stage.GetName() == callerPermitted && stage.GetOutcome() != pb.StageOutcome_STAGE_OUTCOME_SKIPPED {

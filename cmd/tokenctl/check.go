@@ -60,7 +60,7 @@ func (c *checkCommand) Run(ctx context.Context, s *session) error {
 	})
 	view.end()
 	if err != nil {
-		return err
+		return needing(err, "lookup.check")
 	}
 	switch s.Output {
 	case outputText:

@@ -73,7 +73,7 @@ func TestCheckThatFails(t *testing.T) {
 	f.refuse(refusal(codes.ResourceExhausted, "TOO_MANY_REQUESTS", "WAIT", "Too many."))
 	f.operator().run("check", "acme-crm").want(exitLimited, "wait", "1.5s")
 	f.refuse(refusal(codes.PermissionDenied, "CALLER_NOT_ALLOWED", "FIX_CALLER", "No."))
-	f.operator().run("check", "acme-crm").want(exitNotAllowed, "CALLER_NOT_ALLOWED")
+	f.operator().run("check", "acme-crm").want(exitNotAllowed, "CALLER_NOT_ALLOWED", "this needs the permission lookup.check")
 	o := newOperator(t)
 	o.run("context", "set", "down", "--unix-socket", "/nowhere/api.sock").want(exitDone)
 	o.run("check", "acme-crm").want(exitUnavailable, "the broker did not answer", "tokenctl context show")

@@ -67,6 +67,14 @@ func withHint(err error, format string, args ...any) error {
 	return &p
 }
 
+// needing says which permission a call lacks that the broker refused.
+func needing(err error, permission string) error {
+	if p := problemOf(context.Background(), err); err != nil && p.Reason == "CALLER_NOT_ALLOWED" {
+		return withHint(err, "this needs the permission %s; `tokenctl whoami` shows what you may do", permission)
+	}
+	return err
+}
+
 // recoveries says what each class of action means here.
 var recoveries = map[string]string{
 	"RETRY":            "try again",

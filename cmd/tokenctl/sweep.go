@@ -51,7 +51,7 @@ func (c *sweepCommand) Run(ctx context.Context, s *session) error {
 	case errors.Is(err, io.EOF) && view.summary == nil:
 		return &problem{Status: exitUnavailable, Message: fmt.Sprintf("the sweep ended before its summary, after %s", counted(int(view.progress.GetChecked()), "client", "clients")), Hint: "sweep again; the broker may have shut down meanwhile"}
 	case err != nil && !errors.Is(err, io.EOF):
-		return err
+		return needing(err, "lookup.check"+yes(depth > pb.LookupDepth_LOOKUP_DEPTH_SECRET, " and lookup.probe"))
 	case view.summary.GetFailed() > 0:
 		return fault(counted(int(view.summary.GetFailed()), "client has a fault", "clients have a fault"))
 	}
