@@ -88,7 +88,11 @@ func (v *checkView) draw(s *pb.LookupStage) {
 	if took := s.GetDuration().AsDuration(); took >= 100*time.Millisecond {
 		text += fmt.Sprintf(" (%s)", took.Round(10*time.Millisecond))
 	}
-	v.wrapped(v.mark(mark)+v.column(s.GetName()), text)
+	if v.narrow() {
+		v.hanging(v.mark(mark)+clean(s.GetName())+": ", markWidth+2, text)
+	} else {
+		v.wrapped(v.mark(mark)+fmt.Sprintf("%-*s ", nameWidth, clean(s.GetName())), text)
+	}
 	if mark == markGood && s.GetReason() == "" {
 		return
 	}
@@ -107,14 +111,8 @@ func (v *checkView) told(first, text string) {
 	}
 }
 
-// column is a stage's name: padded, or on a narrow screen only set off.
-func (v *checkView) column(name string) string {
-	name = clean(name)
-	if v.columns() < 70 || len(name) > nameWidth {
-		return name + ": "
-	}
-	return name + strings.Repeat(" ", nameWidth-len(name)) + " "
-}
+// narrow reports whether there is no room for columns.
+func (x *screen) narrow() bool { return x.columns() < 70 }
 
 // whySkipped says why a stage was not looked at.
 func whySkipped(s *pb.LookupStage) string {
@@ -186,7 +184,7 @@ func (v *checkView) headline(r *pb.CheckLookupResponse) {
 	}
 	switch cause := r.GetRootCause(); {
 	case cause != nil:
-		v.wrapped(v.paint(colourBad, clean(r.GetClient()))+": ", cause.GetSummary()+" ("+cause.GetReason()+")")
+		v.hanging(v.paint(colourBad, clean(r.GetClient()))+": ", 2, cause.GetSummary()+" ("+cause.GetReason()+")")
 	case looks > 0:
 		v.wrapped(v.paint(colourLook, clean(r.GetClient()))+": ", "nothing failed, but "+counted(looks, "stage needs a look", "stages need a look")+".")
 	default:

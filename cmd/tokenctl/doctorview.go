@@ -28,23 +28,20 @@ func (d *doctor) draw(l checkup.Look) {
 		d.line(d.paint(colourBold, partNames[l.Part]))
 		d.drew = l.Part
 	}
-	name := l.Name
-	if d.columns() >= 60 {
-		name = fmt.Sprintf("%-13s", name)
-	}
-	first := d.mark(lookMarks[l.Outcome]) + name + "  "
-	indent := strings.Repeat(" ", len(uncoloured(first)))
-	if d.columns() < 60 {
-		indent = strings.Repeat(" ", markWidth+2)
+	indent := markWidth + 2
+	first := d.mark(lookMarks[l.Outcome]) + l.Name + ": "
+	if !d.narrow() {
+		first = d.mark(lookMarks[l.Outcome]) + fmt.Sprintf("%-13s  ", l.Name)
+		indent = len(uncoloured(first))
 	}
 	for i, seen := range l.Seen {
 		if i > 0 {
-			first = indent
+			first = strings.Repeat(" ", indent)
 		}
-		d.wrapped(first, seen)
+		d.hanging(first, indent, seen)
 	}
 	if l.Mend != "" {
-		d.wrapped(indent+"> ", l.Mend)
+		d.wrapped(strings.Repeat(" ", indent)+"> ", l.Mend)
 	}
 }
 

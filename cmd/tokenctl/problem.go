@@ -138,7 +138,7 @@ func (p *problem) guess(ctx context.Context, code codes.Code) {
 		p.Status, p.Message, p.Hint = exitInterrupted, "interrupted", "what the broker has begun goes on"
 	case code == codes.Unavailable:
 		p.Message = "the broker did not answer: " + p.Message
-		p.Hint = "check address, ca_file and server_name of the context (`tokenctl context show`), and that the broker runs"
+		p.Hint = "check address, ca_file and server_name of the context (`tokenctl context show`), and that the broker runs; `tokenctl doctor` looks at each"
 	case code == codes.DeadlineExceeded:
 		p.Message, p.Hint = "no answer in time", "the broker may go on with what it has begun; --timeout gives it longer"
 	case code == codes.Unimplemented:

@@ -61,13 +61,20 @@ func (x *screen) line(text string) {
 // far as first is wide, or by two where that leaves too little. The text is made harmless,
 // first is ours.
 func (x *screen) wrapped(first, text string) {
-	x.end()
 	column := utf8.RuneCountInString(uncoloured(first))
 	words := strings.Fields(clean(text))
 	indent := column
 	if column > x.columns()/2 || len(words) > 0 && column+utf8.RuneCountInString(words[0]) > x.columns() {
 		indent = 2
 	}
+	x.hanging(first, indent, text)
+}
+
+// hanging is wrapped with an indent of further lines.
+func (x *screen) hanging(first string, indent int, text string) {
+	x.end()
+	column := utf8.RuneCountInString(uncoloured(first))
+	words := strings.Fields(clean(text))
 	var b strings.Builder
 	b.WriteString(first)
 	for i, word := range words {

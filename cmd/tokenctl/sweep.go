@@ -130,13 +130,13 @@ func (v *sweepView) finish() {
 	if sum.GetFailed()+sum.GetWarned() > 0 || v.all && sum.GetChecked() > 0 {
 		v.line("")
 	}
-	took := sum.GetDuration().AsDuration()
+	took := max(sum.GetDuration().AsDuration(), time.Millisecond)
 	v.wrapped("", fmt.Sprintf("%s checked in %s: %d well, %d to look at, %d with a fault%s", counted(int(sum.GetChecked()), "client", "clients"),
 		took.Round(roundTo(took)), sum.GetHealthy(), sum.GetWarned(), sum.GetFailed(),
 		yes(sum.GetProbes() > 0, "; "+counted(int(sum.GetProbes()), "authorization server was asked", "authorization servers were asked"))))
 	for _, cause := range sum.GetCauses() {
 		v.line("")
-		v.wrapped("", v.paint(colourBad, clean(cause.GetReason()))+": "+counted(int(cause.GetClients()), "client", "clients"))
+		v.hanging(v.paint(colourBad, clean(cause.GetReason()))+": ", 2, counted(int(cause.GetClients()), "client", "clients"))
 		names := make([]string, 0, len(cause.GetExamples()))
 		for _, e := range cause.GetExamples() {
 			names = append(names, strings.TrimPrefix(e, clientPrefix))

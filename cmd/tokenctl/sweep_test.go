@@ -67,7 +67,7 @@ func TestSweepAtATerminal(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	saw, status := atTerminal(t, newFake(t).operator(), 40, "", "sweep")
-	if status != exitFault || !strings.Contains(saw, "\x1b[1;31mFAIL\x1b[0m  acme-billing  CLIENT_REJECTED") {
+	if status != exitFault || !strings.Contains(saw, "\x1b[1;31mFAIL\x1b[0m  acme-billing  CLIENT_REJECTED") || !strings.Contains(saw, "\x1b[1;31mCLIENT_REJECTED\x1b[0m: 8 clients") {
 		t.Errorf("status %d, saw %q", status, saw)
 	}
 }
