@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -84,8 +85,9 @@ func (d *doctor) embedded(ctx context.Context, cfg *embeddedConfig) {
 
 // stages walks what every lookup takes of the store, and reports whether it can be read.
 func (d *doctor) stages(ctx context.Context, store broker.Store) bool {
+	watched := &readOnly{Store: store}
 	settings := broker.Config{
-		Store: readOnly{store}, CheckSecret: oauth.CheckSecret, Logger: slog.New(slog.DiscardHandler),
+		Store: watched, CheckSecret: oauth.CheckSecret, Logger: slog.New(slog.DiscardHandler),
 		RequestToken: func(context.Context, broker.TokenRequest) (broker.TokenResponse, error) {
 			return broker.TokenResponse{}, errors.New("the doctor asks for no tokens")
 		},
@@ -100,6 +102,10 @@ func (d *doctor) stages(ctx context.Context, store broker.Store) bool {
 	if err != nil {
 		d.Bad("store", broker.ReasonOf(err).Info().Remedy, err.Error())
 		return false
+	}
+	if watched.asked.Load() {
+		d.Good("store", "it can be read, and is empty: the server founds it when it starts")
+		return true
 	}
 	for _, s := range report.Stages {
 		if !strings.HasPrefix(s.Name, "STORE_") {
@@ -121,15 +127,22 @@ func (d *doctor) stages(ctx context.Context, store broker.Store) bool {
 	return true
 }
 
-// readOnly is a store that takes no writes.
-type readOnly struct{ broker.Store }
+// readOnly is a store that takes no writes. The first that a broker tries is that of the
+// record which founds a store that is empty and fit.
+type readOnly struct {
+	broker.Store
+	asked atomic.Bool
+}
 
 var errReadOnly = &broker.Error{Reason: broker.ReasonStoreFailed, Detail: "the doctor writes nothing"}
 
 // Write implements broker.Store.
-func (readOnly) Write(context.Context, string, secret.Value, uint64) (uint64, error) {
+func (r *readOnly) Write(context.Context, string, secret.Value, uint64) (uint64, error) {
+	r.asked.Store(true)
 	return 0, fmt.Errorf("write: %w", errReadOnly)
 }
 
 // Destroy implements broker.Store.
-func (readOnly) Destroy(context.Context, string) error { return fmt.Errorf("destroy: %w", errReadOnly) }
+func (r *readOnly) Destroy(context.Context, string) error {
+	return fmt.Errorf("destroy: %w", errReadOnly)
+}
