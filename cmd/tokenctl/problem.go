@@ -83,6 +83,7 @@ var recoveries = map[string]string{
 	"FIX_CLIENT":       "correct the client's settings, here or at the provider",
 	"ROTATE_SECRET":    "a new secret is needed",
 	"FIX_STORE":        "the broker's store needs an operator",
+	"REAUTHORIZE":      "the user must consent again",
 	"CONTACT_PROVIDER": "only the operator of the authorization server can mend it",
 	"CONTACT_OPERATOR": "only the operator of the broker can mend it",
 }
