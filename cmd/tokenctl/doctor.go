@@ -53,6 +53,7 @@ type doctor struct {
 	screen
 	session *session
 	context contextConfig
+	refused bool   // the broker ended our handshake
 	drew    string // the part that was drawn last
 	// listed is how many of each kind a restore may have wrong; nil if that was not asked.
 	listed map[string]int
@@ -77,6 +78,10 @@ func (d *doctor) look(ctx context.Context, afterRestore bool) {
 	d.Part = "way"
 	d.way(ctx)
 	d.Part = "broker"
+	if d.refused {
+		d.Skipped("everything", "the broker does not take the connection")
+		return
+	}
 	otherwise := callsWithin
 	if afterRestore {
 		otherwise = withoutEnd
@@ -101,24 +106,14 @@ func (d *doctor) look(ctx context.Context, afterRestore bool) {
 // health services: the process, and whether it can give tokens.
 const tokenServiceName = "tokenbroker.v1.TokenService"
 
-// remoteAlert is how Go says that the peer ended a handshake.
-const remoteAlert = "remote error: tls: "
-
-// alive asks for the broker's health, which needs no permission: it is also the first
-// call, at which the broker looks at our certificate.
+// alive asks for the broker's health, which needs no permission.
 func (d *doctor) alive(ctx context.Context, b *services) bool {
 	d.transient("asking the broker")
 	answer, err := b.health.Check(ctx, &healthpb.HealthCheckRequest{})
-	switch text := status.Convert(err).Message(); {
-	case err != nil && strings.Contains(text, remoteAlert):
-		d.Bad("mutual TLS", "have your certificate made by an authority of the broker's listen.client_ca_file or trust_bundles, and not revoked", "the broker ended the handshake: "+strings.Trim(afterLast(text, remoteAlert), `"`))
-		return false
-	case err != nil:
+	text := status.Convert(err).Message()
+	if err != nil {
 		d.Bad("health", "look at the broker's log; on its machine, `tokenbroker doctor --config FILE` looks at the rest", text)
 		return false
-	}
-	if d.context.CertificateFile != "" {
-		d.Good("mutual TLS", "the broker takes the connection")
 	}
 	d.servingWord("health", "the process lives", answer.GetStatus())
 	answer, err = b.health.Check(ctx, &healthpb.HealthCheckRequest{Service: tokenServiceName})
@@ -137,8 +132,6 @@ func (d *doctor) servingWord(name, good string, answer healthpb.HealthCheckRespo
 	}
 	d.Bad(name, "it has lost its store, or is stopping: the looks at the store below and its log say more", strings.ToLower(answer.String()))
 }
-
-func afterLast(text, mark string) string { return text[strings.LastIndex(text, mark)+len(mark):] }
 
 // known asks who we are there, and what time it is; it reports whether the access table
 // lists us.

@@ -159,7 +159,8 @@ func (d *doctor) handshake(ctx context.Context, conn net.Conn, name string) {
 		InsecureSkipVerify: true, // verified below
 	}
 	if pair, err := tls.LoadX509KeyPair(c.CertificateFile, c.KeyFile); c.CertificateFile != "" && err == nil {
-		config.Certificates = []tls.Certificate{pair}
+		// Shown whatever authorities the broker asks for, as package client does.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
 	}
 	secured := tls.Client(conn, config)
 	_, err := within(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, secured.HandshakeContext(ctx) })
@@ -182,6 +183,31 @@ func (d *doctor) handshake(ctx context.Context, conn net.Conn, name string) {
 		d.Good("TLS", tls.VersionName(state.Version)+", HTTP/2")
 	}
 	d.verify(state.PeerCertificates, name, time.Now())
+	if c.CertificateFile != "" {
+		d.mutual(secured)
+	}
+}
+
+// remoteAlert is how Go says that the peer ended a handshake.
+const remoteAlert = "remote error: tls: "
+
+// mutual waits for the first word of the broker. By TLS 1.3 it looks at our certificate
+// after our side of the handshake is done, and by HTTP/2 it speaks first (RFC 9113 §3.4):
+// settings, or an alert. Nothing is written, because a write could meet a closed
+// connection and lose the alert.
+func (d *doctor) mutual(conn *tls.Conn) {
+	const name = "mutual TLS"
+	_ = conn.SetReadDeadline(time.Now().Add(wayWithin)) // fails on closed connections only, as the read does
+	_, err := conn.Read(make([]byte, 1))
+	switch {
+	case err == nil:
+		d.Good(name, "the broker takes your certificate")
+	case strings.HasPrefix(err.Error(), remoteAlert):
+		d.refused = true
+		d.Bad(name, "have your certificate made by an authority of the broker's listen.client_ca_file or trust_bundles, and not revoked", "the broker ended the handshake: "+strings.TrimPrefix(err.Error(), remoteAlert))
+	default:
+		d.Doubtful(name, "look at the broker's log", "the broker did not say whether it takes your certificate: "+err.Error())
+	}
 }
 
 // verify looks at the chain that the broker shows.
