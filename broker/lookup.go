@@ -362,6 +362,10 @@ func (b *Broker) checkClient(ctx context.Context, w *walk, c *Client) {
 		return
 	}
 	w.add(StageClientState, OutcomePassed, "")
+	if _, err := keyWithout(c, w.check.Query, settingsOf(c)); err != nil {
+		w.fail(StageSettings, err)
+		return
+	}
 	b.checkSettings(w, c)
 	var current SecretVersion
 	if w.deep(DepthSecret) {
