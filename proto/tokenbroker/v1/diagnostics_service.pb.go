@@ -1054,7 +1054,7 @@ type isStreamCheckResponse_Event interface {
 }
 
 type StreamCheckResponse_Stage struct {
-	// A stage that is done.
+	// A stage that is done, in order.
 	Stage *LookupStage `protobuf:"bytes,1,opt,name=stage,proto3,oneof"`
 }
 
