@@ -5,8 +5,12 @@ import (
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
-// rename asks about another client than the one that is registered.
-func (s *scene) askAbout(id string) { s.check.Client = "clients/" + id }
+// askAbout asks about another client than the one that is registered.
+// It asks a replica that has just started and holds no list of names yet.
+func (s *scene) askAbout(id string) {
+	s.check.Client = "clients/" + id
+	s.then(func() { s.site = newSite(s.t, s.store, settings{}) })
+}
 
 // editRecord changes the client's record by hand.
 func (s *scene) editRecord(change func(map[string]any)) {

@@ -23,7 +23,7 @@ var settingsFaults = []fault{
 	{
 		"a sandbox endpoint for a production client", token,
 		func(s *scene) {
-			s.named("sandbox.as.test")
+			s.named("sandbox-as.test")
 			s.message.Labels = map[string]string{"env": "production"}
 			s.unknownThere()
 		},
@@ -32,8 +32,8 @@ var settingsFaults = []fault{
 	{
 		"a staging API beside a production endpoint", token,
 		func(s *scene) {
-			s.named("login.prod.as.test")
-			s.message.ApiEndpoint, s.message.TokenDestinations = "https://staging.api.test/me", []string{"https://staging.api.test"}
+			s.named("login-prod.example")
+			s.message.ApiEndpoint, s.message.TokenDestinations = "https://staging-api.test/me", []string{"https://staging-api.test"}
 			s.unknownThere()
 		},
 		likely(broker.StageSettings, broker.ReasonEndpointsMixed, "api_endpoint looks like test"),

@@ -198,10 +198,6 @@ var tokenFaults = []fault{
 		proven(broker.StageTokenRequest, broker.ReasonTokenExpired),
 	},
 	{
-		"a token that lives 0 seconds", token, granting(`{"access_token":"` + canary + `","token_type":"Bearer","expires_in":0}`),
-		proven(broker.StageTokenRequest, broker.ReasonTokenExpired),
-	},
-	{
 		"fewer scopes than asked for", token,
 		func(s *scene) {
 			s.message.DefaultScopes = []string{"read", "write"}

@@ -55,7 +55,7 @@ type listening struct {
 func goodLeaf() *x509.Certificate {
 	return &x509.Certificate{
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses: []net.IP{net.ParseIP("127.0.0.1"), net.IPv6loopback}, DNSNames: []string{"*.test", "localhost"},
+		IPAddresses: []net.IP{net.ParseIP("127.0.0.1"), net.IPv6loopback}, DNSNames: []string{"*.test", "*.example", "localhost"},
 	}
 }
 
