@@ -1,6 +1,7 @@
 package diagnosis_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -105,6 +106,7 @@ func (l listening) config(t testing.TB) *tls.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pair.Certificate = append(pair.Certificate, signer.Certificate().Raw)
 	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if l.tls != nil {
 		l.tls(config)
@@ -241,8 +243,10 @@ func fixed(status int, contentType, body string) http.HandlerFunc {
 // such as the one that looks at the way, as a token endpoint does.
 func toCredentials(handler http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		_ = r.ParseForm()
-		if r.Header.Get("Authorization") == "" && !r.PostForm.Has("client_secret") && !r.PostForm.Has("client_assertion") {
+		body, _ := io.ReadAll(r.Body)
+		form, _ := url.ParseQuery(string(body))
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if r.Header.Get("Authorization") == "" && !form.Has("client_secret") && !form.Has("client_assertion") {
 			fixed(401, "application/json", `{"error":"invalid_client"}`)(w, r)
 			return
 		}
