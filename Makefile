@@ -75,7 +75,7 @@ fuzz: ## Run every fuzz target for a short while (FUZZTIME=10s)
 .PHONY: fault
 fault: ## Fail every outside call in turn; kill, freeze and cut off servers of a fleet, and count what they survive
 	TOKENBROKER_TEST_SERVERS=none $(GO) test -race -count=1 -timeout=$(TIMEOUT) -run 'Fault' ./...
-	cd broker && TOKENBROKER_TEST_FAULTS=all $(GO) test -race -count=1 -timeout=$(TIMEOUT) -run '^TestRotationFaults$$'
+	cd broker && TOKENBROKER_TEST_FAULTS=all $(GO) test -race -count=1 -timeout=$(TIMEOUT) -run '^(TestRotationFaults|TestGrantFaults)$$'
 	TOKENBROKER_TEST_FAULTS=all $(GO) test -race -count=1 -timeout=$(TIMEOUT) -v -run '^TestFleet' ./test/e2e
 
 .PHONY: bench

@@ -88,3 +88,33 @@ func BenchmarkGetTokenCold(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkGetTokenWarmSubjects asks for the tokens of many subjects in turn.
+func BenchmarkGetTokenWarmSubjects(b *testing.B) {
+	upstream := brokertest.NewUpstream()
+	made, err := broker.New(broker.Config{Store: brokertest.NewMemory(), RequestToken: upstream.RequestToken, CheckSecret: checkSecret})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(made.Close)
+	n := newClient("acme")
+	n.Upstream.Grant = broker.RefreshToken
+	if _, err := made.CreateClient(b.Context(), n); err != nil {
+		b.Fatal(err)
+	}
+	queries := make([]broker.TokenQuery, 100)
+	for i := range queries {
+		queries[i] = broker.TokenQuery{ClientID: "acme", Subject: fmt.Sprint("users/", i)}
+		if _, err := made.StoreGranted(b.Context(), "acme", queries[i].Subject, upstream.Consent("user"), "", ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	ctx, i := context.Background(), 0
+	for b.Loop() {
+		if _, _, err := made.GetToken(ctx, queries[i%len(queries)]); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+}

@@ -60,6 +60,13 @@ type Config struct {
 	// PublicKey returns the public JWK (RFC 7517) of a secret that is a private key, ""
 	// for any other; nil knows none. It must not quote the secret.
 	PublicKey func(secret.Value) (string, error)
+	// SecretExpiry returns when a secret ends by what it says itself, as a certificate
+	// does; nil knows of none. It is taken where nobody declares another.
+	SecretExpiry func(Authentication, secret.Value) (time.Time, bool)
+	// CheckDPoPProof returns the thumbprint of the key of a caller's proof (RFC 9449
+	// §4.2), or a DPOP_PROOF_INVALID error that says why it is none for a POST to
+	// endpoint; nil takes no proofs. It must not quote the proof.
+	CheckDPoPProof func(proof, endpoint string) (thumbprint string, err error)
 	// Rotators change secrets at providers, by the names that RotationSettings.Rotator
 	// has. The map is the Broker's from then on; who made the rotators closes them.
 	Rotators map[string]Rotator
@@ -115,8 +122,10 @@ type Broker struct {
 	callbackURL   string
 	checkSecret   func(Authentication, secret.Value) error
 	checkEndpoint func(string) error
+	checkProof    func(proof, endpoint string) (string, error) // nil if none is taken
 	rotators      map[string]Rotator
-	publicKey     func(secret.Value) (string, error) // nil if none are known
+	publicKey     func(secret.Value) (string, error)                   // nil if none are known
+	secretExpiry  func(Authentication, secret.Value) (time.Time, bool) // nil if none is known
 	carryTrace    func(from, to context.Context) context.Context
 	unwrap        Unwrap
 	references    References
@@ -165,8 +174,12 @@ type Broker struct {
 
 	publicKeys *otter.Cache[string, string] // fingerprint → public half, of versions whose record has none
 
-	reads   singleflight.Group // of client records, by id
-	flights singleflight.Group // of mints, by token key
+	grants *otter.Cache[grantID, *grantSeen] // whose → what is known of that grant
+	saves  grantSaves
+
+	reads      singleflight.Group // of client records, by id
+	grantReads singleflight.Group // of grants, by uid and subject
+	flights    singleflight.Group // of mints, by token key
 	// following are looks at the owners of secrets, by uid.
 	following singleflight.Group
 
@@ -187,11 +200,12 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		store: cfg.Store, requestToken: cfg.RequestToken, revokeToken: cfg.RevokeToken, server: cfg.AuthorizationServer, providers: cfg.Providers, prober: cfg.Prober, wrongTries: max(cmp.Or(cfg.WrongTries, 1), 0), callbackURL: cfg.CallbackURL, checkSecret: cfg.CheckSecret,
-		checkEndpoint: cfg.CheckEndpoint, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
-		unwrap: cfg.Unwrap, references: cfg.References,
+		checkEndpoint: cfg.CheckEndpoint, checkProof: cfg.CheckDPoPProof, rotators: cfg.Rotators, carryTrace: cfg.CarryTrace, publicKey: cfg.PublicKey, log: cfg.Logger,
+		unwrap: cfg.Unwrap, references: cfg.References, secretExpiry: cfg.SecretExpiry,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
+		saves:  grantSaves{byPath: map[string]chan struct{}{}},
 		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 		purgeDeletedAfter: cfg.PurgeDeletedAfter,
 		rotations:         rotations{listing: semaphore.NewWeighted(1)},
@@ -211,7 +225,7 @@ func New(cfg Config) (*Broker, error) {
 		}
 		return n
 	}
-	var errs [7]error
+	var errs [8]error
 	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
 	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{
 		MaximumSize:      bound(cfg.CachedTokens),
@@ -222,6 +236,7 @@ func New(cfg Config) (*Broker, error) {
 	b.seen, errs[4] = otter.New(&otter.Options[string, seenVersion]{MaximumSize: bound(cfg.CachedTokens)})
 	b.skews, errs[5] = otter.New(&otter.Options[string, time.Duration]{MaximumSize: bound(cfg.CachedClients)})
 	b.publicKeys, errs[6] = otter.New(&otter.Options[string, string]{MaximumSize: bound(cfg.CachedClients)})
+	b.grants, errs[7] = otter.New(&otter.Options[grantID, *grantSeen]{MaximumSize: bound(cfg.CachedTokens)})
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
@@ -255,7 +270,7 @@ func (b *Broker) Close() {
 	b.secrets.forget()
 	for _, stop := range []func() bool{
 		b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines, b.parked.StopAllGoroutines,
-		b.seen.StopAllGoroutines, b.skews.StopAllGoroutines, b.publicKeys.StopAllGoroutines,
+		b.seen.StopAllGoroutines, b.skews.StopAllGoroutines, b.publicKeys.StopAllGoroutines, b.grants.StopAllGoroutines,
 	} {
 		stop()
 	}

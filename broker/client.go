@@ -166,8 +166,9 @@ func AuthenticationMethods() []AuthenticationMethod {
 type Authentication struct {
 	// Method is one of [AuthenticationMethods].
 	Method AuthenticationMethod `json:"method"`
-	// SigningAlgorithm is the JWS algorithm of private_key_jwt, such as "RS256"; ""
-	// takes the natural one of the key (RS256, ES256/384/512, EdDSA).
+	// SigningAlgorithm is the JWS algorithm of private_key_jwt, client_secret_jwt or
+	// private_key_bearer, such as "RS256"; "" takes the natural one of the key (RS256,
+	// ES256/384/512, EdDSA), and HS256 for a client secret.
 	SigningAlgorithm string `json:"signing_algorithm,omitempty"`
 	// KeyID is the assertion's kid header; "" takes the JWK's own, or sends none.
 	KeyID string `json:"key_id,omitempty"`
@@ -175,7 +176,25 @@ type Authentication struct {
 	AssertionAudience string `json:"assertion_audience,omitempty"`
 }
 
-// SigningAlgorithms lists the accepted values of Authentication.SigningAlgorithm.
+// SigningAlgorithms lists the JWS algorithms that m signs with, "" taking the first or
+// the natural one of the key; nil if it signs nothing.
+func (m AuthenticationMethod) SigningAlgorithms() []string {
+	switch m {
+	case PrivateKeyJWT, PrivateKeyBearer:
+		return SigningAlgorithms()
+	case ClientSecretJWT:
+		return []string{"HS256", "HS384", "HS512"}
+	}
+	return nil
+}
+
+// hasPublicKey reports whether m's secrets are private keys that the authorization server
+// knows the public halves of.
+func (m AuthenticationMethod) hasPublicKey() bool {
+	return m == PrivateKeyJWT || m == PrivateKeyBearer || m == SelfSignedTLSClientAuth
+}
+
+// SigningAlgorithms lists the asymmetric ones: those of private keys.
 func SigningAlgorithms() []string {
 	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 }
@@ -283,8 +302,14 @@ func (c *Client) State() State {
 	}
 }
 
-// Etag identifies this very revision of this very client (AIP-154).
-func (c *Client) Etag() string { return c.UID + "-" + strconv.FormatUint(c.version, 10) }
+// Etag identifies this very revision of this very client (AIP-154); "" if it was never
+// stored.
+func (c *Client) Etag() string {
+	if c.version == 0 {
+		return ""
+	}
+	return c.UID + "-" + strconv.FormatUint(c.version, 10)
+}
 
 // Staged returns the version that carries stage, which must not be Unlabelled.
 func (c *Client) Staged(stage Stage) (SecretVersion, bool) {

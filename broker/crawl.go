@@ -154,6 +154,9 @@ func (k *crawler) work(ctx context.Context) {
 // endRound does what is done once for all clients, and begins the next round.
 func (k *crawler) endRound(ctx context.Context) bool {
 	removed, err := k.sweepTokens(ctx, k.pause)
+	if err == nil && k.record.Round%thoroughEvery == 0 {
+		_, err = k.sweepGrants(ctx, k.pause)
+	}
 	found := k.record.Counted
 	found.Time = time.Now().UTC()
 	k.log.InfoContext(ctx, "all clients visited", "clients", found.Clients, "unreadable", found.Unreadable, "token_records_removed", removed, "reason", ReasonOf(err))

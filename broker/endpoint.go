@@ -107,7 +107,7 @@ func outcomeOf(err error) endpointOutcome {
 		return endpointAnswered
 	case transient(reason) || reason == ReasonUpstreamTLS:
 		return endpointFailed
-	case fromUpstream(reason) && reason != ReasonUpstreamAddressRefused:
+	case answered(reason) && reason != ReasonUpstreamAddressRefused:
 		return endpointAnswered
 	default:
 		return endpointUnknown // nothing was sent, or nobody waited for the answer

@@ -43,15 +43,15 @@ func (c *Client) fallback(current SecretVersion) (SecretVersion, bool) {
 
 // requestCurrent gets a token with the current secret or, where that is refused, with the
 // previous one.
-func (b *Broker) requestCurrent(ctx context.Context, c *Client, current SecretVersion, key tokenKey) (*Token, error) {
-	return b.orPrevious(ctx, c, current, key, func(ctx context.Context) (*Token, error) { return b.requestWith(ctx, c, current, key) })
+func (b *Broker) requestCurrent(ctx context.Context, c *Client, current SecretVersion, ask tokenAsk) (*Token, error) {
+	return b.orPrevious(ctx, c, current, ask, func(ctx context.Context) (*Token, error) { return b.requestWith(ctx, c, current, ask) })
 }
 
 // orPrevious gets a token by request, which asks with the current secret, or, where the
 // authorization server refuses that one and takes the previous one still, with the
 // previous one. That is remembered, told with each such token, and ends in a rollback
 // where the provider's secrets overlap.
-func (b *Broker) orPrevious(ctx context.Context, c *Client, current SecretVersion, key tokenKey, request func(context.Context) (*Token, error)) (*Token, error) {
+func (b *Broker) orPrevious(ctx context.Context, c *Client, current SecretVersion, ask tokenAsk, request func(context.Context) (*Token, error)) (*Token, error) {
 	previous, ok := c.fallback(current)
 	if !ok {
 		return request(ctx)
@@ -65,7 +65,7 @@ func (b *Broker) orPrevious(ctx context.Context, c *Client, current SecretVersio
 		known = nil
 	}
 	if known != nil && known.PreviousWorked && time.Since(known.Time) < known.pause() {
-		if token, err := b.requestPrevious(ctx, c, previous, key); err == nil {
+		if token, err := b.requestPrevious(ctx, c, previous, ask); err == nil {
 			return token, nil
 		}
 	}
@@ -77,7 +77,7 @@ func (b *Broker) orPrevious(ctx context.Context, c *Client, current SecretVersio
 	case ReasonOf(err) != ReasonClientRejected:
 		return token, err
 	}
-	token, previousErr := b.requestPrevious(ctx, c, previous, key)
+	token, previousErr := b.requestPrevious(ctx, c, previous, ask)
 	b.noteRefusal(ctx, c, current, previousErr == nil)
 	if previousErr != nil {
 		return nil, err
@@ -95,8 +95,8 @@ func (r *refusedSecret) pause() time.Duration {
 }
 
 // requestPrevious gets a token with the previous secret, and says so beside it.
-func (b *Broker) requestPrevious(ctx context.Context, c *Client, previous SecretVersion, key tokenKey) (*Token, error) {
-	token, err := b.requestWith(ctx, c, previous, key)
+func (b *Broker) requestPrevious(ctx context.Context, c *Client, previous SecretVersion, ask tokenAsk) (*Token, error) {
+	token, err := b.requestWith(ctx, c, previous, ask)
 	if err == nil {
 		token.warnings = append(slices.Clip(token.warnings), Warning{Reason: ReasonUsingPreviousSecret})
 	}

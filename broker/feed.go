@@ -37,6 +37,8 @@ type feedEntry struct {
 	// Changing is for how long the client may be about to change; 0 if it has changed.
 	// It counts from when a reader first sees it.
 	Changing time.Duration `json:"changing,omitempty"`
+	// Grant is the path of the grant that changed; "" if it is the client itself.
+	Grant string `json:"grant,omitempty"`
 }
 
 // append adds entries and drops the oldest ones that are too many.
@@ -46,7 +48,8 @@ func (r *feedRecord) append(entries []feedEntry) {
 	bytes, keep := 0, 0
 	for keep < min(len(r.Entries), maxFeedEntries) && bytes < maxFeedBytes {
 		keep++
-		bytes += len(r.Entries[len(r.Entries)-keep].ID) + 8
+		entry := r.Entries[len(r.Entries)-keep]
+		bytes += len(entry.ID) + len(entry.Grant) + 8
 	}
 	r.Entries = r.Entries[len(r.Entries)-keep:]
 }

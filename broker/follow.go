@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,14 @@ type follower struct {
 	counter int64
 	// unsettled :: client id → until when it has to be read again at each look
 	unsettled map[string]time.Time
+	// unsettledGrants :: path → the same of a grant
+	unsettledGrants map[string]unsettledGrant
+}
+
+// unsettledGrant is a grant that has to be looked at again until then.
+type unsettledGrant struct {
+	client string
+	until  time.Time
 }
 
 // since is a time as ns since the Broker was made, by the clock that only runs forward.
@@ -55,7 +64,7 @@ func (b *Broker) due(loaded *loadedClient) bool {
 // followFeed looks at the feed about once a second until ctx ends.
 func (b *Broker) followFeed(ctx context.Context) {
 	defer b.follower.seeing.Store(false)
-	b.follower.unsettled = map[string]time.Time{}
+	b.follower.unsettled, b.follower.unsettledGrants = map[string]time.Time{}, map[string]unsettledGrant{}
 	for {
 		_ = b.guarded(ctx, func() error { b.lookAtFeed(ctx); return nil }) // guarded logs what it caught
 		if !sleep(ctx, pollFeedEvery*9/10+rand.N(pollFeedEvery/5)) {
@@ -81,9 +90,14 @@ func (b *Broker) lookAtFeed(ctx context.Context) {
 	}
 	f.begun, f.uid, f.counter = true, r.UID, r.Counter
 	for _, entry := range entries {
+		if entry.Grant != "" {
+			f.unsettledGrants[entry.Grant] = unsettledGrant{entry.ID, looked.Add(entry.Changing)}
+			continue
+		}
 		f.unsettled[entry.ID] = looked.Add(entry.Changing)
 	}
 	b.settleChanges(ctx, looked)
+	b.settleGrants(ctx, looked)
 	f.readAt.Store(b.since(looked))
 	f.seeing.Store(true)
 }
@@ -139,6 +153,20 @@ func (b *Broker) settleChanges(ctx context.Context, looked time.Time) {
 	for id, until := range b.follower.unsettled {
 		if !again[id] && !looked.Before(until) {
 			delete(b.follower.unsettled, id)
+		}
+	}
+}
+
+// settleGrants does the same for grants.
+func (b *Broker) settleGrants(ctx context.Context, looked time.Time) {
+	changed := map[string]string{}
+	for path, g := range b.follower.unsettledGrants {
+		changed[path] = g.client
+	}
+	failed := b.rereadGrants(ctx, changed)
+	for path, g := range b.follower.unsettledGrants {
+		if !slices.Contains(failed, path) && !looked.Before(g.until) {
+			delete(b.follower.unsettledGrants, path)
 		}
 	}
 }

@@ -12,11 +12,16 @@ import (
 // with a warning. The Token is shared and must not be changed; nor may q's lists be,
 // which are kept.
 //
+// A token by TokenExchange is the call's alone. A token that is bound to a key or a
+// certificate is handed to who shows, or says, that it holds that.
+//
 // INVALID_REQUEST, SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED, CLIENT_NOT_FOUND,
-// CLIENT_DISABLED, CLIENT_DELETED, DEADLINE_EXCEEDED, SHUTTING_DOWN, REPLICA_BLIND, a
-// SECRET_ reason, or one of the store or of the authorization server.
+// CLIENT_DISABLED, CLIENT_DELETED, DEADLINE_EXCEEDED, SHUTTING_DOWN, REPLICA_BLIND,
+// AUTHORIZATION_REQUIRED and the other reasons of users' grants, a DPOP_ reason,
+// TOKEN_BOUND_ELSEWHERE, TOKEN_NOT_BOUND, a SECRET_ reason, or one of the store or of the
+// authorization server.
 func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning, error) {
-	if err := checkQuery(q); err != nil {
+	if err := checkQuery(&q); err != nil {
 		return nil, nil, err
 	}
 	now := time.Now()
@@ -33,34 +38,43 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 	if fresh {
 		now = time.Now()
 	}
+	if !loaded.plain || !q.SubjectToken.IsZero() {
+		return b.getSpecial(ctx, loaded, fresh, q, now)
+	}
+	return b.serve(ctx, loaded, fresh, &q, now)
+}
+
+// serve serves the token at hand, or another one.
+func (b *Broker) serve(ctx context.Context, loaded *loadedClient, fresh bool, q *TokenQuery, now time.Time) (*Token, []Warning, error) {
 	held := loaded.last.Load().tokenFor(q, now)
 	if held == nil {
+		var err error
 		if held, err = b.lookUp(loaded, q, now); err != nil {
 			return nil, nil, err
 		}
 	}
-	if held != nil && (held.SecretVersion < loaded.minSecretVersion || !held.aliveAt(now)) {
+	if held != nil && (held.SecretVersion < loaded.minSecretVersion || !held.aliveAt(now) || held.grant != 0 && !b.grantHolds(held)) {
 		held = nil
 	}
 	minValidity := loaded.minValidity
 	if q.MinValidity != nil {
-		minValidity = loaded.client.minValidity(q)
+		minValidity = loaded.client.minValidity(*q)
 	}
 	if held == nil || !held.good(minValidity, now) || q.RejectedTokenID == held.ID {
 		key, err := loaded.keyFor(q)
 		if err != nil {
 			return nil, nil, err
 		}
-		return b.getAnother(ctx, loaded.client, want{query: q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
+		return b.getAnother(ctx, loaded.client, want{query: *q, key: key, seen: held, minValidity: minValidity, fresh: fresh}, now)
 	}
 	held.noteUse()
 	warnings := held.serveWarnings(minValidity, now)
-	if now.After(held.RefreshAfter) {
+	if now.After(held.RefreshAfter) && q.binding == "" { // a proof is good for the call that brings it
 		key, err := loaded.keyFor(q)
 		if err != nil {
 			return nil, nil, err
 		}
-		warnings = append(slices.Clip(warnings), b.refresh(loaded.client, q, key, held, now)...)
+		warnings = append(slices.Clip(warnings), b.refresh(loaded.client, *q, key, held, now)...)
 	}
 	return held, warnings, nil
 }
@@ -123,8 +137,9 @@ func refreshFailing(err error) Warning {
 	return Warning{Reason: ReasonRefreshFailing, Detail: string(ReasonOf(err))}
 }
 
-func checkQuery(q TokenQuery) error {
-	if len(q.Scopes)+len(q.Audience)+len(q.Resources)+len(q.RejectedTokenID) == 0 && q.MinValidity == nil {
+func checkQuery(q *TokenQuery) error {
+	if len(q.Scopes)+len(q.Audience)+len(q.Resources)+len(q.RejectedTokenID)+len(q.Subject)+len(q.SubjectTokenType)+len(q.DPoPProof)+len(q.CertificateThumbprint) == 0 &&
+		q.MinValidity == nil && q.SubjectToken.IsZero() {
 		return nil // nothing to check but the id, which the index does on a miss
 	}
 	var v violations
@@ -132,6 +147,13 @@ func checkQuery(q TokenQuery) error {
 	checkText(&v, "audience", q.Audience, maxURLLength)
 	checkTargets(&v, "resources", q.Resources, true)
 	checkText(&v, "rejected_token_id", q.RejectedTokenID, maxTokenIDLength)
+	checkText(&v, "subject", q.Subject, maxSubjectLength)
+	checkText(&v, "subject_token_type", q.SubjectTokenType, maxURLLength)
+	if len(q.SubjectToken.Reveal()) > MaxTokenBytes {
+		v.add("subject_token", "has %d bytes; at most %d", len(q.SubjectToken.Reveal()), MaxTokenBytes)
+	}
+	checkText(&v, "dpop_proof", q.DPoPProof, maxProofLength)
+	checkText(&v, "certificate_thumbprint", q.CertificateThumbprint, maxTokenIDLength)
 	if q.MinValidity != nil && (*q.MinValidity < 0 || *q.MinValidity > maxMinValidity) {
 		v.add("min_validity", "must lie between 0 and %v", maxMinValidity)
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -63,8 +64,11 @@ type GrantParameters struct {
 	// Code, CodeVerifier (RFC 7636) and RedirectURI are for AuthorizationCode.
 	Code, CodeVerifier secret.Value
 	RedirectURI        string
-	// DeviceCode is for DeviceCode.
-	DeviceCode secret.Value
+	// DeviceCode is for DeviceCode; PollInterval is how long was waited before this poll
+	// (RFC 8628 §3.5), 0 for 5 s. AUTHORIZATION_PENDING has in RetryAfter how long to wait
+	// before the next one, which is more after slow_down.
+	DeviceCode   secret.Value
+	PollInterval time.Duration
 	// RefreshToken is for RefreshToken; AccessToken is the last token, for providers
 	// that are refreshed with it.
 	RefreshToken, AccessToken secret.Value
@@ -89,7 +93,9 @@ type AuthorizationServer interface {
 	// AuthorizationURL returns what a browser opens to ask for consent (RFC 6749 §4.1.1).
 	// It makes no request.
 	AuthorizationURL(AuthorizationRequest) (string, error)
-	// AuthorizeDevice begins a consent on another device (RFC 8628 §3.1).
+	// AuthorizeDevice begins a consent on another device (RFC 8628 §3.1). The request's
+	// Endpoint is the device authorization endpoint; a client that signs assertions for
+	// its token endpoint says so by its AssertionAudience.
 	AuthorizeDevice(ctx context.Context, req TokenRequest) (DeviceAuthorization, error)
 	// CheckIDToken says whether an ID token that came beside a token is one for this
 	// client, this issuer and this nonce, with an ID_TOKEN_INVALID error if not. It came
@@ -97,16 +103,18 @@ type AuthorizationServer interface {
 	// Core §3.1.3.7).
 	CheckIDToken(idToken secret.Value, issuer, clientID, nonce string) error
 	// Discover reads an issuer's metadata (RFC 8414 §3, OpenID Connect Discovery §4): at
-	// most two requests. DISCOVERY_FAILED, or a reason of the way there.
-	Discover(ctx context.Context, issuer string) (Metadata, error)
+	// most two requests. Endpoints are taken that are on the issuer's host or of one of
+	// the bound origins. DISCOVERY_FAILED, or a reason of the way there.
+	Discover(ctx context.Context, issuer string, bound ...string) (Metadata, error)
 	// Introspect asks about a token (RFC 7662).
 	Introspect(ctx context.Context, req IntrospectionRequest) (Introspection, error)
 }
 
 // AuthorizationRequest is what is asked of a user's browser.
 type AuthorizationRequest struct {
-	// Provider is the client's profile; "" is none. Variables are the client's.
-	Provider string
+	// Provider is the client's profile; "" is none. ProviderVariables are the client's.
+	Provider          string
+	ProviderVariables map[string]string
 	// Endpoint is the authorization endpoint's URL, which may have a query.
 	Endpoint string
 	ClientID string
@@ -149,9 +157,24 @@ type Metadata struct {
 	CodeChallengeMethods        []string
 	// IssuerInAnswer says that answers at the redirect URI name the issuer (RFC 9207).
 	IssuerInAnswer bool
-	// MTLSTokenEndpoint is that of mtls_endpoint_aliases (RFC 8705 §5).
-	MTLSTokenEndpoint string
-	Ignored           []string
+	// Those of mtls_endpoint_aliases (RFC 8705 §5).
+	MTLSTokenEndpoint               string
+	MTLSDeviceAuthorizationEndpoint string
+	MTLSRevocationEndpoint          string
+	MTLSIntrospectionEndpoint       string
+	// Ignored names what was left out and where it led: "token_endpoint: https://other.example".
+	Ignored []string
+}
+
+// WithCertificate returns m with the endpoints for clients that present a certificate,
+// whether to authenticate or to have tokens bound to it: the aliases where there are
+// any.
+func (m Metadata) WithCertificate() Metadata {
+	m.TokenEndpoint = cmp.Or(m.MTLSTokenEndpoint, m.TokenEndpoint)
+	m.DeviceAuthorizationEndpoint = cmp.Or(m.MTLSDeviceAuthorizationEndpoint, m.DeviceAuthorizationEndpoint)
+	m.RevocationEndpoint = cmp.Or(m.MTLSRevocationEndpoint, m.RevocationEndpoint)
+	m.IntrospectionEndpoint = cmp.Or(m.MTLSIntrospectionEndpoint, m.IntrospectionEndpoint)
+	return m
 }
 
 // IntrospectionRequest is one request of RFC 7662 §2.1.

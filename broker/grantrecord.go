@@ -38,7 +38,10 @@ type grantRecord struct {
 	GrantTime         time.Time `json:"grant_time,omitzero"`
 	RefreshTime       time.Time `json:"refresh_time,omitzero"`
 	RefreshExpireTime time.Time `json:"refresh_expire_time,omitzero"`
-	// Generation grows with each grant: tokens of an earlier one are not served.
+	// TokenExpireTime is when the last access token ends.
+	TokenExpireTime time.Time `json:"token_expire_time,omitzero"`
+	// Generation is that of no other grant of the subject, also not of one that was given
+	// up before: tokens of another one are not served. 0 before the first grant.
 	Generation int64 `json:"generation"`
 	// Lease is held by the mint that uses the refresh token; nil if none does. Fence
 	// counts the leases that were given.
@@ -57,7 +60,7 @@ type grantRecord struct {
 type spending struct {
 	// ID is the mint's, as in its lease.
 	ID string `json:"id"`
-	// Time is when the use was journalled, right before it was sent.
+	// Time is when the first use was journalled, right before it was sent.
 	Time time.Time `json:"time"`
 	// Tries counts the uses of one refresh token.
 	Tries int `json:"tries"`

@@ -29,6 +29,8 @@ type failure struct {
 	// retryAt is when it is worth asking again where that is later than the hold; zero
 	// if it is not.
 	retryAt time.Time
+	// ended says that asking again changes nothing before somebody acts.
+	ended bool
 }
 
 // newFailure is the failure that follows last, which may be nil, at now.
@@ -63,6 +65,9 @@ func (f *failure) until(waiting bool) time.Time {
 // told is the error that callers get at now: why, and when it is worth asking again.
 func (f *failure) told(now time.Time) error {
 	e := *AsError(f.err)
+	if f.ended {
+		return &e
+	}
 	retryAt := f.at.Add(f.waitingHold)
 	if f.retryAt.After(retryAt) {
 		retryAt = f.retryAt
@@ -80,7 +85,7 @@ func (b *Broker) heldDown(c *Client, key tokenKey, now time.Time, waiting bool) 
 	if !ok || !now.Before(f.until(waiting)) {
 		return nil
 	}
-	if current, ok := c.Staged(Current); !ok || current.Number != f.secretVersion {
+	if current, ok := c.minting(); !ok || current.Number != f.secretVersion {
 		return nil
 	}
 	return f.told(now)
@@ -95,13 +100,15 @@ func (b *Broker) noteFailure(ctx context.Context, c *Client, current SecretVersi
 	now := time.Now()
 	var f *failure
 	switch reason := ReasonOf(err); {
-	case parks(reason):
+	case parks(reason) && !(reason == ReasonGrantRejected && key.subject != ""): // one user's grant is not the client's
 		p := b.park(ctx, c, current, err)
 		f = standing(p.refusal(c, now), current.Number, now)
 	case reason == ReasonIssuanceBudgetSpent || reason == ReasonLiveTokensSpent:
 		f = standing(err, current.Number, now)
 	case fromUpstream(reason):
 		f = newFailure(last, err, current.Number, now)
+	case grantEnds(reason):
+		f = &failure{err: err, secretVersion: current.Number, count: 1, at: now, hold: maxWaitingHoldDown, waitingHold: holdDown, ended: true}
 	default:
 		return err
 	}
@@ -129,11 +136,22 @@ func transient(r Reason) bool {
 	return false
 }
 
+// answered reports whether r is what an authorization server said, of whatever.
+func answered(r Reason) bool {
+	switch r {
+	case ReasonRefreshTokenRejected, ReasonRefreshTokenReused, ReasonRefreshTokenExpired, ReasonSubjectTokenRejected,
+		ReasonDPoPProofInvalid, ReasonDPoPNonceRequired, ReasonAuthorizationDenied, ReasonAuthorizationNotTaken:
+		return true
+	}
+	return fromUpstream(r)
+}
+
 // fromUpstream reports whether r tells of the authorization server or the way to it.
 func fromUpstream(r Reason) bool {
 	switch r {
 	case ReasonClientRejected, ReasonGrantRejected, ReasonGrantTypeRejected, ReasonScopeRejected, ReasonTargetRejected,
-		ReasonRequestRejected, ReasonTokenTypeUnsupported, ReasonScopeNotGranted, ReasonTokenExpired:
+		ReasonRequestRejected, ReasonTokenTypeUnsupported, ReasonScopeNotGranted, ReasonTokenExpired,
+		ReasonTokenNotBound, ReasonTokenBoundElsewhere, ReasonTokenInactive:
 		return true
 	}
 	return strings.HasPrefix(string(r), "UPSTREAM_")

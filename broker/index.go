@@ -27,14 +27,16 @@ type loadedClient struct {
 	usable           bool
 	minSecretVersion int64
 	minValidity      time.Duration
+	// plain says that callers of this client bring nothing of their own.
+	plain bool
 	// readTime is when the read began that brought the record, tryTime when the last
 	// one ended that failed, if that was later.
 	readTime, tryTime time.Time
 	client            *Client
 	// revalidating says that somebody is reading the record again.
 	revalidating atomic.Bool
-	// defaultKey is the token key of a request that names no scope and no target;
-	// its error, if it has one, is defaultErr.
+	// defaultKey is the token key of a request that names no scope, no target and no
+	// subject; its error, if it has one, is defaultErr.
 	defaultKey tokenKey
 	// settings is that of all its keys.
 	settings   string
@@ -42,11 +44,16 @@ type loadedClient struct {
 }
 
 // keyFor returns the token key of a query. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
-func (l *loadedClient) keyFor(q TokenQuery) (tokenKey, error) {
+func (l *loadedClient) keyFor(q *TokenQuery) (tokenKey, error) {
 	if len(q.Scopes)+len(q.Audience)+len(q.Resources) == 0 {
-		return l.defaultKey, l.defaultErr
+		if len(q.Subject)+len(q.binding) == 0 {
+			return l.defaultKey, l.defaultErr
+		}
+		key := l.defaultKey
+		key.subject, key.binding = q.Subject, q.binding
+		return key, l.client.Upstream.checkSubject(q.Subject)
 	}
-	return keyWith(l.client, q, l.settings)
+	return keyWith(l.client, *q, l.settings)
 }
 
 // load returns the client record in memory, or reads it, and then says that it is
@@ -145,9 +152,12 @@ func (b *Broker) fetchClient(ctx context.Context, id string) (*Client, error) {
 func newLoaded(c *Client, begun time.Time) *loadedClient {
 	loaded := &loadedClient{
 		client: c, usable: c.State() == StateActive, minSecretVersion: c.MinSecretVersion, minValidity: c.minValidity(TokenQuery{}),
+		plain:    c.Upstream.TokenBinding == "" && c.Upstream.Grant != TokenExchange,
 		settings: settingsOf(c), readTime: begun, tryTime: begun,
 	}
-	loaded.defaultKey, loaded.defaultErr = keyWith(c, TokenQuery{}, loaded.settings)
+	if loaded.defaultKey, loaded.defaultErr = keyWithout(c, TokenQuery{}, loaded.settings); loaded.defaultErr == nil {
+		loaded.defaultErr = c.Upstream.checkSubject("")
+	}
 	return loaded
 }
 

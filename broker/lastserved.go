@@ -15,16 +15,17 @@ const lookUpEvery = time.Minute
 // touches takes as long as all else that is done for a call. It is immutable.
 type lastServed struct {
 	token *Token
-	// scopes, audience and resources are what was asked for.
+	// The rest but foundAt is what was asked for.
 	scopes, resources []string
 	audience          string
+	subject, binding  string
 	foundAt           time.Time
 }
 
 // tokenFor returns the token if it is the one that q asks for, is still the latest one
 // of its key and need not be looked up again; else nil. s may be nil.
-func (s *lastServed) tokenFor(q TokenQuery, now time.Time) *Token {
-	if s == nil || s.over(now) || q.Audience != s.audience || !sameList(q.Scopes, s.scopes) || !sameList(q.Resources, s.resources) {
+func (s *lastServed) tokenFor(q *TokenQuery, now time.Time) *Token {
+	if s == nil || s.over(now) || q.Audience != s.audience || q.Subject != s.subject || q.binding != s.binding || !sameList(q.Scopes, s.scopes) || !sameList(q.Resources, s.resources) {
 		return nil
 	}
 	return s.token
@@ -42,7 +43,7 @@ func sameList(a, b []string) bool {
 
 // lookUp returns the latest token of what q asks for, nil if there is none, and puts it
 // at hand. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
-func (b *Broker) lookUp(loaded *loadedClient, q TokenQuery, now time.Time) (*Token, error) {
+func (b *Broker) lookUp(loaded *loadedClient, q *TokenQuery, now time.Time) (*Token, error) {
 	key, err := loaded.keyFor(q)
 	if err != nil {
 		return nil, err
@@ -51,7 +52,7 @@ func (b *Broker) lookUp(loaded *loadedClient, q TokenQuery, now time.Time) (*Tok
 	token, _ := b.tokens.GetIfPresent(key)
 	// Callers that want different tokens in turn do not take the place from each other.
 	if last := loaded.last.Load(); token != nil && last.over(now) {
-		loaded.last.Store(&lastServed{token: token, scopes: q.Scopes, audience: q.Audience, resources: q.Resources, foundAt: now})
+		loaded.last.Store(&lastServed{token: token, scopes: q.Scopes, audience: q.Audience, resources: q.Resources, subject: q.Subject, binding: q.binding, foundAt: now})
 	}
 	return token, nil
 }

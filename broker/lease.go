@@ -59,6 +59,10 @@ type sharedMint struct {
 	path    string
 	want    want
 	keys    []sealingKey
+	// grant is the generation of the user's grant, refusal why no other token can be had
+	// by it; 0 and nil where there is none.
+	grant   int64
+	refusal error
 	// leaseID is this mint's, sent when the write of its lease was last begun.
 	leaseID string
 	sent    time.Time
@@ -76,10 +80,16 @@ type fetchedSecret struct {
 // mintShared gets a token for all replicas: one that another replica put into the
 // store since, or, with the lease, a new one.
 func (b *Broker) mintShared(ctx context.Context, c *Client, current SecretVersion, key tokenKey, w want) (*Token, error) {
-	m := &sharedMint{Broker: b, c: c, current: current, key: key, path: key.tokenPath(), want: w, leaseID: newID()}
+	m := &sharedMint{Broker: b, c: c, current: current, key: key, want: w, leaseID: newID()}
 	var err error
+	if m.path, err = b.tokenPath(ctx, key); err != nil {
+		return nil, m.unshared(err)
+	}
 	if m.keys, err = b.sealer(ctx); err != nil {
 		return nil, m.unshared(err)
+	}
+	if err := m.readGranted(ctx); err != nil {
+		return nil, err
 	}
 	defer b.leases.set(m.leaseID, false)
 	for wait := pollBegin; ; wait = min(2*wait, pollMost) {
@@ -91,6 +101,9 @@ func (b *Broker) mintShared(ctx context.Context, c *Client, current SecretVersio
 		if token := m.adoptable(r); token != nil {
 			b.succeeded(ctx, c, key, token)
 			return token, nil
+		}
+		if m.refusal != nil {
+			return nil, b.noteFailure(ctx, c, current, key, m.refusal)
 		}
 		if r.Lease != nil && r.Lease.ID == m.leaseID { // the answer to our write was lost
 			return m.hold(ctx, r, version)
@@ -116,6 +129,25 @@ func (b *Broker) mintShared(ctx context.Context, c *Client, current SecretVersio
 	}
 }
 
+// readGranted reads what the subject granted, if the client's tokens are had so.
+func (m *sharedMint) readGranted(ctx context.Context) error {
+	if !m.c.Upstream.Grant.ofUsers() {
+		return nil
+	}
+	path, err := m.grantPathOf(ctx, m.c, m.key.subject)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	r, _, _, err := m.readGrant(ctx, m.c, path)
+	if err != nil {
+		return err
+	}
+	m.noteGrant(m.c, m.key.subject, path, r.Generation, begun)
+	m.grant, m.refusal = r.Generation, r.refusal(m.c, m.refreshPolicy(m.c), time.Now())
+	return nil
+}
+
 // unshared marks an error of the token record, unless it is one of a store that is
 // away or sealed.
 func (m *sharedMint) unshared(err error) error {
@@ -136,8 +168,8 @@ func (b *Broker) firstSeen(path string, version uint64) time.Time {
 }
 
 // leaseLeft returns how long somebody else's lease lasts at most.
-func (m *sharedMint) leaseLeft(l *lease, firstSeen time.Time) time.Duration {
-	if l == nil || l.Holder == m.replica && !m.leases.has(l.ID) {
+func (b *Broker) leaseLeft(l *lease, firstSeen time.Time) time.Duration {
+	if l == nil || l.Holder == b.replica && !b.leases.has(l.ID) {
 		return 0
 	}
 	return l.Duration - time.Since(firstSeen)
@@ -156,7 +188,7 @@ func (m *sharedMint) adoptable(r *tokenRecord) *Token {
 	now := time.Now()
 	t := shared.token(m.replica, m.c, m.key, m.aheadOf(m.c.Upstream.TokenEndpoint), now)
 	switch age := now.Sub(t.IssueTime); {
-	case t.SecretVersion < m.c.MinSecretVersion || !t.aliveAt(now):
+	case t.SecretVersion < m.c.MinSecretVersion || !t.aliveAt(now) || t.grant != m.grant:
 		return nil
 	case m.want.rejects(t):
 		if age >= m.c.Upstream.rejectionHold() {
@@ -196,6 +228,9 @@ func (m *sharedMint) sharedHoldDown(ctx context.Context, s *sharedFailure, first
 	return f.told(now)
 }
 
+// ask is what is asked for.
+func (m *sharedMint) ask() tokenAsk { return m.key.ask(m.want.query) }
+
 // takeAndFetch takes the lease and reads the secret at once: neither needs the other,
 // and whoever waits for a token waits for the store once less.
 func (m *sharedMint) takeAndFetch(ctx context.Context, r *tokenRecord, version uint64) (uint64, error) {
@@ -206,7 +241,7 @@ func (m *sharedMint) takeAndFetch(ctx context.Context, r *tokenRecord, version u
 	var fetching sync.WaitGroup
 	fetching.Go(func() {
 		fetched.err = m.guarded(ctx, func() (err error) {
-			fetched.value, err = m.readSecret(ctx, m.c, m.current)
+			fetched.value, err = m.readMinting(ctx, m.c, m.current)
 			return err
 		})
 	})
@@ -223,9 +258,9 @@ func (m *sharedMint) takeAndFetch(ctx context.Context, r *tokenRecord, version u
 // requestHeld asks the authorization server, with the lease in hand.
 func (m *sharedMint) requestHeld(ctx context.Context) (*Token, error) {
 	if f := m.fetched; f != nil {
-		return m.requestAfter(ctx, m.c, m.current, m.key, f.value, f.err)
+		return m.requestAfter(ctx, m.c, m.current, m.ask(), f.value, f.err)
 	}
-	return m.requestWith(ctx, m.c, m.current, m.key)
+	return m.requestWith(ctx, m.c, m.current, m.ask())
 }
 
 // take writes the lease over the record that was read.
@@ -243,7 +278,7 @@ func (m *sharedMint) take(ctx context.Context, r *tokenRecord, version uint64) (
 func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (*Token, error) {
 	limited, cancel := context.WithDeadline(ctx, m.sent.Add(min(mintTimeout, leaseDuration-leaseMargin)))
 	defer cancel()
-	token, err := m.orPrevious(limited, m.c, m.current, m.key, m.requestHeld)
+	token, err := m.orPrevious(limited, m.c, m.current, m.ask(), m.requestHeld)
 	r.Lease = nil
 	if err != nil {
 		err = m.noteFailure(ctx, m.c, m.current, m.key, err)
@@ -303,8 +338,11 @@ func (b *Broker) publish(ctx context.Context, c *Client, key tokenKey, token *To
 	if !b.shares(c) {
 		return
 	}
-	path := key.tokenPath()
-	keys, err := b.sealer(ctx)
+	path, err := b.tokenPath(ctx, key)
+	var keys []sealingKey
+	if err == nil {
+		keys, err = b.sealer(ctx)
+	}
 	for try := 0; err == nil && try < 3; try++ {
 		var r *tokenRecord
 		var version uint64

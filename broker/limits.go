@@ -123,7 +123,7 @@ func (r *upstreamRecord) room(c *Client, now time.Time) error {
 // issued nothing, and a token says how long it lives. A store that fails leaves the
 // note as it was, which errs to the side of fewer requests.
 func (b *Broker) settle(ctx context.Context, c *Client, id string, token *Token, err error) {
-	refused := err != nil && fromUpstream(ReasonOf(err)) && !transient(ReasonOf(err))
+	refused := err != nil && answered(ReasonOf(err)) && !transient(ReasonOf(err))
 	if id == "" || !refused && (token == nil || c.Upstream.MaxLiveTokens == 0) {
 		return
 	}

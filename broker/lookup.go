@@ -316,7 +316,7 @@ func (b *Broker) CheckLookup(ctx context.Context, check LookupCheck) (LookupRepo
 	if err := CheckID("client", check.ClientID); err != nil {
 		return LookupReport{}, err
 	}
-	if err := checkQuery(check.Query); err != nil {
+	if err := checkQuery(&check.Query); err != nil {
 		return LookupReport{}, err
 	}
 	w := newWalk(check)

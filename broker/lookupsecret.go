@@ -9,6 +9,14 @@ import (
 
 // checkSecrets walks the stages of the current secret, then looks at the others.
 func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) SecretVersion {
+	if !c.needsSecret() {
+		w.add(StageSecretPresent, OutcomePassed, "", "the client has none: its authentication method is "+string(NoAuthentication))
+		for _, stage := range []string{StageSecretIntact, StageSecretFit, StageDestination, StageOtherSecrets} {
+			w.add(stage, OutcomeSkipped, "")
+		}
+		none, _ := c.minting()
+		return none
+	}
 	current, ok := c.Staged(Current)
 	if !ok {
 		w.add(StageSecretPresent, OutcomeFailed, ReasonSecretNotSet)
@@ -27,7 +35,7 @@ func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) SecretVer
 	} else {
 		w.add(StageSecretIntact, OutcomePassed, "", current.Fingerprint)
 	}
-	switch err := b.checkSecret(c.Upstream.Authentication, value); {
+	switch err := b.checkSecret(c.Upstream.secretUse(), value); {
 	case err != nil:
 		w.fail(StageSecretFit, err)
 		return current

@@ -17,12 +17,12 @@ const justNow = 10 * time.Second
 
 // checkToken walks the stages of the token and all behind them.
 func (b *Broker) checkToken(ctx context.Context, w *walk, c *Client, current SecretVersion) {
-	key, err := keyOf(c, w.check.Query)
+	key, err := keyWithout(c, w.check.Query, settingsOf(c))
 	if err != nil {
 		w.fail(StageAuthorization, err)
 		return
 	}
-	grant, ok := b.checkGrant(ctx, w, c, key)
+	grant, ok := b.checkGrant(ctx, w, c)
 	if !ok {
 		return
 	}
@@ -47,45 +47,38 @@ func (b *Broker) checkToken(ctx context.Context, w *walk, c *Client, current Sec
 }
 
 // checkGrant is [StageAuthorization]; it returns a user's grant, nil of other clients.
-func (b *Broker) checkGrant(ctx context.Context, w *walk, c *Client, key tokenKey) (*grantRecord, bool) {
+func (b *Broker) checkGrant(ctx context.Context, w *walk, c *Client) (*grantRecord, bool) {
 	if !c.Upstream.Grant.ofUsers() {
 		w.add(StageAuthorization, OutcomePassed, "", "the client acts for itself: no user's consent is needed")
 		return nil, true
 	}
-	meta, err := b.meta(ctx)
+	if w.check.Query.Subject == "" {
+		w.add(StageAuthorization, OutcomeSkipped, "", "the check names no subject, whose grant it could look at")
+		return nil, true
+	}
+	path, err := b.grantPathOf(ctx, c, w.check.Query.Subject)
 	if err != nil {
 		w.fail(StageAuthorization, err)
 		return nil, false
 	}
-	id := meta.authorizationID(w.check.Query.Subject)
-	r, _, _, err := b.readGrant(ctx, c, grantPath(c.UID, id))
-	switch {
-	case err != nil:
-		w.fail(StageAuthorization, err)
-	case w.check.Query.Subject == "":
-		w.add(StageAuthorization, OutcomeSkipped, "", "the check names no subject, whose grant it could look at")
-		return nil, true
-	case r.Ended != "":
-		w.add(StageAuthorization, OutcomeFailed, r.Ended, "the grant of "+r.GrantTime.Format(time.RFC3339)+" ended")
-	case r.GrantTime.IsZero() && r.Consent != nil && r.Consent.Reason == "":
-		w.add(StageAuthorization, OutcomeFailed, ReasonAuthorizationPending, "asked until "+r.Consent.ExpireTime.Format(time.RFC3339))
-	case r.GrantTime.IsZero():
-		w.add(StageAuthorization, OutcomeFailed, ReasonAuthorizationRequired)
-	case r.GrantedTo != c.Upstream.grantedTo():
-		w.add(StageAuthorization, OutcomeFailed, ReasonGrantOfOldClient)
-	case !r.RefreshExpireTime.IsZero() && !w.report.Time.Before(r.RefreshExpireTime):
-		w.add(StageAuthorization, OutcomeFailed, ReasonRefreshTokenExpired, "at "+r.RefreshExpireTime.Format(time.RFC3339))
-	default:
-		w.add(StageAuthorization, OutcomePassed, "", "granted at "+r.GrantTime.Format(time.RFC3339))
+	r, _, _, err := b.readGrant(ctx, c, path)
+	if err == nil {
+		err = r.refusal(c, b.refreshPolicy(c), w.report.Time)
 	}
-	return r, !w.failed
+	lives := r != nil && r.TokenExpireTime.After(w.report.Time)
+	if err != nil && !(ReasonOf(err) == ReasonRefreshTokenMissing && lives) {
+		w.fail(StageAuthorization, err)
+		return nil, false
+	}
+	w.add(StageAuthorization, OutcomePassed, "", "granted at "+r.GrantTime.UTC().Format(time.RFC3339)+", last refreshed "+r.lastRefresh())
+	return r, true
 }
 
 // checkRequest is [StageTokenRequest]. It returns the token, nil if none may be asked for,
 // and the secret.
 func (b *Broker) checkRequest(ctx context.Context, w *walk, c *Client, current SecretVersion, key tokenKey) (*Token, secret.Value) {
 	held, _ := b.tokens.GetIfPresent(key)
-	if held != nil && (!held.aliveAt(w.report.Time) || held.SecretVersion != current.Number) {
+	if held != nil && (!held.aliveAt(w.report.Time) || held.SecretVersion != current.Number || !b.grantHolds(held)) {
 		held = nil
 	}
 	if held != nil && !w.check.Fresh && w.report.Time.Sub(held.IssueTime) < justNow {
@@ -105,13 +98,13 @@ func (b *Broker) checkRequest(ctx context.Context, w *walk, c *Client, current S
 		w.add(StageTokenRequest, OutcomeSkipped, ReasonCheckWouldHarm, why)
 		return nil, secret.Value{}
 	}
-	value, err := b.readSecret(ctx, c, current)
+	value, err := b.readMinting(ctx, c, current)
 	if err != nil {
 		w.fail(StageTokenRequest, err)
 		return nil, value
 	}
 	w.report.Cost.TokenRequests++
-	token, err := b.request(ctx, c, current, value, key)
+	token, err := b.request(ctx, c, current, value, key.ask(w.check.Query))
 	if err == nil {
 		w.add(StageTokenRequest, OutcomePassed, "", fmt.Sprintf("a token with secret version %d", current.Number))
 		b.publish(ctx, c, key, token)
@@ -151,13 +144,12 @@ func (b *Broker) askingHarms(c *Client) string {
 
 // askOnce makes one request for a token that nobody is given.
 func (b *Broker) askOnce(ctx context.Context, c *Client, current SecretVersion, value secret.Value, key tokenKey) (TokenResponse, error) {
-	return b.requestOnce(ctx, TokenRequest{
-		Endpoint: c.Upstream.TokenEndpoint, Destinations: current.Destinations, Authentication: c.Upstream.Authentication,
-		ClientID: c.Upstream.ClientID, Secret: value, Scopes: strings.Fields(key.scopes), Audience: key.audience,
-		Resources: strings.Fields(key.resources), Parameters: c.Upstream.Parameters,
-		Provider: c.Upstream.Provider, ProviderVariables: c.Upstream.ProviderVariables,
-		Grant: GrantParameters{Type: c.Upstream.Grant, Subject: c.Upstream.AssertionSubject},
-	})
+	ask := key.ask(TokenQuery{})
+	request := c.tokenRequest(current, value, ask)
+	if _, err := b.present(ctx, c, &request, ask); err != nil {
+		return TokenResponse{}, err
+	}
+	return b.requestOnce(ctx, request)
 }
 
 // dropToken revokes a token that nobody is given, where that can be done.

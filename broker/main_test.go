@@ -14,6 +14,6 @@ type counted struct{ *testing.M }
 
 func (c counted) Run() int {
 	code := c.M.Run()
-	fmt.Print(faultFigures())
+	fmt.Print(faultFigures(), grantFaultFigures())
 	return code
 }

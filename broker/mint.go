@@ -90,7 +90,7 @@ func (b *Broker) mintFor(ctx context.Context, c *Client, w want, now time.Time) 
 func (b *Broker) mint(begun context.Context, c *Client, w want) func() (any, error) {
 	return func() (any, error) {
 		if token, ok := b.tokens.GetIfPresent(w.key); ok && token != w.seen && token.SecretVersion >= c.MinSecretVersion &&
-			token.aliveAt(time.Now()) && !w.rejects(token) {
+			token.aliveAt(time.Now()) && !w.rejects(token) && b.grantHolds(token) {
 			return token, nil
 		}
 		if err := b.heldDown(c, w.key, time.Now(), !w.background); err != nil {
@@ -136,7 +136,7 @@ func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Toke
 	if err != nil {
 		return nil, err
 	}
-	current, ok := c.Staged(Current)
+	current, ok := c.minting()
 	if !ok {
 		return nil, newError(ReasonSecretNotSet, c.ID, "")
 	}
@@ -153,7 +153,7 @@ func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Toke
 	}
 	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
-	token, err := b.requestCurrent(ctx, c, current, key)
+	token, err := b.requestCurrent(ctx, c, current, key.ask(w.query))
 	if err != nil {
 		return nil, b.noteFailure(ctx, c, current, key, err)
 	}
@@ -171,15 +171,15 @@ func (b *Broker) install(key tokenKey, token *Token) {
 // succeeded makes token the one that is served and forgets what failed before it.
 func (b *Broker) succeeded(ctx context.Context, c *Client, key tokenKey, token *Token) {
 	b.install(key, token)
+	b.noteAccepted(ctx, c)
+}
+
+// noteAccepted forgets that the client's credentials were rejected.
+func (b *Broker) noteAccepted(ctx context.Context, c *Client) {
 	if _, parked := b.parked.GetIfPresent(c.UID); !parked {
 		return
 	}
 	if err := b.unpark(ctx, c); err != nil {
 		b.log.WarnContext(ctx, "other replicas are not told that a client is parked no more", "client", c.ID, "reason", ReasonOf(err))
 	}
-}
-
-// String returns the key for single flights; its parts cannot contain NUL.
-func (k tokenKey) String() string {
-	return k.uid + "\x00" + k.settings + "\x00" + k.scopes + "\x00" + k.audience + "\x00" + k.resources
 }

@@ -118,8 +118,8 @@ func (b *Broker) mintInOutage(ctx context.Context, w want, cause error) (*Token,
 		return nil, cause
 	}
 	c := loaded.client
-	current, ok := c.Staged(Current)
-	if !ok || c.usable() != nil || c.Upstream.limited() || checkBound(c, current) != nil {
+	current, ok := c.minting()
+	if !ok || c.usable() != nil || c.Upstream.limited() || c.Upstream.Grant.ofUsers() || checkBound(c, current) != nil {
 		return nil, cause
 	}
 	now := time.Now()
@@ -133,14 +133,17 @@ func (b *Broker) mintInOutage(ctx context.Context, w want, cause error) (*Token,
 	if err != nil {
 		return nil, err
 	}
-	value, ok := b.secrets.get(c, current)
+	value, ok := secret.Value{}, !c.needsSecret()
+	if !ok {
+		value, ok = b.secrets.get(c, current)
+	}
 	if !ok {
 		return nil, cause
 	}
 	defer value.Wipe()
 	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
-	token, err := b.request(ctx, c, current, value, key)
+	token, err := b.request(ctx, c, current, value, key.ask(w.query))
 	if err != nil {
 		return nil, b.noteFailure(ctx, c, current, key, err)
 	}

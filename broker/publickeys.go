@@ -15,7 +15,7 @@ type JWKS struct {
 
 // PublicKeys returns the public halves of a client's pending, current and previous
 // private keys, by ascending version: what its authorization server may verify
-// assertions with. A key is in the set from when it is staged until its version is
+// assertions with, or know certificates by that they signed themselves (RFC 8705 §2.2.2). A key is in the set from when it is staged until its version is
 // retired or loses its label.
 //
 // CLIENT_NOT_FOUND, CLIENT_DELETED, CLIENT_DISABLED; SECRET_NOT_SET for a client that
@@ -32,7 +32,7 @@ func (b *Broker) PublicKeys(ctx context.Context, id string) (JWKS, error) {
 	}
 	var set JWKS
 	for _, version := range c.Secrets {
-		if version.Stage == Unlabelled || version.Destroying || c.Upstream.Authentication.Method != PrivateKeyJWT {
+		if version.Stage == Unlabelled || version.Destroying || !c.Upstream.keyed() {
 			continue
 		}
 		key, err := b.publicKeyOf(ctx, c, version)
@@ -50,8 +50,8 @@ func (b *Broker) PublicKeys(ctx context.Context, id string) (JWKS, error) {
 }
 
 // publicHalf returns what a new version's record says of its key.
-func (b *Broker) publicHalf(auth Authentication, value secret.Value) (string, error) {
-	if b.publicKey == nil || auth.Method != PrivateKeyJWT {
+func (b *Broker) publicHalf(u Upstream, value secret.Value) (string, error) {
+	if b.publicKey == nil || !u.keyed() {
 		return "", nil
 	}
 	return b.publicKey(value)
@@ -70,7 +70,7 @@ func (b *Broker) publicKeyOf(ctx context.Context, c *Client, version SecretVersi
 	value, err := b.readSecret(ctx, c, version)
 	if err == nil {
 		var key string
-		if key, err = b.publicHalf(c.Upstream.Authentication, value); err == nil {
+		if key, err = b.publicHalf(c.Upstream, value); err == nil {
 			b.publicKeys.Set(version.Fingerprint, key)
 			return key, nil
 		}

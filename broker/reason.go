@@ -134,6 +134,7 @@ const (
 	ReasonLiveTokensSpent        Reason = "LIVE_TOKENS_SPENT"
 
 	ReasonProviderUnknown         Reason = "PROVIDER_UNKNOWN"
+	ReasonProviderNotFound        Reason = "PROVIDER_NOT_FOUND"
 	ReasonDiscoveryFailed         Reason = "DISCOVERY_FAILED"
 	ReasonIssuerMismatch          Reason = "ISSUER_MISMATCH"
 	ReasonTokenInactive           Reason = "TOKEN_INACTIVE"
@@ -141,6 +142,7 @@ const (
 	ReasonDPoPProofInvalid        Reason = "DPOP_PROOF_INVALID"
 	ReasonDPoPNonceRequired       Reason = "DPOP_NONCE_REQUIRED"
 	ReasonTokenBoundElsewhere     Reason = "TOKEN_BOUND_ELSEWHERE"
+	ReasonTokenNotBound           Reason = "TOKEN_NOT_BOUND"
 	ReasonSubjectTokenRejected    Reason = "SUBJECT_TOKEN_REJECTED"
 	ReasonAuthorizationNotFound   Reason = "AUTHORIZATION_NOT_FOUND"
 	ReasonAuthorizationRequired   Reason = "AUTHORIZATION_REQUIRED"

@@ -58,7 +58,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonSecretPruned, RecoveryRotateSecret, "The secret's value was pushed out by versions that somebody else wrote over it.", "Stage a new secret; never write under the broker's prefix by hand."},
 	{ReasonSecretChangedOutside, RecoveryRotateSecret, "The secret's value is not the one that was staged: its fingerprint differs.", "Find out who wrote to the store, then stage the right secret; the changed value is not used."},
 	{ReasonSecretExpired, RecoveryRotateSecret, "The secret is past the expiry that was declared for it.", "Have a new secret made at the authorization server, then stage, verify and promote it."},
-	{ReasonSecretUnusable, RecoveryRotateSecret, "The secret does not fit the client's authentication method.", "Stage a private key (PEM or JWK) for private_key_jwt and a client secret for the other methods."},
+	{ReasonSecretUnusable, RecoveryRotateSecret, "The secret does not fit the client's authentication method.", "Stage a private key (PEM or JWK) for private_key_jwt and private_key_bearer, a private key with its certificate chain (PEM) for tls_client_auth and self_signed_tls_client_auth, and a client secret for the other methods."},
 	{ReasonSecretUnchanged, RecoveryFixCaller, "The staged secret equals the current one.", "Have a new secret made at the authorization server and stage that."},
 	{ReasonSecretWrongStage, RecoveryFixCaller, "The secret version is not in the stage that this call needs.", "ListSecretVersions shows the stages; the detail names the one that is needed."},
 	{ReasonSecretNotVerified, RecoveryFixCaller, "The pending secret was not verified, so promoting it might leave the client without a working secret.", "Call VerifySecret first, or set allow_unverified if the authorization server cannot be asked yet."},
@@ -94,7 +94,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonUpstreamRefused, RecoveryContactProvider, "The authorization server refused without a cause that the broker knows.", "Check endpoint, method and client_id; then ask the provider, giving the time of the request."},
 	{ReasonClientRejected, RecoveryRotateSecret, "The authorization server does not accept the client's credentials (invalid_client).", "Check client_id and authentication method; if they are right, stage a new secret."},
 	{ReasonGrantRejected, RecoveryFixClient, "The authorization server does not accept the grant (invalid_grant).", "Check the client's settings at the provider."},
-	{ReasonGrantTypeRejected, RecoveryFixClient, "The client may not use the client_credentials grant at the authorization server.", "Enable client_credentials for this client at the provider."},
+	{ReasonGrantTypeRejected, RecoveryFixClient, "The client may not use its grant type at the authorization server (unauthorized_client, unsupported_grant_type).", "Enable the client's grant type for it at the provider: client_credentials, unless the client says another."},
 	{ReasonScopeRejected, RecoveryFixClient, "The authorization server does not know or grant a scope (invalid_scope).", "Correct the client's scopes, or have them granted at the provider."},
 	{ReasonTargetRejected, RecoveryFixClient, "The authorization server does not accept the audience or resource (invalid_target).", "Correct the client's audience and resources."},
 	{ReasonRequestRejected, RecoveryFixClient, "The authorization server calls the token request malformed (invalid_request).", "Check the authentication method, extra parameters, and whether audience or resource is required."},
@@ -105,6 +105,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonLiveTokensSpent, RecoveryWait, "As many of the client's tokens live as the authorization server lets live at a time.", "Wait for the delay in RetryInfo, until one expires, or ask for fewer different tokens."},
 	// Providers, discovery and tokens that are bound to a key.
 	{ReasonProviderUnknown, RecoveryContactOperator, "The client names a provider profile that this server does not have.", "Put the profile back into the directory that the configuration's providers names, or update the client; ListProviders shows which there are."},
+	{ReasonProviderNotFound, RecoveryFixCaller, "This server has no provider profile of that name.", "Check the name; ListProviders shows which there are."},
 	{ReasonDiscoveryFailed, RecoveryFixClient, "The issuer's metadata could not be read.", "Check the issuer: its URL with /.well-known/oauth-authorization-server or /.well-known/openid-configuration must answer JSON that names this very issuer. Or set the endpoints by hand."},
 	{ReasonIssuerMismatch, RecoveryContactOperator, "An answer names another issuer than the client's: it may come from another authorization server (RFC 9207).", "Compare the client's issuer with what the authorization server's metadata says; if they agree, somebody tried to mix servers up: begin anew."},
 	{ReasonTokenInactive, RecoveryRetry, "The authorization server calls the token that it just issued inactive.", "Try again; if it lasts, compare introspection_endpoint with token_endpoint."},
@@ -112,6 +113,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonDPoPProofInvalid, RecoveryFixCaller, "The DPoP proof is malformed, for another request, too old, or not taken by the authorization server.", "Make a new proof for each call: htm POST, htu as the error's metadata has it, iat now, jti new (RFC 9449 §4.2)."},
 	{ReasonDPoPNonceRequired, RecoveryFixCaller, "The authorization server wants its nonce in the DPoP proof.", "Make a new proof with the nonce that the error's metadata has, and call again (RFC 9449 §8)."},
 	{ReasonTokenBoundElsewhere, RecoveryFixCaller, "The token is bound to a key that the caller has not shown to hold, so it would be of no use to it.", "Send certificate_thumbprint of the certificate that the error's metadata names, or dpop_proof of the key; or have the provider issue unbound tokens."},
+	{ReasonTokenNotBound, RecoveryFixClient, "The client's tokens are to be bound to a key or certificate, and the authorization server issued one that is not.", "Have the provider bind the client's tokens, or clear the client's token_binding."},
 	{ReasonSubjectTokenRejected, RecoveryFixCaller, "The authorization server does not accept the token that was to be exchanged.", "Bring a subject_token that is alive and meant for this authorization server, with its right subject_token_type."},
 	// Users' grants.
 	{ReasonAuthorizationNotFound, RecoveryFixCaller, "There is no such authorization.", "ListAuthorizations shows which the client has."},

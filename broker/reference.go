@@ -194,15 +194,19 @@ func (b *Broker) addFollowed(ctx context.Context, c *Client, current SecretVersi
 }
 
 // promoteFollowed gets a token with pending, which is then the fleet's, and makes it
-// current.
+// current. Where none can be had alone the owner is believed: a secret that is refused
+// then is told by the previous one, which is fallen back to.
 func (b *Broker) promoteFollowed(ctx context.Context, c *Client, pending SecretVersion) (*Client, error) {
-	key, err := keyOf(c, TokenQuery{})
-	if err != nil {
-		return c, err
-	}
-	token, err := b.requestWith(ctx, c, pending, key)
-	if err != nil {
-		return c, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
+	var key tokenKey
+	var token *Token
+	if c.alone() {
+		var err error
+		if key, err = keyOf(c, TokenQuery{}); err != nil {
+			return c, err
+		}
+		if token, err = b.requestWith(ctx, c, pending, tokenAsk{tokenKey: key}); err != nil {
+			return c, fmt.Errorf("verify secret version %d: %w", pending.Number, err)
+		}
 	}
 	changed := c.clone()
 	changed.forgetReference(Previous)
@@ -212,14 +216,17 @@ func (b *Broker) promoteFollowed(ctx context.Context, c *Client, pending SecretV
 	now := time.Now().UTC()
 	changed.promote(pending.Number, now)
 	i := slices.IndexFunc(changed.Secrets, func(v SecretVersion) bool { return v.Number == pending.Number })
-	changed.Secrets[i].VerifyTime = now
-	if c.Upstream.SingleActiveToken { // it has ended the one that all hold, whatever comes of the write
+	if token != nil {
+		changed.Secrets[i].VerifyTime = now
+	}
+	if token != nil && c.Upstream.SingleActiveToken { // it has ended the one that all hold, whatever comes of the write
 		b.publish(ctx, c, key, token)
 	}
-	if changed, err = b.commit(ctx, changed); err != nil {
+	changed, err := b.commit(ctx, changed)
+	if err != nil {
 		return c, err
 	}
-	if !c.Upstream.SingleActiveToken && b.shares(c) {
+	if token != nil && !c.Upstream.SingleActiveToken && b.shares(c) {
 		b.publish(ctx, changed, key, token) // so that nobody asks for another one
 	}
 	b.log.InfoContext(ctx, "secret has followed its owner", "client", c.ID, "secret_version", pending.Number,

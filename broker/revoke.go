@@ -24,9 +24,20 @@ type RevocationRequest struct {
 	Authentication Authentication
 	ClientID       string
 	Secret         secret.Value
-	// Token is the access token to be revoked.
+	// Token is the token to be revoked, Kind what it is.
 	Token secret.Value
+	Kind  TokenKind
 }
+
+// TokenKind is what a token is, in the spelling of the IANA registry "OAuth Token Type
+// Hints". "" means AccessTokenKind.
+type TokenKind string
+
+// The kinds of tokens that can be revoked (RFC 7009 §2.1).
+const (
+	AccessTokenKind  TokenKind = "access_token"
+	RefreshTokenKind TokenKind = "refresh_token"
+)
 
 // Revocation is what RevokeTokens did.
 type Revocation struct {
@@ -60,11 +71,11 @@ func (b *Broker) RevokeTokens(ctx context.Context, id string) (Revocation, error
 	if err != nil || c.Upstream.RevocationEndpoint == "" || b.revokeToken == nil || len(found) == 0 {
 		return did, err
 	}
-	current, ok := c.Staged(Current)
+	current, ok := c.minting()
 	if !ok {
 		return did, newError(ReasonSecretNotSet, id, "tokens are dropped and not revoked")
 	}
-	value, err := b.readSecret(ctx, c, current)
+	value, err := b.readMinting(ctx, c, current)
 	if err != nil {
 		return did, fmt.Errorf("revoke tokens: %w", err)
 	}

@@ -61,7 +61,7 @@ func (run *rotationRun) bridge(ctx context.Context) error {
 	for _, q := range queries {
 		_, _, err := run.GetToken(ctx, q)
 		switch reason := ReasonOf(err); {
-		case parks(reason), reason == ReasonLiveTokensSpent: // no other one can be had: what is there has to do
+		case parks(reason), reason == ReasonLiveTokensSpent, grantEnds(reason): // no other one can be had: what is there has to do
 			run.r.note(time.Now().UTC(), "bridge", reason)
 		case err != nil && !errors.Is(err, context.Canceled):
 			return err
@@ -79,8 +79,11 @@ func (b *Broker) liveQueries(ctx context.Context, c *Client) ([]TokenQuery, erro
 	now, found := time.Now(), map[string]TokenQuery{}
 	add := func(q TokenQuery, id string) {
 		q.ClientID, q.RejectedTokenID = c.ID, id
+		if c.Upstream.TokenBinding == BoundByDPoP { // only its caller can ask for another one
+			return
+		}
 		if _, err := keyOf(c, q); err == nil {
-			found[strings.Join(q.Scopes, " ")+"\x00"+q.Audience+"\x00"+strings.Join(q.Resources, " ")] = q
+			found[strings.Join(q.Scopes, " ")+"\x00"+q.Audience+"\x00"+strings.Join(q.Resources, " ")+"\x00"+q.Subject] = q
 		}
 	}
 	folder := "tokens/" + c.UID + "/"
@@ -104,12 +107,15 @@ func (b *Broker) liveQueries(ctx context.Context, c *Client) ([]TokenQuery, erro
 			continue
 		}
 		if shared, err := r.Token.open(keys, path); err == nil && shared.Query != nil {
+			shared.Query.CertificateThumbprint = shared.Certificate
 			add(*shared.Query, secret.NewString(shared.Access).ID())
 		}
 	}
 	for key, t := range b.tokens.All() {
 		if key.uid == c.UID && t.aliveAt(now) {
-			add(key.query(c.ID), t.ID)
+			q := key.query(c.ID)
+			q.CertificateThumbprint = t.certificate
+			add(q, t.ID)
 		}
 	}
 	queries := make([]TokenQuery, 0, len(found))

@@ -46,11 +46,11 @@ func (run *rotationRun) recover(ctx context.Context, rotator Rotator, call Rotat
 // in which case only the way to its management is lost.
 func (run *rotationRun) lost(ctx context.Context) error {
 	current, ok := run.c.Staged(Current)
-	key, err := keyOf(run.c, TokenQuery{})
+	key, err := run.c.keyAlone()
 	if ok && err == nil {
 		limited, cancel := context.WithTimeout(ctx, mintTimeout)
 		defer cancel()
-		_, err = run.requestWith(limited, run.c, current, key)
+		_, err = run.requestWith(limited, run.c, current, tokenAsk{tokenKey: key})
 	}
 	switch reason := ReasonOf(err); {
 	case ok && err == nil:

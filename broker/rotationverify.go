@@ -105,13 +105,13 @@ func (run *rotationRun) propagation(traits RotatorTraits) time.Duration {
 
 // verifyOnce gets one token with the pending secret.
 func (run *rotationRun) verifyOnce(ctx context.Context, pending SecretVersion) (*Token, error) {
-	key, err := keyOf(run.c, TokenQuery{})
+	key, err := run.c.keyAlone()
 	if err != nil {
 		return nil, err
 	}
 	limited, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
-	token, err := run.requestWith(limited, run.c, pending, key)
+	token, err := run.requestWith(limited, run.c, pending, tokenAsk{tokenKey: key})
 	if err != nil {
 		run.r.Verified = 0
 		return nil, run.explained(ctx, pending, err)

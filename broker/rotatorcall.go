@@ -103,13 +103,13 @@ func (b *Broker) newManagementToken(ctx context.Context, manager *Client) (*Toke
 	if !ok {
 		return nil, newError(ReasonSecretNotSet, manager.ID, "")
 	}
-	key, err := keyOf(manager, TokenQuery{})
+	key, err := manager.keyAlone()
 	if err != nil {
 		return nil, err
 	}
 	limited, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
-	token, err := b.requestWith(limited, manager, current, key)
+	token, err := b.requestWith(limited, manager, current, tokenAsk{tokenKey: key})
 	if err == nil {
 		b.publish(ctx, manager, key, token)
 	}

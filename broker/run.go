@@ -94,7 +94,7 @@ func (b *Broker) every(ctx context.Context, interval time.Duration, work func(co
 func (b *Broker) refreshUsed(context.Context) {
 	now := time.Now()
 	for key, held := range b.tokens.All() {
-		if !held.used.Load() || !now.After(held.RefreshAfter) || held.limited || !held.aliveAt(now) {
+		if !held.used.Load() || !now.After(held.RefreshAfter) || held.limited || key.binding != "" || !held.aliveAt(now) {
 			continue
 		}
 		loaded, ok := b.clients.GetIfPresent(held.clientID)
@@ -106,11 +106,6 @@ func (b *Broker) refreshUsed(context.Context) {
 			b.refresh(loaded.client, q, key, held, now)
 		}
 	}
-}
-
-// query is one that asks for what k names.
-func (k tokenKey) query(id string) TokenQuery {
-	return TokenQuery{ClientID: id, Scopes: strings.Fields(k.scopes), Audience: k.audience, Resources: strings.Fields(k.resources)}
 }
 
 // sweepTokens removes the token records that nobody uses any more. It waits between

@@ -57,6 +57,10 @@ type sharedToken struct {
 	// Ahead is how far the authorization server's clock ran ahead of that of the
 	// replica whose times these are; nil if that was not known.
 	Ahead *time.Duration `json:"ahead,omitempty"`
+	// Grant is the generation of the user's grant that it was had by, Certificate the
+	// thumbprint of the certificate that it is bound to; 0 and "" for none.
+	Grant       int64  `json:"grant,omitempty"`
+	Certificate string `json:"certificate,omitempty"`
 	// Query is one that the token answers; nil in those of earlier releases.
 	Query *TokenQuery `json:"query,omitempty"`
 }
@@ -91,6 +95,7 @@ func (t *Token) seal(k sealingKey, key string, ahead *time.Duration, q TokenQuer
 	plain, err := json.Marshal(sharedToken{
 		Access: t.Access.RevealString(), Type: t.Type, IssueTime: t.IssueTime.UTC(), ExpireTime: t.ExpireTime.UTC(), ExpirySource: t.ExpirySource,
 		RefreshIn: t.refreshIn, Scopes: t.Scopes, SecretVersion: t.SecretVersion, Warnings: t.warnings, Ahead: ahead, Query: &q,
+		Grant: t.grant, Certificate: t.certificate,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode token: %w", err)
@@ -141,6 +146,7 @@ func (s *sharedToken) token(replica string, c *Client, key tokenKey, ahead *time
 	t := &Token{
 		Access: access, Type: s.Type, ID: access.ID(), IssueTime: issued, ExpireTime: issued.Add(lifetime), ExpirySource: s.ExpirySource,
 		Scopes: s.Scopes, SecretVersion: s.SecretVersion, warnings: s.Warnings, refreshIn: s.RefreshIn, limited: c.Upstream.limited(), clientID: c.ID, uid: c.UID, generation: c.TokenGeneration,
+		subject: key.subject, grant: s.Grant, certificate: s.Certificate,
 	}
 	t.setWindows(replica, key)
 	return t

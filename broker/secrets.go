@@ -20,25 +20,11 @@ const maxUnlabelledVersions = 5
 // number that was never used, starting at c.NextVersion. One that is owned elsewhere
 // stays there. It changes no record; the caller adds the version to c and commits.
 func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) (SecretVersion, error) {
-	if err := b.checkSecret(c.Upstream.Authentication, input.Value); err != nil {
+	version, err := versionFor(c, input)
+	if err != nil {
 		return SecretVersion{}, err
 	}
-	origin, err := Origin(c.Upstream.TokenEndpoint)
-	if err != nil {
-		return SecretVersion{}, newError(ReasonInvalidRequest, c.ID, "token_endpoint %v", err)
-	}
-	destinations := []string{origin}
-	if !input.Registration.IsZero() {
-		registration, err := Origin(c.Rotation.Endpoint)
-		if err != nil {
-			return SecretVersion{}, Invalid("client.rotation.endpoint", "must be the registration_client_uri that the registration access token is for")
-		}
-		if registration != origin {
-			destinations = append(destinations, registration)
-		}
-	}
-	public, err := b.publicHalf(c.Upstream.Authentication, input.Value)
-	if err != nil {
+	if version.PublicKey, err = b.fit(c, input); err != nil {
 		return SecretVersion{}, err
 	}
 	meta, err := b.meta(ctx)
@@ -61,15 +47,54 @@ func (b *Broker) writeSecret(ctx context.Context, c *Client, input SecretInput) 
 				return SecretVersion{}, fmt.Errorf("write secret value: %w", err)
 			}
 		}
-		version := SecretVersion{
-			Number: number, Destinations: destinations, TokenDestinations: slices.Clone(c.Upstream.TokenDestinations),
-			CreateTime: now, ExpireTime: input.ExpireTime.UTC(), Registered: !input.Registration.IsZero(), PublicKey: public,
-			Reference: input.Reference, OwnerVersion: input.ownerVersion,
-		}
+		version.Number, version.CreateTime, version.ExpireTime = number, now, b.expiryOf(c.Upstream.Authentication, input)
 		version.Fingerprint = meta.activeKey().fingerprint(c.UID, number, version.bound(), input.Value)
 		return version, nil
 	}
 	return SecretVersion{}, newError(ReasonConcurrentChange, c.ID, "numbers %d to %d are taken", c.NextVersion, c.NextVersion+tries-1)
+}
+
+// versionFor returns a version of what c's settings make of a secret: where it, and tokens
+// got with it, may be sent. It has no number yet.
+func versionFor(c *Client, input SecretInput) (SecretVersion, error) {
+	origin, err := Origin(c.Upstream.TokenEndpoint)
+	if err != nil {
+		return SecretVersion{}, newError(ReasonInvalidRequest, c.ID, "token_endpoint %v", err)
+	}
+	destinations := []string{origin}
+	if !input.Registration.IsZero() {
+		registration, err := Origin(c.Rotation.Endpoint)
+		if err != nil {
+			return SecretVersion{}, Invalid("client.rotation.endpoint", "must be the registration_client_uri that the registration access token is for")
+		}
+		if registration != origin {
+			destinations = append(destinations, registration)
+		}
+	}
+	return SecretVersion{
+		Destinations: destinations, TokenDestinations: slices.Clone(c.Upstream.TokenDestinations),
+		ExpireTime: input.ExpireTime.UTC(), Registered: !input.Registration.IsZero(),
+		Reference: input.Reference, OwnerVersion: input.ownerVersion,
+	}, nil
+}
+
+// fit refuses a value that c's settings cannot use, and returns its public half, "" if it
+// has none.
+func (b *Broker) fit(c *Client, input SecretInput) (publicKey string, err error) {
+	if err := b.checkSecret(c.Upstream.secretUse(), input.Value); err != nil {
+		return "", err
+	}
+	return b.publicHalf(c.Upstream, input.Value)
+}
+
+// expiryOf is what was declared, else what the secret itself says; zero if nothing.
+func (b *Broker) expiryOf(auth Authentication, input SecretInput) time.Time {
+	if input.ExpireTime.IsZero() && b.secretExpiry != nil {
+		if expires, known := b.secretExpiry(auth, input.Value); known {
+			return expires.UTC()
+		}
+	}
+	return input.ExpireTime.UTC()
 }
 
 // readSecret reads a version's value and makes sure that it is the one that was

@@ -184,10 +184,14 @@ func (b *Broker) resolve(ctx context.Context, client string, input SecretInput) 
 	return SecretInput{}, &Error{Reason: reason, Op: "fetch the secret", Client: client, Fields: v}
 }
 
+func refusedWrapping() *Error {
+	return newError(ReasonWrappingPathRefused, "", "the configuration accepts no wrapping token: secrets.wrapping.creation_paths lists none")
+}
+
 // unwrapped returns input with what its token wraps.
 func (b *Broker) unwrapped(ctx context.Context, input SecretInput) (SecretInput, error) {
 	if b.unwrap == nil {
-		return input, newError(ReasonWrappingPathRefused, "", "the configuration accepts no wrapping token: secrets.wrapping.creation_paths lists none")
+		return input, refusedWrapping()
 	}
 	if _, err := b.meta(ctx); err != nil {
 		return input, err // nothing could be stored

@@ -42,7 +42,7 @@ func (b *Broker) checkGiven(ctx context.Context, c *Client, input SecretInput) e
 	if input.Value.IsZero() {
 		return nil
 	}
-	if err := b.checkSecret(c.Upstream.Authentication, input.Value); err != nil {
+	if err := b.checkSecret(c.Upstream.secretUse(), input.Value); err != nil {
 		return err
 	}
 	return b.checkChanged(ctx, c, input.Value)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -73,6 +72,12 @@ type Token struct {
 	// uid is that client's.
 	uid        string
 	generation int64
+	// subject is whose grant it was had by, and grant that grant's Generation; "" and 0
+	// for no grant.
+	subject string
+	grant   int64
+	// certificate is the thumbprint of the certificate that it is bound to; "" for none.
+	certificate string
 	// refreshIn is when the server wants to be asked again; 0 if it did not say.
 	refreshIn time.Duration
 	// limited says that the client may have few tokens at a time.
@@ -118,73 +123,9 @@ type TokenQuery struct {
 	// CertificateThumbprint the SHA-256 of its certificate, base64url.
 	DPoPProof             string `json:"-"`
 	CertificateThumbprint string
-}
 
-// tokenKey says which tokens may be served to whom: never less than this, so that
-// two tenants do not meet, and never the caller.
-type tokenKey struct {
-	uid                         string
-	settings                    string // hash of the settings, and the generation of tokens
-	scopes, audience, resources string // joined by a space, sorted
-}
-
-// settingsOf is the settings of a client's token keys.
-func settingsOf(c *Client) string {
-	settings := c.Upstream.settingsHash()
-	if c.TokenGeneration > 0 {
-		settings += "#" + strconv.FormatInt(c.TokenGeneration, 10)
-	}
-	return settings
-}
-
-// keyOf resolves a query against a client's settings. SCOPE_NOT_ALLOWED,
-// TARGET_NOT_ALLOWED.
-func keyOf(c *Client, q TokenQuery) (tokenKey, error) { return keyWith(c, q, settingsOf(c)) }
-
-// keyWith is keyOf where what settingsOf returns is at hand.
-func keyWith(c *Client, q TokenQuery, settings string) (tokenKey, error) {
-	u := c.Upstream
-	scopes, resources, audience := q.Scopes, q.Resources, q.Audience
-	if len(scopes) == 0 {
-		scopes = u.DefaultScopes
-	} else if bad := outside(scopes, u.DefaultScopes, u.AllowedScopes); bad != "" {
-		return tokenKey{}, newError(ReasonScopeNotAllowed, c.ID, "scope %q", truncate(bad, 64))
-	}
-	if len(resources) == 0 {
-		resources = u.Resources
-	} else if bad := outside(resources, u.Resources, u.AllowedResources); bad != "" {
-		return tokenKey{}, newError(ReasonTargetNotAllowed, c.ID, "resource %q", truncate(bad, 64))
-	}
-	if audience == "" {
-		audience = u.Audience
-	} else if audience != u.Audience && !slices.Contains(u.AllowedAudiences, audience) {
-		return tokenKey{}, newError(ReasonTargetNotAllowed, c.ID, "audience %q", truncate(audience, 64))
-	}
-	if u.united() {
-		scopes, resources = slices.Concat(u.DefaultScopes, u.AllowedScopes), slices.Concat(u.Resources, u.AllowedResources)
-	}
-	return tokenKey{
-		uid: c.UID, settings: settings,
-		scopes: joinSorted(scopes), audience: audience, resources: joinSorted(resources),
-	}, nil
-}
-
-func outside(asked, defaults, allowed []string) string {
-	for _, s := range asked {
-		if !slices.Contains(defaults, s) && !slices.Contains(allowed, s) {
-			return s
-		}
-	}
-	return ""
-}
-
-func joinSorted(list []string) string {
-	if len(list) < 2 {
-		return strings.Join(list, " ")
-	}
-	sorted := slices.Clone(list)
-	slices.Sort(sorted)
-	return strings.Join(slices.Compact(sorted), " ")
+	// binding is the thumbprint of the key of DPoPProof, once that was checked.
+	binding string
 }
 
 // noteUse marks t as one that is worth refreshing. It writes once, so that callers
@@ -211,12 +152,17 @@ func (t *Token) beginRefresh(now time.Time) bool {
 	return (since < 0 || since >= holdDown) && t.refreshBegun.CompareAndSwap(last, now.UnixNano())
 }
 
-// newToken turns an answer into a token of a replica. TOKEN_EXPIRED, SCOPE_NOT_GRANTED.
+// newToken turns an answer into a token of a replica. TOKEN_EXPIRED, SCOPE_NOT_GRANTED,
+// TOKEN_BOUND_ELSEWHERE, TOKEN_TYPE_UNSUPPORTED.
 func newToken(replica string, c *Client, version SecretVersion, key tokenKey, answer TokenResponse) (*Token, error) {
 	t := &Token{
 		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
 		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
 		limited: c.Upstream.limited(), clientID: c.ID, uid: c.UID, generation: c.TokenGeneration,
+		subject: key.subject, certificate: answer.CertificateThumbprint,
+	}
+	if err := c.checkBinding(key, answer); err != nil {
+		return nil, err
 	}
 	requested := strings.Fields(key.scopes)
 	if t.Scopes == nil {
@@ -240,17 +186,21 @@ func newToken(replica string, c *Client, version SecretVersion, key tokenKey, an
 	return t, nil
 }
 
-// setExpiry climbs down the ladder: the answer's field, the token's own exp, the
-// client's setting, five minutes.
+// setExpiry climbs down the ladder: the answer's field, the token's own exp, what the
+// server said when asked, the provider's profile, the client's setting, five minutes.
 func (t *Token) setExpiry(policy TokenPolicy, answer TokenResponse) {
 	lifetime := func(d time.Duration, source ExpirySource) {
 		t.ExpireTime, t.ExpirySource = t.IssueTime.Add(min(d, maxLifetime)), source
 	}
 	switch exp, isJWT := jwtExpiry(answer.AccessToken); {
-	case answer.ExpiresIn != nil:
+	case answer.ExpiresIn != nil && !answer.DeclaredOnly:
 		lifetime(*answer.ExpiresIn, ExpiryFromResponse)
-	case isJWT:
+	case isJWT && !answer.DeclaredOnly:
 		lifetime(exp.Sub(t.IssueTime)-answer.skewAt(time.Now()), ExpiryFromJWT)
+	case answer.introspected != nil:
+		lifetime(answer.introspected.Sub(t.IssueTime)-answer.skewAt(time.Now()), ExpiryFromIntrospection)
+	case answer.Declared != nil:
+		lifetime(*answer.Declared, ExpiryFromProvider)
 	case policy.AssumedLifetime > 0:
 		lifetime(policy.AssumedLifetime, ExpiryFromClient)
 	default:

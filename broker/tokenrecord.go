@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -34,12 +32,14 @@ type lease struct {
 
 // sharedFailure is a failure as other replicas need to know it.
 type sharedFailure struct {
-	Reason        Reason        `json:"reason"`
-	Detail        string        `json:"detail,omitempty"`
-	SecretVersion int64         `json:"secret_version"`
-	Count         int           `json:"count"`
-	Hold          time.Duration `json:"hold"`
-	WaitingHold   time.Duration `json:"waiting_hold"`
+	Reason Reason `json:"reason"`
+	Detail string `json:"detail,omitempty"`
+	// Told is what every caller is told beside it.
+	Told          map[string]string `json:"told,omitempty"`
+	SecretVersion int64             `json:"secret_version"`
+	Count         int               `json:"count"`
+	Hold          time.Duration     `json:"hold"`
+	WaitingHold   time.Duration     `json:"waiting_hold"`
 	// Time is when it happened. A reader whose clock differs waits from when it first
 	// saw the failure at most.
 	Time    time.Time `json:"time"`
@@ -49,27 +49,20 @@ type sharedFailure struct {
 func (f *failure) shared() *sharedFailure {
 	e := AsError(f.err)
 	return &sharedFailure{
-		Reason: e.Reason, Detail: truncate(e.Detail, 300), SecretVersion: f.secretVersion, Count: f.count,
+		Reason: e.Reason, Detail: truncate(e.Detail, 300), Told: e.Told, SecretVersion: f.secretVersion, Count: f.count,
 		Hold: f.hold, WaitingHold: f.waitingHold, Time: f.at.UTC(), RetryAt: f.retryAt,
 	}
 }
 
 func (s *sharedFailure) failure(client string, firstSeen time.Time) *failure {
 	f := &failure{
-		err:           &Error{Reason: s.Reason, Op: "request token", Client: client, Detail: s.Detail},
+		err:           &Error{Reason: s.Reason, Op: "request token", Client: client, Detail: s.Detail, Told: s.Told},
 		secretVersion: s.SecretVersion, count: s.Count, at: firstSeen, hold: s.Hold, waitingHold: s.WaitingHold, retryAt: s.RetryAt,
 	}
 	if age := firstSeen.Sub(s.Time); age > 0 {
 		f.at = firstSeen.Add(-age)
 	}
 	return f
-}
-
-// tokenPath is where the token of k lies. Scopes and targets do not stand in it: who
-// may list the store must not learn what a client is allowed.
-func (k tokenKey) tokenPath() string {
-	sum := sha256.Sum256([]byte(k.String()))
-	return "tokens/" + k.uid + "/" + hex.EncodeToString(sum[:16])
 }
 
 // readToken reads a token record; an empty one if there is none.

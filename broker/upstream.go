@@ -12,7 +12,9 @@ import (
 // makes exactly one HTTP request, never retries, and is safe for concurrent use.
 //
 // Its errors are *[Error] with an UPSTREAM_ or one of the rejection reasons, and
-// never hold a secret, a token or a response body.
+// never hold a secret, a token or a response body. Those about a grant that a request
+// may use up (AuthorizationCode, DeviceCode, RefreshToken) are wrapped in *[UnsentError]
+// where surely no byte of the request was written.
 type RequestToken func(ctx context.Context, req TokenRequest) (TokenResponse, error)
 
 // TokenRequest is one request to a token endpoint.
@@ -81,4 +83,7 @@ type TokenResponse struct {
 	// CertificateThumbprint and KeyThumbprint are what the token says that it is bound to
 	// (cnf: RFC 8705 §3.1, RFC 9449 §6.1), base64url; "" if it says nothing.
 	CertificateThumbprint, KeyThumbprint string
+
+	// introspected is when the server says that the token expires, by its own clock.
+	introspected *time.Time
 }

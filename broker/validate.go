@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
@@ -99,19 +98,26 @@ func Origin(rawURL string) (string, error) {
 }
 
 // checkSettings validates all that a client can be given besides its id and secret.
-func checkSettings(v *violations, labels map[string]string, u Upstream, p TokenPolicy, r RotationSettings) {
-	checkLabels(v, "client.labels", labels)
+func checkSettings(v *violations, c *Client) {
+	u := c.Upstream
+	checkLabels(v, "client.labels", c.Labels)
 	checkUpstream(v, "client.", u)
-	checkPolicy(v, "client.token_policy.", p)
-	checkRotationSettings(v, r, u)
-	if p.Unshared && u.limited() {
+	checkPolicy(v, "client.token_policy.", c.TokenPolicy)
+	checkRotationSettings(v, c.Rotation, u)
+	checkNoSecret(v, u, c.Rotation)
+	if c.TokenPolicy.Unshared && u.limited() {
 		v.add("client.token_policy.unshared", "must be false for a client with issue_budget, max_live_tokens or single_active_token")
 	}
+	checkSize(v, c)
+}
+
+// checkSize validates all settings together; if there is anything wrong with one of
+// them, that is enough to know.
+func checkSize(v *violations, c *Client) {
 	if len(*v) > 0 {
 		return
 	}
-	encoded, err := json.Marshal(Client{Labels: labels, Upstream: u, TokenPolicy: p, Rotation: r})
-	if err != nil || len(encoded) > maxSettings {
+	if encoded := encodedSettings(c); len(encoded) == 0 || len(encoded) > maxSettings {
 		v.add("client", "all settings together have %d bytes when stored; at most %d", len(encoded), maxSettings)
 	}
 }
@@ -214,7 +220,7 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 	if u.Authentication.Method == ClientSecretBasicRaw && strings.Contains(u.ClientID, ":") {
 		v.add(prefix+"client_id", "has a colon, which %s cannot send (RFC 7617 §2)", ClientSecretBasicRaw)
 	}
-	checkAuthentication(v, prefix, u.Authentication)
+	checkGrant(v, prefix, u)
 	checkScopes(v, prefix+"default_scopes", u.DefaultScopes)
 	checkScopes(v, prefix+"allowed_scopes", u.AllowedScopes)
 	checkText(v, prefix+"audience", u.Audience, maxURLLength)
@@ -222,13 +228,6 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 	checkTargets(v, prefix+"resources", u.Resources, true)
 	checkTargets(v, prefix+"allowed_resources", u.AllowedResources, true)
 	checkLimits(v, prefix, u)
-	if u.RevocationEndpoint != "" {
-		checkEndpoint(v, prefix+"revocation_endpoint", u.RevocationEndpoint)
-		token, _ := Origin(u.TokenEndpoint)
-		if revocation, err := Origin(u.RevocationEndpoint); err == nil && revocation != token {
-			v.add(prefix+"revocation_endpoint", "must have the origin of token_endpoint: the secret is sent there")
-		}
-	}
 	if len(u.Parameters) > maxParameters {
 		v.add(prefix+"parameters", "has %d entries; at most %d", len(u.Parameters), maxParameters)
 		return
@@ -241,20 +240,6 @@ func checkUpstream(v *violations, prefix string, u Upstream) {
 		checkText(v, at, name, maxParameterLength)
 		checkText(v, at, u.Parameters[name], maxParameterLength)
 	}
-}
-
-func checkAuthentication(v *violations, prefix string, a Authentication) {
-	if !slices.Contains(AuthenticationMethods(), a.Method) {
-		v.add(prefix+"authentication_method", "is required: one of %v", AuthenticationMethods())
-	}
-	if a.Method != PrivateKeyJWT && (a.SigningAlgorithm != "" || a.KeyID != "" || a.AssertionAudience != "") {
-		v.add(prefix+"assertion", "signing_algorithm, key_id and audience are for private_key_jwt only")
-	}
-	if a.SigningAlgorithm != "" && !slices.Contains(SigningAlgorithms(), a.SigningAlgorithm) {
-		v.add(prefix+"assertion.signing_algorithm", "is not one of %v", SigningAlgorithms())
-	}
-	checkText(v, prefix+"assertion.key_id", a.KeyID, maxClientIDLength)
-	checkText(v, prefix+"assertion.audience", a.AssertionAudience, maxURLLength)
 }
 
 func checkLabels(v *violations, field string, labels map[string]string) {

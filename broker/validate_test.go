@@ -118,10 +118,22 @@ var badSettings = []struct {
 	{"client_id of 513 bytes", "client.client_id", func(n *broker.NewClient) { n.Upstream.ClientID = strings.Repeat("a", 513) }},
 	{"client_id with newline", "client.client_id", func(n *broker.NewClient) { n.Upstream.ClientID = "a\r\nb" }},
 	{"no method", "client.authentication_method", func(n *broker.NewClient) { n.Upstream.Authentication.Method = "" }},
-	{"unknown method", "client.authentication_method", func(n *broker.NewClient) { n.Upstream.Authentication.Method = "none" }},
+	{"unknown method", "client.authentication_method", func(n *broker.NewClient) { n.Upstream.Authentication.Method = "magic" }},
 	{"algorithm with basic", "client.assertion", func(n *broker.NewClient) { n.Upstream.Authentication.SigningAlgorithm = "RS256" }},
 	{"key id with basic", "client.assertion", func(n *broker.NewClient) { n.Upstream.Authentication.KeyID = "k" }},
 	{"assertion audience with basic", "client.assertion", func(n *broker.NewClient) { n.Upstream.Authentication.AssertionAudience = "https://as.example" }},
+	{"algorithm of a key with client_secret_jwt", "client.assertion.signing_algorithm", func(n *broker.NewClient) {
+		n.Upstream.Authentication = broker.Authentication{Method: broker.ClientSecretJWT, SigningAlgorithm: "RS256"}
+	}},
+	{"algorithm of a secret with private_key_jwt", "client.assertion.signing_algorithm", func(n *broker.NewClient) {
+		n.Upstream.Authentication = broker.Authentication{Method: broker.PrivateKeyJWT, SigningAlgorithm: "HS256"}
+	}},
+	{"audience with private_key_bearer", "client.assertion.audience", func(n *broker.NewClient) {
+		n.Upstream.Authentication = broker.Authentication{Method: broker.PrivateKeyBearer, AssertionAudience: "https://as.example"}
+	}},
+	{"key id with a certificate", "client.assertion", func(n *broker.NewClient) {
+		n.Upstream.Authentication = broker.Authentication{Method: broker.TLSClientAuth, KeyID: "k"}
+	}},
 	{"algorithm none", "client.assertion.signing_algorithm", func(n *broker.NewClient) {
 		n.Upstream.Authentication = broker.Authentication{Method: broker.PrivateKeyJWT, SigningAlgorithm: "none"}
 	}},

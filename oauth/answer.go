@@ -23,6 +23,8 @@ type answer struct {
 	doc    document
 	// kind says what the body is, in our words.
 	kind string
+	// text is the beginning of a body that is unstructured.
+	text string
 }
 
 // read turns an HTTP answer into a token or an error. It reads the body to its
@@ -37,7 +39,10 @@ func (a *attempt) read(res *http.Response) (broker.TokenResponse, error) {
 	body, err := readBody(res)
 	switch {
 	case err == nil:
-		ans.doc, ans.kind = parseDocument(res.Header.Get("Content-Type"), body)
+		ans.doc, ans.kind = a.dialect.parse(res.Header.Get("Content-Type"), body)
+		if ans.kind == unstructured {
+			ans.text = string(body[:min(len(body), maxLooked)])
+		}
 	case errors.Is(err, errBodyTooLarge):
 		ans.kind = "a body over 1 MiB"
 	case success || !statusIsProof(res.StatusCode):
@@ -99,19 +104,27 @@ func (a *attempt) granted(ans answer) (broker.TokenResponse, error) {
 	if problem != "" {
 		return malformed(ans.kind + ": " + problem)
 	}
-	tokenType, ok := ans.doc.tokenType()
+	tokenType, ok := ans.doc.tokenType(a.dialect)
+	if !ok {
+		tokenType, ok = a.boundType(tokenType)
+	}
 	if !ok {
 		shown := a.scrub(ans.doc).clean(tokenType, maxCode)
 		return broker.TokenResponse{}, a.fail(broker.ReasonTokenTypeUnsupported, nil, "answered %d with a token of type %s", ans.status, shown)
 	}
-	scopes, problem := ans.doc.scopes()
+	scopes, problem := ans.doc.scopes(a.dialect)
 	if problem != "" {
 		return malformed(ans.kind + ": " + problem)
 	}
-	return broker.TokenResponse{
-		AccessToken: token, TokenType: tokenType, ExpiresIn: ans.doc.seconds("expires_in"), RefreshIn: ans.doc.seconds("refresh_in"), Scopes: scopes,
+	response := broker.TokenResponse{
+		AccessToken: token, TokenType: tokenType, RefreshIn: ans.doc.seconds("refresh_in"), Scopes: scopes,
 		SentTime: a.sent, ServerTime: serverTime(ans.header),
-	}, nil
+	}
+	if problem := a.beside(ans.doc, &response); problem != "" {
+		return malformed(ans.kind + ": " + problem)
+	}
+	a.ends(ans.doc, &response)
+	return response, nil
 }
 
 // serverTime returns the Date header, zero if there is none that can be read.

@@ -30,7 +30,7 @@ func (c *Client) CallAPI(ctx context.Context, call broker.APICall) (broker.APIAn
 		return sent, nil
 	}
 	var answered broker.APIAnswer
-	err = c.exchange(ctx, endpoint, new(progress), build, func(a *attempt, res *http.Response) error {
+	err = c.exchange(ctx, hop{endpoint: endpoint}, new(progress), build, func(a *attempt, res *http.Response) error {
 		a.progress.reach(stageReading)
 		if isRedirect(res.StatusCode) {
 			return a.redirected(res)

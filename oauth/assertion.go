@@ -32,20 +32,34 @@ type claims struct {
 	ExpiresAt int64  `json:"exp"`
 }
 
-// assertion returns a client assertion that is good for one request.
-func (k *signingKey) assertion(req broker.TokenRequest) (string, error) {
+// assertionClaims are those of one request.
+func assertionClaims(req broker.TokenRequest, lifetime time.Duration) ([]byte, error) {
 	now := time.Now()
 	payload, err := json.Marshal(claims{
 		Issuer: req.ClientID, Subject: req.ClientID,
 		Audience:  cmp.Or(req.Authentication.AssertionAudience, req.Endpoint),
 		ID:        rand.Text(), // at least 128 bits
 		IssuedAt:  now.Unix(),
-		ExpiresAt: now.Add(assertionLifetime).Unix(),
+		ExpiresAt: now.Add(lifetime).Unix(),
 	})
 	if err != nil {
-		return "", unusable("the assertion's claims cannot be encoded")
+		return nil, unusable("the assertion's claims cannot be encoded")
 	}
-	signed, err := k.sign(req.Authentication, payload)
+	return payload, nil
+}
+
+// assertion returns a client assertion that is good for one request.
+func (k *signingKey) assertion(req broker.TokenRequest, lifetime time.Duration) (string, error) {
+	payload, err := assertionClaims(req, lifetime)
+	if err != nil {
+		return "", err
+	}
+	return k.compact(req.Authentication, payload)
+}
+
+// compact signs a payload as one string (RFC 7515 §7.1).
+func (k *signingKey) compact(auth broker.Authentication, payload []byte) (string, error) {
+	signed, err := k.sign(auth, payload)
 	if err != nil {
 		return "", err
 	}

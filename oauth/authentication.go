@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -24,24 +25,66 @@ func CheckSecret(auth broker.Authentication, s secret.Value) error {
 	switch auth.Method {
 	case broker.ClientSecretBasic, broker.ClientSecretBasicRaw, broker.ClientSecretPost:
 		return checkClientSecret(auth.Method, s)
-	case broker.PrivateKeyJWT:
+	case broker.ClientSecretJWT:
+		_, err := hmacKey(auth, s)
+		return err
+	case broker.PrivateKeyJWT, broker.PrivateKeyBearer:
 		key, err := parseKey(s.Reveal())
 		if err != nil {
 			return err
 		}
 		return key.check(auth)
+	case broker.TLSClientAuth, broker.SelfSignedTLSClientAuth:
+		_, err := parseCertificate(auth.Method, s, time.Now())
+		return err
+	case broker.NoAuthentication:
+		return checkAssertionKey(s)
 	default:
 		return unknownMethod()
 	}
 }
 
-// authenticate adds exactly one way of client authentication (RFC 6749 §2.3) to
-// the form or the header, and returns the spellings of the credential.
-func authenticate(form url.Values, header http.Header, req broker.TokenRequest) ([]string, error) {
-	method := req.Authentication.Method
-	if method == broker.PrivateKeyJWT {
-		return assert(form, req)
+// checkAssertionKey judges the secret of a client that does not authenticate: it has
+// none, or the key of the assertions that are its grant.
+func checkAssertionKey(s secret.Value) error {
+	if len(s.Reveal()) == 0 {
+		return nil
 	}
+	key, err := parseKey(s.Reveal())
+	if err != nil {
+		return unusable("with authentication method none a secret can only be the private key of jwt_bearer assertions: %s", broker.AsError(err).Detail)
+	}
+	return key.check(broker.Authentication{})
+}
+
+// authenticate adds exactly one way of client authentication (RFC 6749 §2.3) to
+// the form or the header, and returns the spellings of the credential. The methods of
+// RFC 8705 authenticate by the connection: see [presented]. An assertion is good for
+// lifetime.
+func authenticate(form url.Values, header http.Header, req broker.TokenRequest, lifetime time.Duration) ([]string, error) {
+	if err := setProof(header, req); err != nil {
+		return nil, err
+	}
+	switch method := req.Authentication.Method; method {
+	case broker.PrivateKeyJWT:
+		return assert(form, req, lifetime)
+	case broker.ClientSecretJWT:
+		return assertBySecret(form, req, lifetime)
+	case broker.PrivateKeyBearer:
+		return bear(header, req)
+	case broker.TLSClientAuth, broker.SelfSignedTLSClientAuth, broker.NoAuthentication:
+		form.Set("client_id", req.ClientID) // RFC 8705 §2, RFC 6749 §3.2.1
+		return keySpellings(req.Secret.Reveal()), nil
+	case broker.ClientSecretBasic, broker.ClientSecretBasicRaw, broker.ClientSecretPost:
+		return showSecret(form, header, req)
+	default:
+		return nil, unknownMethod()
+	}
+}
+
+// showSecret sends the secret itself.
+func showSecret(form url.Values, header http.Header, req broker.TokenRequest) ([]string, error) {
+	method := req.Authentication.Method
 	if err := checkClientSecret(method, req.Secret); err != nil {
 		return nil, err
 	}
@@ -57,11 +100,9 @@ func authenticate(form url.Values, header http.Header, req broker.TokenRequest) 
 			return nil, unusable("the client_id has a colon, which client_secret_basic_raw cannot carry (RFC 7617 §2); use client_secret_basic or client_secret_post")
 		}
 		credentials = append(credentials, setBasic(header, id, value))
-	case broker.ClientSecretPost:
+	default:
 		form.Set("client_id", id)
 		form.Set("client_secret", value)
-	default:
-		return nil, unknownMethod()
 	}
 	return credentials, nil
 }
@@ -74,19 +115,23 @@ func setBasic(header http.Header, user, password string) string {
 
 // assert adds a signed assertion (RFC 7523 §2.2). client_id goes with it although
 // RFC 7521 §4.2 makes it optional: several servers find the client's keys by it.
-func assert(form url.Values, req broker.TokenRequest) ([]string, error) {
+func assert(form url.Values, req broker.TokenRequest, lifetime time.Duration) ([]string, error) {
 	key, err := parseKey(req.Secret.Reveal())
 	if err != nil {
 		return nil, err
 	}
-	signed, err := key.assertion(req)
+	signed, err := key.assertion(req, lifetime)
 	if err != nil {
 		return nil, err
 	}
-	form.Set("client_id", req.ClientID)
+	setAssertion(form, req.ClientID, signed)
+	return append(keySpellings(req.Secret.Reveal()), signed), nil
+}
+
+func setAssertion(form url.Values, clientID, signed string) {
+	form.Set("client_id", clientID)
 	form.Set("client_assertion_type", assertionType)
 	form.Set("client_assertion", signed)
-	return append(keySpellings(req.Secret.Reveal()), signed), nil
 }
 
 // checkClientSecret refuses what cannot be a client secret. RFC 6749 appendix A.2

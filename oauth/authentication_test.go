@@ -2,6 +2,7 @@ package oauth_test
 
 import (
 	"crypto"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -93,6 +94,8 @@ type seen struct {
 	header http.Header
 	form   url.Values
 	query  string
+	// certificate says that the connection presented one.
+	certificate bool
 }
 
 func capture(t *testing.T) (*oauth.Client, *httptest.Server, *atomic.Pointer[seen]) {
@@ -101,10 +104,10 @@ func capture(t *testing.T) (*oauth.Client, *httptest.Server, *atomic.Pointer[see
 	client, server := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		form, _ := url.ParseQuery(string(body))
-		last.Store(&seen{r.Header.Clone(), form, r.URL.RawQuery})
+		last.Store(&seen{r.Header.Clone(), form, r.URL.RawQuery, len(r.TLS.PeerCertificates) > 0})
 		http.SetCookie(w, &http.Cookie{Name: "session", Value: "x"})
 		answer(200, `{"access_token":"at"}`)(w, r)
-	})
+	}, func(s *httptest.Server, _ *oauth.Config) { s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert} })
 	return client, server, &last
 }
 
@@ -114,9 +117,7 @@ func TestOneMethodPerRequest(t *testing.T) {
 		t.Run(string(method), func(t *testing.T) {
 			req := tokenRequest(server)
 			req.Authentication.Method = method
-			if method == broker.PrivateKeyJWT {
-				req.Secret = secret.NewString(keyJWK(t))
-			}
+			req.Secret = secretFor(t, method)
 			for range 2 { // the second would bring a cookie along
 				if _, err := client.RequestToken(t.Context(), req); err != nil {
 					t.Fatal(err)
@@ -129,8 +130,16 @@ func TestOneMethodPerRequest(t *testing.T) {
 					methods++
 				}
 			}
-			if methods != 1 {
-				t.Errorf("%d methods in %v %v", methods, got.header, got.form)
+			want := 1
+			switch method {
+			case broker.TLSClientAuth, broker.SelfSignedTLSClientAuth, broker.NoAuthentication:
+				want = 0
+				if got.form.Get("client_id") != req.ClientID {
+					t.Errorf("form = %v, want the client_id", got.form)
+				}
+			}
+			if methods != want || got.certificate != (method == broker.TLSClientAuth || method == broker.SelfSignedTLSClientAuth) {
+				t.Errorf("%d methods in %v %v, certificate: %t", methods, got.header, got.form, got.certificate)
 			}
 			if got.form.Get("grant_type") != "client_credentials" || got.form.Has("scope") || got.query != "" {
 				t.Errorf("form = %v, query = %q", got.form, got.query)
@@ -215,7 +224,7 @@ func TestSecretsThatDoNotFitAreNotSent(t *testing.T) {
 		wantReason(t, err, broker.ReasonSecretUnusable, "")
 	}
 	req := tokenRequest(server)
-	req.Authentication.Method = "none"
+	req.Authentication.Method = "magic"
 	_, err := client.RequestToken(t.Context(), req)
 	wantReason(t, err, broker.ReasonInvalidRequest, "is not one of")
 	if last.Load() != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"mime"
 	"net/url"
 	"slices"
@@ -14,23 +13,32 @@ import (
 // knownMembers are the members that are read; the rest is ignored, as RFC 6749
 // §5.1 demands. Names are compared exactly.
 var knownMembers = []string{
-	"access_token", "token_type", "expires_in", "refresh_in", "scope", "refresh_token", "id_token", "error", "error_description",
+	"access_token", "token_type", "expires_in", "refresh_in", "scope", "refresh_token", "refresh_expires_in", "refresh_token_expires_in",
+	"id_token", "issued_token_type", "error", "error_description", "interval",
 }
 
 // document is the parsed body of an answer: the known members as JSON values, also
-// those of a form. The zero document is that of a body that could not be read.
+// those of a form, by their standard names. The zero document is that of a body that
+// could not be read.
 type document struct {
 	members map[string]json.RawMessage
+	// hidden are tokens that stood elsewhere, too, and must not be shown.
+	hidden []string
+	// unsuccessful says that the answer does not meet the profile's condition.
+	unsuccessful bool
 }
 
 // emptyBody is what parseDocument calls a body of nothing or white space.
 const emptyBody = "an empty body"
 
+// unstructured is what a body is called that is none of those that can be read.
+const unstructured = "neither a JSON object nor a form"
+
 // errRepeated says that a known member is there twice. Which of two access tokens
 // is meant is not ours to guess: parsers differ, and somebody may count on it.
 var errRepeated = errors.New("a member is there twice")
 
-// parseDocument reads a body and says in our words what it is. JSON is tried
+// parseDocument reads a body of a server that follows the standards and says in our words what it is. JSON is tried
 // first, unless the content type says form: several servers send a form, and some
 // send JSON under any type, or none (field notes §4).
 func parseDocument(contentType string, body []byte) (document, string) {
@@ -50,7 +58,7 @@ func parseDocument(contentType string, body []byte) (document, string) {
 	if text[0] == '{' {
 		return parseObject(text)
 	}
-	return document{}, "neither a JSON object nor a form"
+	return document{}, unstructured
 }
 
 func parseObject(text []byte) (document, string) {
@@ -88,13 +96,7 @@ func objectMembers(text []byte) (map[string]json.RawMessage, error) {
 		}
 		members[key] = value
 	}
-	if _, err := decoder.Token(); err != nil {
-		return nil, err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more after the object")
-	}
-	return members, nil
+	return members, ended(decoder)
 }
 
 // parseForm reports ok if the text is a form with a token or an error in it; any
@@ -138,11 +140,11 @@ func (d document) has(name string) bool {
 
 // failed reports whether the document says that the request failed. With a token
 // beside it too: a server that says both is not to be believed the better one.
-func (d document) failed() bool { return d.has("error") }
+func (d document) failed() bool { return d.has("error") || d.unsuccessful }
 
 // tokens returns whatever in the document must not be shown.
 func (d document) tokens() []string {
-	var tokens []string
+	tokens := slices.Clone(d.hidden)
 	for _, name := range []string{"access_token", "refresh_token", "id_token"} {
 		if token := d.text(name); token != "" {
 			tokens = append(tokens, token)

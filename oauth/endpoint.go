@@ -14,7 +14,12 @@ const (
 	tokenEndpoint      = "the token endpoint"
 	revocationEndpoint = "the revocation endpoint"
 	managementEndpoint = "the management endpoint"
-	apiEndpoint        = "the API endpoint"
+
+	authorizationEndpoint = "the authorization endpoint"
+	deviceEndpoint        = "the device authorization endpoint"
+	introspectionEndpoint = "the introspection endpoint"
+	issuerURL             = "the issuer"
+	apiEndpoint           = "the API endpoint"
 )
 
 // CheckEndpoint says whether a request to the token endpoint would be tried at
@@ -42,7 +47,7 @@ func (c *Client) boundEndpoint(name, raw string, destinations []string) (*url.UR
 }
 
 func (c *Client) parseEndpoint(name, raw string) (*url.URL, error) {
-	u, err := c.door.Parse(name, raw)
+	u, err := c.door.Parse(strings.TrimPrefix(name, "the "), raw)
 	if err != nil {
 		return nil, refusedEndpoint("%v", err)
 	}

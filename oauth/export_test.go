@@ -10,13 +10,20 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/oauth/profile"
 )
 
 // ReadAnswer judges an answer as if it had come from a server that was sent the
 // credential by HTTP Basic.
 func ReadAnswer(credential string, status int, header http.Header, body string) (broker.TokenResponse, error) {
+	return ReadAnswerTo(nil, broker.GrantParameters{}, credential, status, header, body)
+}
+
+// ReadAnswerTo is [ReadAnswer] of a server with a profile, to a request with that grant.
+func ReadAnswerTo(p *profile.Profile, grant broker.GrantParameters, credential string, status int, header http.Header, body string) (broker.TokenResponse, error) {
 	a := &attempt{
-		origin: "https://as.example", parent: context.Background(), limited: context.Background(),
+		dialect: dialect{profile: p, grant: grant.Type, pollInterval: grant.PollInterval},
+		origin:  "https://as.example", parent: context.Background(), limited: context.Background(),
 		timeout: time.Second, progress: new(progress), basic: true, credentials: []string{credential}, sent: time.Now(),
 	}
 	return a.read(&http.Response{

@@ -39,6 +39,9 @@ func (a *attempt) failed(err error) *broker.Error {
 	if detail, ok := dnsFailure(err); ok {
 		return a.fail(broker.ReasonUpstreamDNS, nil, "%s", detail)
 	}
+	if detail, ok := a.certificateRefused(err); ok {
+		return a.fail(broker.ReasonClientRejected, nil, "%s", detail)
+	}
 	if detail, ok := a.tlsFailure(err); ok {
 		return a.fail(broker.ReasonUpstreamTLS, nil, "%s", detail)
 	}

@@ -59,6 +59,79 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
+// FuzzAnswerToProfile is FuzzAnswer with a profile that has all that a profile can say,
+// for each grant.
+func FuzzAnswerToProfile(f *testing.F) {
+	p := profiles(f, map[string]string{"all": `
+response:
+  success: {path: ok, equals: "true"}
+  access_token: ['user.tokens[0].value', access_token]
+  token_type: [kind]
+  refresh_token: [user.refresh]
+  scope: [user.scopes]
+  scope_separator: ","
+  expires_in: {paths: [user.ends, ends], unit: unix, zero: never}
+  refresh_expires_in: {paths: [clock], unit: clock}
+  token_types: [user]
+errors:
+  code: [error.code, errcode]
+  description: [error.text]
+  aliases: {'40013': CLIENT_REJECTED, gone: REFRESH_TOKEN_EXPIRED, wait: AUTHORIZATION_PENDING}
+  descriptions: [{match: 'in (?P<minutes>\d+) min(?P<seconds>\d+)?', reason: UPSTREAM_RATE_LIMITED}]
+  retryable: [internal]
+expiry: {policy: rolling, lifetime: 24h}
+`}).Profile("all")
+	grants := append(broker.GrantTypes(), "")
+	f.Add(200, 0, "application/json", `{"ok":true,"kind":"user","user":{"tokens":[{"value":"at"}],"scopes":"a,b","ends":"1e11"},"clock":"1:02:03"}`)
+	f.Add(200, 1, "application/x-www-form-urlencoded", "ok=true&access_token=at&ends=0&scope=a+b")
+	f.Add(200, 2, "", `{"ok":false,"errcode":40013,"user":{"refresh":"rt-rt-rt-rt"},"error":{"text":"rt-rt-rt-rt in 5 min7"}}`)
+	f.Add(400, 3, "", `{"error":{"code":"gone"},"error":"x"}`)
+	f.Add(429, 4, "text/plain", "Retry-After: 60, and fuzz-secret-value in 99999999999 min")
+	f.Add(400, 2, "", `{"error":"slow_down","interval":"1e99"}`)
+	f.Add(200, 5, "", `{"ok":true,"access_token":"eyJ.eyJjbmYiOnsiamt0IjoieCJ9fQ.x","issued_token_type":"t","id_token":"i"}`)
+	f.Fuzz(func(t *testing.T, status, grant int, contentType, body string) {
+		const credential = "fuzz-secret-value"
+		presented := broker.GrantParameters{Type: grants[uint(grant)%uint(len(grants))]}
+		got, err := oauth.ReadAnswerTo(p, presented, credential, status, http.Header{"Content-Type": {contentType}}, body)
+		if err == nil {
+			token := got.AccessToken.RevealString()
+			if token == "" || len(token) > broker.MaxTokenBytes || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+				t.Errorf("token = %q", token)
+			}
+			for _, lifetime := range []*time.Duration{got.ExpiresIn, got.RefreshExpiresIn} {
+				if lifetime != nil && (*lifetime < 0 || *lifetime > 10*365*24*time.Hour) {
+					t.Errorf("lifetime = %v", *lifetime)
+				}
+			}
+			for _, thumbprint := range []string{got.CertificateThumbprint, got.KeyThumbprint} {
+				if len(thumbprint) != 0 && len(thumbprint) != 43 {
+					t.Errorf("thumbprint = %q", thumbprint)
+				}
+			}
+			if len(got.RefreshToken.RevealString()) > broker.MaxTokenBytes || len(got.IDToken.RevealString()) > broker.MaxTokenBytes {
+				t.Error("a token is too long")
+			}
+			if !got.DeclaredOnly || got.Declared == nil || *got.Declared != 24*time.Hour {
+				t.Errorf("declared %v, only: %t", got.Declared, got.DeclaredOnly)
+			}
+			return
+		}
+		e := broker.AsError(err)
+		if e.Reason == broker.ReasonInternal || e.Reason.Info().Reason != e.Reason {
+			t.Errorf("reason = %s", e.Reason)
+		}
+		if e.RetryAfter < 0 || e.RetryAfter > time.Hour {
+			t.Errorf("RetryAfter = %v", e.RetryAfter)
+		}
+		if len(e.Detail) > 600 || strings.ContainsFunc(e.Detail, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Errorf("detail = %q", e.Detail)
+		}
+		if strings.Contains(strings.ToLower(err.Error()), "fuzz-sec") {
+			t.Errorf("the error has the secret: %v", err)
+		}
+	})
+}
+
 // FuzzClean puts a secret somewhere into a text in some spelling.
 func FuzzClean(f *testing.F) {
 	f.Add("secret ", "p4ss w0rd+/=~", " is wrong", 0)

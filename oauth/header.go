@@ -58,14 +58,14 @@ func (c challenges) has(scheme string) bool {
 }
 
 // errorCode returns the error parameter, which RFC 6750 §3 defines for Bearer and
-// token endpoints put into Basic as well; "" if there is none.
+// token endpoints put into Basic as well, and RFC 9449 §7.1 for DPoP; "" if there is none.
 func (c challenges) errorCode() string { return c.param("error") }
 
 func (c challenges) errorDescription() string { return c.param("error_description") }
 
 func (c challenges) param(name string) string {
 	for _, one := range c {
-		if one.scheme != "bearer" && one.scheme != "basic" {
+		if one.scheme != "bearer" && one.scheme != "basic" && one.scheme != "dpop" {
 			continue
 		}
 		if value := one.params[name]; value != "" {

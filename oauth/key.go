@@ -50,7 +50,7 @@ func parseKey(text []byte) (*signingKey, error) {
 	case bytes.Contains(trimmed, []byte("-----BEGIN ")):
 		key, err = parsePEM(trimmed)
 	default:
-		return nil, unusable("private_key_jwt needs a private key in PEM or JWK form; this is neither")
+		return nil, unusable("a private key in PEM or JWK form is needed; this is neither")
 	}
 	if err != nil {
 		return nil, err
@@ -132,7 +132,7 @@ func parseJWK(text []byte) (*signingKey, error) {
 	case members.Keys != nil:
 		return nil, unusable("this is a set of JWKs; stage the one private key out of it")
 	case members.Kty == "oct":
-		return nil, unusable("the JWK is a symmetric key (kty oct); private_key_jwt needs RSA, EC or OKP with Ed25519")
+		return nil, unusable("the JWK is a symmetric key (kty oct); RSA, EC or OKP with Ed25519 is needed")
 	case members.Use != "" && members.Use != "sig":
 		return nil, unusable("the JWK is not for signatures: its use is not sig")
 	case base64.RawURLEncoding.DecodedLen(len(members.N))*8 > jose.MaxRSAModulusBits:
@@ -178,7 +178,7 @@ func encryptedKey() *broker.Error {
 }
 
 func publicKey() *broker.Error {
-	return unusable("this is a public key or certificate only; private_key_jwt needs the private key")
+	return unusable("this is a public key or certificate only; the private key is needed")
 }
 
 // keySpellings returns the parts of a private key's text that must not show up

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"strconv"
@@ -84,7 +85,7 @@ func (r KeyPairRotator) MakeSecret(call broker.RotatorCall) (secret.Value, error
 	if err != nil {
 		return secret.Value{}, &broker.Error{Reason: broker.ReasonInternal, Op: "make a key pair", Client: call.ID, Err: err}
 	}
-	encoded, err := encodeJWK(private, private.Public(), "", algorithm)
+	encoded, err := encodeJWK(private, private.Public(), "", algorithm, nil)
 	if err != nil {
 		return secret.Value{}, &broker.Error{Reason: broker.ReasonInternal, Op: "make a key pair", Client: call.ID, Err: err}
 	}
@@ -109,9 +110,13 @@ func newPrivateKey(algorithm string, bits int) (crypto.Signer, error) {
 	return nil, fmt.Errorf("there is no key for %.20q", algorithm)
 }
 
-// encodeJWK encodes key with its kid, by default the thumbprint of public.
-func encodeJWK(key any, public crypto.PublicKey, id, algorithm string) ([]byte, error) {
+// encodeJWK encodes key with its kid, by default the thumbprint of public, and the
+// certificate that it signed itself, if there is one.
+func encodeJWK(key any, public crypto.PublicKey, id, algorithm string, certificate *x509.Certificate) ([]byte, error) {
 	jwk := jose.JSONWebKey{Key: key, KeyID: id, Algorithm: algorithm, Use: "sig"}
+	if certificate != nil {
+		jwk.Certificates = []*x509.Certificate{certificate}
+	}
 	if id == "" {
 		thumbprint, err := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
 		if err != nil {
@@ -123,13 +128,15 @@ func encodeJWK(key any, public crypto.PublicKey, id, algorithm string) ([]byte, 
 }
 
 // PublicKey returns the public half of a private key as a JWK. Its kid is that of a
-// private JWK, else the thumbprint (RFC 7638). SECRET_UNUSABLE if value is no such key.
+// private JWK, else the thumbprint (RFC 7638). With a self-signed certificate beside the
+// key it has that as x5c, as self_signed_tls_client_auth wants it (RFC 8705 §2.2.2).
+// SECRET_UNUSABLE if value is no such key.
 func PublicKey(value secret.Value) (string, error) {
 	key, err := parseKey(value.Reveal())
 	if err != nil {
 		return "", err
 	}
-	encoded, err := encodeJWK(key.private.Public(), key.private.Public(), key.id, key.algorithm)
+	encoded, err := encodeJWK(key.private.Public(), key.private.Public(), key.id, key.algorithm, selfSigned(value.Reveal(), key.private))
 	if err != nil {
 		return "", unusable("the public half of the private key cannot be encoded")
 	}

@@ -70,7 +70,7 @@ func (c *Client) Manage(ctx context.Context, req ManagementRequest) (ManagementA
 	var answer ManagementAnswer
 	seen := new(progress)
 	build := func(ctx context.Context) (*request, error) { return newManagementRequest(ctx, endpoint, req) }
-	err = c.exchange(ctx, endpoint, seen, build, func(a *attempt, res *http.Response) (err error) {
+	err = c.exchange(ctx, hop{endpoint: endpoint}, seen, build, func(a *attempt, res *http.Response) (err error) {
 		answer, err = a.managed(res)
 		return err
 	})

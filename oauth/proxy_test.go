@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/oauth"
 )
 
@@ -149,6 +150,46 @@ func TestProxyFailures(t *testing.T) {
 	}()
 	for _, scheme := range []string{"http", "https", "socks5"} {
 		wantReason(t, request(t, scheme+"://"+closing.Addr().String()), broker.ReasonUpstreamProxy, "")
+	}
+}
+
+// TestProxiesSeeNoCertificate: it is for the server behind them.
+func TestProxiesSeeNoCertificate(t *testing.T) {
+	for name, secured := range map[string]bool{"http proxy": false, "https proxy": true} {
+		t.Run(name, func(t *testing.T) {
+			proxy := &connectProxy{status: http.StatusOK}
+			front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+					t.Error("the proxy was shown the certificate")
+				}
+				proxy.ServeHTTP(w, r)
+			}))
+			if !secured {
+				front.Start()
+			} else {
+				front.TLS = &tls.Config{NextProtos: []string{"http/1.1"}, ClientAuth: tls.RequestClientCert}
+				front.StartTLS()
+			}
+			defer front.Close()
+			client, server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if len(r.TLS.PeerCertificates) != 1 {
+					t.Error("the server was not shown the certificate")
+				}
+				answer(200, `{"access_token":"at"}`)(w, r)
+			}, func(s *httptest.Server, cfg *oauth.Config) {
+				s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+				cfg.Proxy = through(front.URL)
+			})
+			proxy.target = server.Listener.Addr().String()
+			req := requestTo("https://example.com/token")
+			req.Authentication.Method, req.Secret = broker.SelfSignedTLSClientAuth, secret.NewString(clientPEM(t))
+			if _, err := client.RequestToken(t.Context(), req); err != nil {
+				t.Fatal(err)
+			}
+			req.Endpoint, req.Destinations = "https://other.example/token", []string{"https://other.example"}
+			_, err := client.RequestToken(t.Context(), req)
+			wantReason(t, err, broker.ReasonUpstreamTLS, "another name")
+		})
 	}
 }
 

@@ -24,6 +24,9 @@ var codes = map[string]broker.Reason{
 	"temporarily_unavailable": broker.ReasonUpstreamUnavailable,
 	"slow_down":               broker.ReasonUpstreamRateLimited, // RFC 8628 §3.5
 
+	"use_dpop_nonce":     broker.ReasonDPoPNonceRequired, // RFC 9449 §8
+	"invalid_dpop_proof": broker.ReasonDPoPProofInvalid,  // RFC 9449 §5
+
 	"scope_invalid":                broker.ReasonScopeRejected,  // glewlwyd
 	"invalid_resource":             broker.ReasonTargetRejected, // Microsoft Entra
 	"incorrect_client_credentials": broker.ReasonClientRejected, // GitHub
@@ -55,8 +58,10 @@ func (a *attempt) rejected(ans answer) error {
 	switch {
 	case code != "":
 		said = scrub.clean(code, maxCode)
-	case ans.doc.failed():
+	case ans.doc.has("error"):
 		said = "an error that is not an OAuth one"
+	case ans.doc.unsuccessful:
+		said = ans.kind + " that is no success by the provider's profile"
 	case challenges.errorCode() != "":
 		code, description = challenges.errorCode(), challenges.errorDescription()
 		said = scrub.clean(code, maxCode)
@@ -64,17 +69,35 @@ func (a *attempt) rejected(ans answer) error {
 	if shown := scrub.clean(description, maxDescription); shown != "" {
 		said += ": " + shown
 	}
-	reason := a.judge(ans, code, description, challenges)
-	err := a.fail(reason, nil, "answered %d with %s", ans.status, said)
-	err.RetryAfter = retryAfter(ans.header, a.sent)
+	judged := a.judge(ans, strings.ToLower(strings.TrimSpace(code)), description, challenges)
+	judged.reason, said = a.judgeProof(ans, judged.reason, said)
+	err := a.fail(judged.reason, nil, "answered %d with %s", ans.status, said)
+	err.Told = a.told(judged.reason, ans.header)
+	err.RetryAfter = max(judged.wait, retryAfter(ans.header, a.sent))
 	return err
 }
 
-func (a *attempt) judge(ans answer, code, description string, challenges challenges) broker.Reason {
-	code = strings.ToLower(strings.TrimSpace(code))
-	if ans.status == http.StatusTooManyRequests {
-		return broker.ReasonUpstreamRateLimited
+// judge says what an answer means; the code is in lower case.
+func (a *attempt) judge(ans answer, code, description string, challenges challenges) verdict {
+	if judged, ok := a.polled(ans, code); ok {
+		return judged
 	}
+	if judged, ok := a.tooMany(ans, code, description); ok {
+		return judged
+	}
+	judged, ok := a.byProfile(ans, code, description)
+	if !ok {
+		judged.reason = a.byCode(ans, code, description, challenges)
+	}
+	judged.reason = a.dialect.ofGrant(judged.reason, code, description)
+	if judged.reason == broker.ReasonAuthorizationPending && judged.wait == 0 { // by the profile's own code for it
+		judged.wait = a.pollWait(ans, 0)
+	}
+	return judged
+}
+
+// byCode judges an answer as the standards do.
+func (a *attempt) byCode(ans answer, code, description string, challenges challenges) broker.Reason {
 	if reason, known := codes[code]; known {
 		if code == "unauthorized_client" && containsAny(strings.ToLower(description), clientUnknown) {
 			return broker.ReasonClientRejected

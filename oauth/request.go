@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -20,47 +19,58 @@ type request struct {
 	*http.Request
 	op          string   // what it is part of, for errors; "" is that of a token request
 	basic       bool     // it carries HTTP Basic credentials
-	credentials []string // all spellings of the credential in it, for the scrubber
+	credentials []string // all spellings of the credentials in it, for the scrubber
+	dialect     dialect  // how it is spelled and its answer read
 }
 
-// newRequest builds the POST of RFC 6749 §4.4.2. The endpoint was checked.
-func newRequest(ctx context.Context, endpoint *url.URL, req broker.TokenRequest) (*request, error) {
-	form := url.Values{"grant_type": {"client_credentials"}}
+// newRequest builds a token request: the grant, what is asked for, and the client's
+// authentication, spelled as the server wants it. The endpoint was checked.
+func newRequest(ctx context.Context, endpoint *url.URL, req broker.TokenRequest, d dialect) (*request, error) {
+	form, secrets, err := present(req, d)
+	if err != nil {
+		return nil, err
+	}
 	for name, value := range req.Parameters {
-		if broker.ReservedParameter(name) { // checked when saved; a record written by hand was not
+		if broker.ReservedParameter(name) || d.reserves(name) || form.Has(name) { // checked when saved; a record written by hand was not
 			return nil, broker.Invalid("parameters", "%q is a parameter that the broker sends itself or that carries a credential", name)
 		}
 		form.Set(name, value)
 	}
-	if len(req.Scopes) > 0 {
-		form.Set("scope", strings.Join(req.Scopes, " "))
-	}
-	if req.Audience != "" {
-		form.Set("audience", req.Audience)
-	}
-	if len(req.Resources) > 0 {
-		form["resource"] = slices.Clone(req.Resources) // repeats: RFC 8707 §2
-	}
-	return post(ctx, endpoint, form, req)
+	d.target(form, req)
+	return send(ctx, endpoint, form, req, d, secrets)
 }
 
-// post builds a POST of form with the client authentication that req says.
+// post builds a POST of form with the client authentication that req says, as the
+// standards have it.
 func post(ctx context.Context, endpoint *url.URL, form url.Values, req broker.TokenRequest) (*request, error) {
-	header := http.Header{
-		"Accept":       {"application/json"}, // some answer in form encoding without it
-		"Content-Type": {"application/x-www-form-urlencoded"},
-		"User-Agent":   {userAgent},
+	return send(ctx, endpoint, form, req, dialect{}, nil)
+}
+
+// send builds a request of form in a dialect, with the client authentication that req
+// says. The secrets are those of form that the answer must not show.
+func send(ctx context.Context, endpoint *url.URL, form url.Values, req broker.TokenRequest, d dialect, secrets []string) (*request, error) {
+	header := d.header()
+	d.override(form, req.Parameters)
+	if d.unauthenticated(req.Authentication) {
+		if err := setProof(header, req); err != nil {
+			return nil, err
+		}
+	} else {
+		credentials, err := authenticate(form, header, req, d.assertionLifetime())
+		if err != nil {
+			return nil, err
+		}
+		secrets = append(credentials, secrets...)
 	}
-	credentials, err := authenticate(form, header, req)
+	form, err := d.spell(form)
 	if err != nil {
 		return nil, err
 	}
-	out, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint.String(), strings.NewReader(form.Encode()))
+	out, err := d.encode(ctx, endpoint, form, header)
 	if err != nil {
-		return nil, refusedEndpoint("the token endpoint is not a URL")
+		return nil, err
 	}
-	out.Header = header
-	return &request{Request: out, basic: header.Get("Authorization") != "", credentials: credentials}, nil
+	return &request{Request: out, basic: strings.HasPrefix(header.Get("Authorization"), "Basic "), credentials: secrets, dialect: d}, nil
 }
 
 // unusable returns a SECRET_UNUSABLE error; the text must not quote the secret.

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/url"
@@ -19,7 +20,7 @@ func (c *Client) RevokeToken(ctx context.Context, req broker.RevocationRequest) 
 		return err
 	}
 	build := func(ctx context.Context) (*request, error) {
-		form := url.Values{"token": {req.Token.RevealString()}, "token_type_hint": {"access_token"}}
+		form := url.Values{"token": {req.Token.RevealString()}, "token_type_hint": {string(cmp.Or(req.Kind, broker.AccessTokenKind))}}
 		out, err := post(ctx, endpoint, form, broker.TokenRequest{
 			Endpoint: req.TokenEndpoint, Authentication: req.Authentication, ClientID: req.ClientID, Secret: req.Secret,
 		})
@@ -28,7 +29,7 @@ func (c *Client) RevokeToken(ctx context.Context, req broker.RevocationRequest) 
 		}
 		return out, err
 	}
-	return c.exchange(ctx, endpoint, new(progress), build, (*attempt).revoked)
+	return c.exchange(ctx, hop{endpoint: endpoint, authentication: req.Authentication, secret: req.Secret}, new(progress), build, (*attempt).revoked)
 }
 
 // revoked reads the answer to a revocation.

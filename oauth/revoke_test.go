@@ -34,6 +34,14 @@ func TestRevokeToken(t *testing.T) {
 	if got := form.Encode(); got != want.Encode() {
 		t.Errorf("sent %q, want %q", got, want.Encode())
 	}
+	refresh := revocation(server.URL)
+	refresh.Kind = broker.RefreshTokenKind
+	if err := client.RevokeToken(t.Context(), refresh); err != nil {
+		t.Fatal(err)
+	}
+	if got := form.Get("token_type_hint"); got != "refresh_token" {
+		t.Errorf("token_type_hint = %q, want refresh_token", got)
+	}
 	elsewhere := revocation(server.URL)
 	elsewhere.Destinations = []string{"https://other.example"}
 	if err := client.RevokeToken(t.Context(), elsewhere); broker.ReasonOf(err) != broker.ReasonDestinationNotBound {

@@ -3,9 +3,11 @@ package oauth
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"html"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -119,6 +121,9 @@ func spellings(credential string) []string {
 		credential, url.QueryEscape(credential), url.PathEscape(credential), html.EscapeString(credential),
 		hex.EncodeToString([]byte(credential)),
 	}
+	for _, quoted := range []string{strconv.Quote(credential), jsonText(credential)} { // as in an echoed body
+		all = append(all, quoted[1:len(quoted)-1])
+	}
 	if stripped := lettersAndDigits(credential); len(stripped) >= window {
 		all = append(all, stripped)
 	}
@@ -137,6 +142,15 @@ func spellings(credential string) []string {
 		}
 	}
 	return all
+}
+
+// jsonText returns a text as a JSON string of the sort that has "<" escaped.
+func jsonText(text string) string {
+	quoted, err := json.Marshal(text)
+	if err != nil { // of a string there is none
+		return `""`
+	}
+	return string(quoted)
 }
 
 // lower changes ASCII letters only: strings.ToLower also replaces bytes that are

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -97,6 +98,70 @@ func TestEchoedSecretsStayOutOfErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestEchoedGrantsStayOutOfErrors: what a request presents is as secret as what it
+// authenticates with, whatever the format that it goes in.
+func TestEchoedGrantsStayOutOfErrors(t *testing.T) {
+	s := secret.NewString(canary)
+	set := profiles(t, map[string]string{
+		"form": "refresh: {names: {access_token: at}}\n", "json": "request: {format: json}\n", "query": "request: {format: query, method: GET}\n",
+		"access": "refresh: {with: access_token, names: {refresh_token: rt}}\n",
+	})
+	var place func(http.ResponseWriter, string)
+	var spell func(string) string
+	client, server := serve(t, func(w http.ResponseWriter, _ *http.Request) { place(w, spell(canary)) }, func(_ *httptest.Server, cfg *oauth.Config) { cfg.Profiles = set })
+	spelled := maps.Clone(echoes)
+	spelled["json"] = marshalled
+	for grantName, grant := range map[string]broker.GrantParameters{
+		"code":          {Type: broker.AuthorizationCode, Code: s},
+		"verifier":      {Type: broker.AuthorizationCode, Code: secret.NewString("c-1"), CodeVerifier: s},
+		"device code":   {Type: broker.DeviceCode, DeviceCode: s},
+		"refresh token": {Type: broker.RefreshToken, RefreshToken: s, AccessToken: secret.NewString("a-1")},
+		"access token":  {Type: broker.RefreshToken, AccessToken: s, RefreshToken: secret.NewString("r-1")},
+		"subject token": {Type: broker.TokenExchange, SubjectToken: s, SubjectTokenType: "x"},
+		"password":      {Type: broker.Password, Username: "ann", UserPassword: s},
+	} {
+		for _, provider := range []string{"form", "json", "query", "access"} {
+			for placeName, p := range places {
+				for echoName, e := range spelled {
+					place, spell = p, e
+					req := tokenRequest(server)
+					req.Provider, req.Grant, req.Secret = provider, grant, secret.NewString("another-secret")
+					_, err := client.RequestToken(t.Context(), req)
+					if err == nil {
+						t.Fatalf("%s %s %s %s: no error", grantName, provider, placeName, echoName)
+					}
+					wantNoCanary(t, err)
+				}
+			}
+		}
+	}
+}
+
+// TestEchoedProofsStayOutOfErrors: so are the proof of a key and an assertion.
+func TestEchoedProofsStayOutOfErrors(t *testing.T) {
+	var sent string
+	client, server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		form, _ := url.ParseQuery(string(body))
+		sent = r.Header.Get("DPoP") + form.Get("assertion")
+		answer(400, marshal(map[string]any{"error": "x", "error_description": "bad: " + sent[len(sent)-14:]}))(w, r)
+	})
+	proven := tokenRequest(server)
+	proven.Grant.DPoPProof = jwt("{}") + "NotSoRandomNow"
+	asserted := tokenRequest(server)
+	asserted.Grant.Type, asserted.Authentication.Method, asserted.Secret = broker.JWTBearer, broker.NoAuthentication, secret.NewString(keyJWK(t))
+	for _, req := range []broker.TokenRequest{proven, asserted} {
+		_, err := client.RequestToken(t.Context(), req)
+		wantReason(t, err, broker.ReasonUpstreamRefused, "(withheld: it may echo a credential)")
+		if strings.Contains(err.Error(), sent[len(sent)-14:]) {
+			t.Errorf("the error has the end of %q: %v", sent, err)
+		}
+	}
+}
+
+// marshalled is how a server echoes a JSON body.
+func marshalled(s string) string { return strings.Trim(marshal(s), `"`) }
 
 func TestEchoedRequestsStayOutOfErrors(t *testing.T) {
 	key := keyJWK(t)

@@ -25,14 +25,24 @@ const (
 // token returns the access token, or what is wrong with it. RFC 6749 appendix A.12
 // allows printable ASCII; a space would end it in an Authorization header.
 func (d document) token() (secret.Value, string) {
-	token := d.text("access_token")
+	token, problem := d.secret("access_token", '!')
+	if token.IsZero() && problem == "" {
+		problem = "it has no access_token"
+	}
+	return token, problem
+}
+
+// secret returns a token, zero if there is none, or what is wrong with it: it has
+// printable ASCII from the character first on.
+func (d document) secret(name string, first rune) (secret.Value, string) {
+	token := d.text(name)
 	switch {
 	case token == "":
-		return secret.Value{}, "it has no access_token"
+		return secret.Value{}, ""
 	case len(token) > broker.MaxTokenBytes:
-		return secret.Value{}, fmt.Sprintf("its access_token has %d bytes, over the limit of %d", len(token), broker.MaxTokenBytes)
-	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return secret.Value{}, "its access_token has a character that none may have (RFC 6749 appendix A.12)"
+		return secret.Value{}, fmt.Sprintf("its %s has %d bytes, over the limit of %d", name, len(token), broker.MaxTokenBytes)
+	case strings.ContainsFunc(token, func(r rune) bool { return r < first || r > '~' }):
+		return secret.Value{}, "its " + name + " has a character that none may have (RFC 6749 appendix A.12)"
 	}
 	return secret.NewString(token), ""
 }
@@ -40,19 +50,24 @@ func (d document) token() (secret.Value, string) {
 // tokenType returns "Bearer", or the answered type and false for another one. A
 // missing type is taken for Bearer: RFC 6749 §5.1 requires it, but servers forget
 // it, and those with a special type depend on its being seen. "BearerToken" is
-// what Apigee answers by default.
-func (d document) tokenType() (string, bool) {
+// what Apigee answers by default. "N_A" is of what an exchange issued that is no access
+// token (RFC 8693 §2.2.1).
+func (d document) tokenType(spoken dialect) (string, bool) {
 	if !d.has("token_type") {
 		return "Bearer", true
 	}
-	switch answered := strings.TrimSpace(d.text("token_type")); strings.ToLower(answered) {
-	case "bearer", "bearertoken":
+	answered := strings.TrimSpace(d.text("token_type"))
+	switch lower := strings.ToLower(answered); {
+	case lower == "bearer", lower == "bearertoken":
 		return "Bearer", true
-	case "":
+	case lower == "":
 		return "that is not a string", false
-	default:
-		return answered, false
+	case slices.Contains(spoken.declared().Response.TokenTypes, lower):
+		return "Bearer", true
+	case lower == "n_a" && spoken.grant == broker.TokenExchange:
+		return "N_A", true
 	}
+	return answered, false
 }
 
 // seconds returns a duration such as expires_in, in whatever of its many shapes: a
@@ -87,7 +102,7 @@ func (d document) seconds(name string) *time.Duration {
 // wrong with them. They are nil if the answer does not say, which means "as
 // requested" (RFC 6749 §5.1), and empty if it says that there are none. A JSON
 // array is what several servers make of the list.
-func (d document) scopes() ([]string, string) {
+func (d document) scopes(spoken dialect) ([]string, string) {
 	raw := d.members["scope"]
 	if raw == nil || string(raw) == "null" {
 		return nil, ""
@@ -99,14 +114,14 @@ func (d document) scopes() ([]string, string) {
 			return nil, "its scope is an array with something else than strings"
 		}
 		for _, entry := range list {
-			granted = append(granted, strings.Fields(entry)...)
+			granted = append(granted, spoken.splitScopes(entry)...)
 		}
 	} else {
 		var list string
 		if json.Unmarshal(raw, &list) != nil {
 			return nil, "its scope is neither a string nor an array"
 		}
-		granted = strings.Fields(list)
+		granted = spoken.splitScopes(list)
 	}
 	bytes := 0
 	for _, scope := range granted {

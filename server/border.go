@@ -144,9 +144,14 @@ func (c *call) enter(b *bucket, what string) error {
 // leave counts the call out wherever it was counted in.
 func (c *call) leave() {
 	c.pool.underway.Add(-1)
+	c.leaveBuckets()
+}
+
+func (c *call) leaveBuckets() {
 	for _, b := range c.buckets[:c.entered] {
 		b.leave()
 	}
+	c.entered = 0
 }
 
 // quiet methods have no log line when they succeed.

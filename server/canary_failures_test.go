@@ -109,6 +109,9 @@ func (c *canary) storeFails(t *testing.T) {
 			c.store.Heal()
 		}
 	}
+	c.store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any)
+	c.do(t, c.peer, pb.ClientService_ImportClients_FullMethodName, &pb.ImportClientsRequest{Client: clientMessage("acme"), Secret: c.secret("acme")}, codes.OK)
+	c.store.Heal()
 	c.spill.armed.Store(true)
 	for full, request := range secretMethods(c.secret("acme")) {
 		c.do(t, c.peer, full, request, codes.Internal)

@@ -255,9 +255,19 @@ func (c *canary) clientsSucceed(t *testing.T) {
 		pb.ClientService_GetClient_FullMethodName, pb.ClientService_ListClients_FullMethodName, pb.ClientService_DisableClient_FullMethodName, pb.ClientService_EnableClient_FullMethodName,
 		pb.ClientService_DeleteClient_FullMethodName, pb.ClientService_UndeleteClient_FullMethodName, pb.DiagnosticsService_CheckLookup_FullMethodName, pb.AccessService_WhoAmI_FullMethodName,
 		pb.TokenService_WatchToken_FullMethodName, pb.TokenService_RevokeTokens_FullMethodName, pb.ClientService_ResetUpstream_FullMethodName,
+		pb.ClientService_ListProviders_FullMethodName, pb.ClientService_GetProvider_FullMethodName,
 	} {
 		c.do(t, c.peer, full, sample(t, c.methods[full]), codes.OK)
 	}
+	imported := &pb.ImportClientsRequest{Client: clientMessage("imported"), Secret: c.secret("imported"), Update: true}
+	c.do(t, c.peer, pb.ClientService_ImportClients_FullMethodName, imported, codes.OK)
+	c.do(t, c.peer, pb.ClientService_ImportClients_FullMethodName, imported, codes.OK) // repeated
+	imported.Secret = c.key(t, "imported", true)
+	c.do(t, c.peer, pb.ClientService_ImportClients_FullMethodName, imported, codes.OK) // which its answer refuses
+	validated := &pb.CreateClientRequest{Client: clientMessage("validated"), Secret: c.secret("validated"), ValidateOnly: true}
+	c.do(t, c.peer, pb.ClientService_CreateClient_FullMethodName, validated, codes.OK)
+	changed := &pb.UpdateClientRequest{Client: clientMessage("acme"), UpdateMask: labelsMask(), Secret: c.secret("acme"), ValidateOnly: true}
+	c.do(t, c.peer, pb.ClientService_UpdateClient_FullMethodName, changed, codes.OK)
 	gone := &pb.CreateClientRequest{Client: clientMessage("gone"), Secret: c.secret("gone")}
 	c.do(t, c.peer, pb.ClientService_CreateClient_FullMethodName, gone, codes.OK)
 	c.do(t, c.peer, pb.ClientService_DeleteClient_FullMethodName, &pb.DeleteClientRequest{Name: "clients/gone"}, codes.OK)

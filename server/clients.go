@@ -3,8 +3,6 @@ package server
 import (
 	"context"
 	"maps"
-	"slices"
-	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
@@ -28,7 +26,7 @@ func (s *clientService) CreateClient(ctx context.Context, req *pb.CreateClientRe
 	if err != nil {
 		return nil, err
 	}
-	n := broker.NewClient{ID: id, Labels: set.labels, Upstream: set.upstream, TokenPolicy: set.tokenPolicy, Rotation: set.rotation, RequestID: req.GetRequestId()}
+	n := broker.NewClient{ID: id, Labels: set.labels, Upstream: set.upstream, TokenPolicy: set.tokenPolicy, Rotation: set.rotation, RequestID: req.GetRequestId(), ValidateOnly: req.GetValidateOnly()}
 	if err := visitOf(ctx).mayManage(ctx, set.rotation.ManagementClient); err != nil {
 		return nil, err
 	}
@@ -86,51 +84,6 @@ func (s *clientService) ListClients(ctx context.Context, req *pb.ListClientsRequ
 	return response, nil
 }
 
-// settable copies one field of a mask from the settings sent to the client.
-var settable = map[string]func(*broker.Client, settings){
-	"labels":              func(c *broker.Client, s settings) { c.Labels = s.labels },
-	"token_endpoint":      func(c *broker.Client, s settings) { c.Upstream.TokenEndpoint = s.upstream.TokenEndpoint },
-	"revocation_endpoint": func(c *broker.Client, s settings) { c.Upstream.RevocationEndpoint = s.upstream.RevocationEndpoint },
-	"issue_budget":        func(c *broker.Client, s settings) { c.Upstream.IssueBudget = s.upstream.IssueBudget },
-	"issue_budget.tokens": func(c *broker.Client, s settings) { c.Upstream.IssueBudget.Tokens = s.upstream.IssueBudget.Tokens },
-	"issue_budget.period": func(c *broker.Client, s settings) { c.Upstream.IssueBudget.Period = s.upstream.IssueBudget.Period },
-	"max_live_tokens":     func(c *broker.Client, s settings) { c.Upstream.MaxLiveTokens = s.upstream.MaxLiveTokens },
-	"token_destinations":  func(c *broker.Client, s settings) { c.Upstream.TokenDestinations = s.upstream.TokenDestinations },
-	"rotation":            func(c *broker.Client, s settings) { c.Rotation = s.rotation },
-	"single_active_token": func(c *broker.Client, s settings) { c.Upstream.SingleActiveToken = s.upstream.SingleActiveToken },
-	"client_id":           func(c *broker.Client, s settings) { c.Upstream.ClientID = s.upstream.ClientID },
-	"authentication_method": func(c *broker.Client, s settings) {
-		c.Upstream.Authentication.Method = s.upstream.Authentication.Method
-	},
-	"assertion": func(c *broker.Client, s settings) {
-		method := c.Upstream.Authentication.Method
-		c.Upstream.Authentication = s.upstream.Authentication
-		c.Upstream.Authentication.Method = method
-	},
-	"assertion.signing_algorithm": func(c *broker.Client, s settings) {
-		c.Upstream.Authentication.SigningAlgorithm = s.upstream.Authentication.SigningAlgorithm
-	},
-	"assertion.key_id": func(c *broker.Client, s settings) { c.Upstream.Authentication.KeyID = s.upstream.Authentication.KeyID },
-	"assertion.audience": func(c *broker.Client, s settings) {
-		c.Upstream.Authentication.AssertionAudience = s.upstream.Authentication.AssertionAudience
-	},
-	"default_scopes":                  func(c *broker.Client, s settings) { c.Upstream.DefaultScopes = s.upstream.DefaultScopes },
-	"allowed_scopes":                  func(c *broker.Client, s settings) { c.Upstream.AllowedScopes = s.upstream.AllowedScopes },
-	"audience":                        func(c *broker.Client, s settings) { c.Upstream.Audience = s.upstream.Audience },
-	"allowed_audiences":               func(c *broker.Client, s settings) { c.Upstream.AllowedAudiences = s.upstream.AllowedAudiences },
-	"resources":                       func(c *broker.Client, s settings) { c.Upstream.Resources = s.upstream.Resources },
-	"allowed_resources":               func(c *broker.Client, s settings) { c.Upstream.AllowedResources = s.upstream.AllowedResources },
-	"parameters":                      func(c *broker.Client, s settings) { c.Upstream.Parameters = s.upstream.Parameters },
-	"token_policy":                    func(c *broker.Client, s settings) { c.TokenPolicy = s.tokenPolicy },
-	"token_policy.min_validity":       func(c *broker.Client, s settings) { c.TokenPolicy.MinValidity = s.tokenPolicy.MinValidity },
-	"token_policy.assumed_lifetime":   func(c *broker.Client, s settings) { c.TokenPolicy.AssumedLifetime = s.tokenPolicy.AssumedLifetime },
-	"token_policy.require_all_scopes": func(c *broker.Client, s settings) { c.TokenPolicy.RequireAllScopes = s.tokenPolicy.RequireAllScopes },
-	"token_policy.unshared":           func(c *broker.Client, s settings) { c.TokenPolicy.Unshared = s.tokenPolicy.Unshared },
-	"*": func(c *broker.Client, s settings) {
-		c.Labels, c.Upstream, c.TokenPolicy, c.Rotation = s.labels, s.upstream, s.tokenPolicy, s.rotation
-	},
-}
-
 // UpdateClient implements ClientService.
 func (s *clientService) UpdateClient(ctx context.Context, req *pb.UpdateClientRequest) (*pb.UpdateClientResponse, error) {
 	id, err := clientID("client.name", req.GetClient().GetName())
@@ -147,16 +100,7 @@ func (s *clientService) UpdateClient(ctx context.Context, req *pb.UpdateClientRe
 	}
 	v := visitOf(ctx)
 	u := broker.ClientUpdate{
-		ID: id, Etag: req.GetClient().GetEtag(),
-		Check: func(present, changed *broker.Client) error {
-			if manager := changed.Rotation.ManagementClient; manager != present.Rotation.ManagementClient || !sameManagement(present, changed) {
-				if err := v.mayManage(ctx, manager); err != nil {
-					return err
-				}
-			}
-			return v.gained(present, changed)
-		},
-		MayRetarget: func(c *broker.Client) bool { return v.may(access.ClientRetarget, c) },
+		ID: id, Etag: req.GetClient().GetEtag(), ValidateOnly: req.GetValidateOnly(), Check: v.mayMake(ctx), MayRetarget: v.mayRetarget,
 		Edit: func(c *broker.Client) {
 			for _, path := range paths {
 				settable[path](c, set)
@@ -175,6 +119,21 @@ func (s *clientService) UpdateClient(ctx context.Context, req *pb.UpdateClientRe
 	return &pb.UpdateClientResponse{Client: clientToProto(c)}, nil
 }
 
+// mayMake returns what refuses a change of a client that takes more than the permission
+// for it.
+func (v *visit) mayMake(ctx context.Context) func(present, changed *broker.Client) error {
+	return func(present, changed *broker.Client) error {
+		if manager := changed.Rotation.ManagementClient; manager != present.Rotation.ManagementClient || !sameManagement(present, changed) {
+			if err := v.mayManage(ctx, manager); err != nil {
+				return err
+			}
+		}
+		return v.gained(present, changed)
+	}
+}
+
+func (v *visit) mayRetarget(c *broker.Client) bool { return v.may(access.ClientRetarget, c) }
+
 // sameManagement reports whether two revisions of a client have the same done with the
 // tokens of its management client.
 func sameManagement(a, b *broker.Client) bool {
@@ -190,23 +149,6 @@ func (v *visit) mayManage(ctx context.Context, id string) error {
 	}
 	_, err := v.decide(ctx, access.TokenGet, id)
 	return err
-}
-
-func checkMask(paths []string) error {
-	if len(paths) == 0 {
-		return broker.Invalid("update_mask", `is required: name the fields to change, or "*" for all`)
-	}
-	for _, path := range paths {
-		if settable[path] == nil {
-			known := make([]string, 0, len(settable))
-			for name := range settable {
-				known = append(known, name)
-			}
-			slices.Sort(known)
-			return broker.Invalid("update_mask", "has %.64q; it may name %s", path, strings.Join(known, ", "))
-		}
-	}
-	return nil
 }
 
 // DeleteClient implements ClientService.

@@ -113,7 +113,7 @@ func protoName(code codes.Code) string {
 func TestEveryReasonHasACode(t *testing.T) {
 	warnings := []broker.Reason{
 		broker.ReasonTokenShorterThanAsked, broker.ReasonScopesNarrowed, broker.ReasonRefreshFailing, broker.ReasonExpiryAssumed,
-		broker.ReasonTokenRejected, broker.ReasonUsingPreviousSecret,
+		broker.ReasonTokenRejected, broker.ReasonUsingPreviousSecret, broker.ReasonPasswordGrant, broker.ReasonRefreshTokenAbsent,
 	}
 	codes := server.Codes()
 	for _, info := range broker.Reasons() {

@@ -84,6 +84,13 @@ func settingsFromProto(c *pb.Client) (settings, error) {
 	if err != nil {
 		return settings{}, err
 	}
+	// What is not known here must not become what is taken by default.
+	if _, known := grants[c.GetGrantType()]; !known && c.GetGrantType() != 0 {
+		return settings{}, broker.Invalid("client.grant_type", "is none that this server knows")
+	}
+	if _, known := bindings[c.GetTokenBinding()]; !known && c.GetTokenBinding() != 0 {
+		return settings{}, broker.Invalid("client.token_binding", "is none that this server knows")
+	}
 	return settings{
 		labels: c.GetLabels(), rotation: rotation,
 		upstream: broker.Upstream{
@@ -174,11 +181,7 @@ func clientToProto(c *broker.Client) *pb.Client {
 	if b := u.IssueBudget; !b.IsZero() {
 		message.IssueBudget = &pb.IssueBudget{Tokens: int32(b.Tokens), Period: durationToProto(b.Period)}
 	}
-	for theirs, ours := range methods {
-		if ours == u.Authentication.Method {
-			message.AuthenticationMethod = theirs
-		}
-	}
+	message.AuthenticationMethod = methodToProto(u.Authentication.Method)
 	if a := u.Authentication; a.SigningAlgorithm+a.KeyID+a.AssertionAudience != "" {
 		message.Assertion = &pb.AssertionSettings{SigningAlgorithm: a.SigningAlgorithm, KeyId: a.KeyID, Audience: a.AssertionAudience}
 	}

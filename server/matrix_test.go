@@ -24,6 +24,7 @@ var demanded = map[string][]string{
 	"GetToken": {"token.get"}, "WatchToken": {"token.watch"}, "RevokeTokens": {"token.revoke"}, "ResetUpstream": {"client.write"}, "CreateClient": {"client.write", "secret.stage"}, "GetClient": {"client.read"}, "ListClients": {"client.read"},
 	"UpdateClient": {"client.write"}, "DeleteClient": {"client.delete"}, "UndeleteClient": {"client.delete"}, "PurgeClient": {"client.delete", "secret.retire"},
 	"DisableClient": {"client.write"}, "EnableClient": {"client.write"},
+	"ImportClients": {"client.write"}, "ListProviders": {"client.read"}, "GetProvider": {"client.read"},
 	"StageSecret": {"secret.stage"}, "VerifySecret": {"secret.verify"}, "PromoteSecret": {"secret.promote"}, "RetireSecret": {"secret.retire"},
 	"RollbackSecret": {"secret.rollback"}, "RotateSecret": {"secret.promote", "secret.stage", "secret.verify", "secret.retire"},
 	"AbortRotation": {"secret.rollback"}, "AdoptSecret": {"secret.stage"},
@@ -62,7 +63,7 @@ func (c cell) allows(caller, method, id string) bool {
 			return false
 		}
 		switch {
-		case method == "ListClients", method == "ListRotations": // any client at all
+		case slices.Contains([]string{"ListClients", "ListRotations", "ImportClients", "ListProviders", "GetProvider"}, method): // any client at all
 		case c.matchesName(id):
 		case method != "CreateClient" && c.matchesLabelOf(id):
 		default:

@@ -101,6 +101,11 @@ var needs = map[string]need{
 	pb.ClientService_DisableClient_FullMethodName:  {permission: access.ClientWrite},
 	pb.ClientService_EnableClient_FullMethodName:   {permission: access.ClientWrite},
 	pb.ClientService_ResetUpstream_FullMethodName:  {permission: access.ClientWrite},
+	// Each client of an import is decided about by itself.
+	pb.ClientService_ImportClients_FullMethodName: {permission: access.ClientWrite, kind: forAny},
+	// Profiles are no secret, and of no client: who may read some client may read them.
+	pb.ClientService_ListProviders_FullMethodName: {permission: access.ClientRead, kind: forAny, observes: true},
+	pb.ClientService_GetProvider_FullMethodName:   {permission: access.ClientRead, kind: forAny, observes: true},
 
 	pb.RotationService_StageSecret_FullMethodName:        {permission: access.SecretStage, also: secretOf()},
 	pb.RotationService_VerifySecret_FullMethodName:       {permission: access.SecretVerify},
@@ -175,6 +180,9 @@ type visit struct {
 	// recheck has check called with the decision of each later table, until stop is
 	// called or the stream ends with check's error; nil outside of streams.
 	recheck func(check func(*access.Decision) error) (stop func())
+	// item does one item of a stream as a call of its own: see [border.item]; nil outside
+	// of streams.
+	item func(client string, authorize, work func(context.Context, *visit) error) (failed, ended error)
 	// problem is why a credential that was shown does not hold; nil if all do.
 	problem error
 	// notAfter is when the first of the peer's credentials expire; zero if they do not.

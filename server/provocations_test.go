@@ -17,7 +17,7 @@ import (
 
 // contract is how to provoke each code :: RPC → provocations. Codes that every
 // method has (docs/errors.md) have tests of their own.
-var contract = joined(clientContract, rotationContract)
+var contract = joined(clientContract, rotationContract, savingContract)
 
 // clientContract is the part of all services but RotationService.
 var clientContract = map[string][]provocation{
@@ -61,6 +61,15 @@ var clientContract = map[string][]provocation{
 		{"secret with a newline", codes.InvalidArgument, broker.ReasonInvalidRequest, "secret", create(func(r *pb.CreateClientRequest) { r.Secret = clientSecret("a\n") })},
 		{"bad request id", codes.InvalidArgument, broker.ReasonInvalidRequest, "request_id", create(func(r *pb.CreateClientRequest) { r.RequestId = "a b" })},
 		{"taken", codes.AlreadyExists, broker.ReasonClientAlreadyExists, "", create(func(r *pb.CreateClientRequest) { r.Client.Name = "clients/acme" })},
+		{"metadata that lacks the token endpoint", codes.FailedPrecondition, broker.ReasonDiscoveryFailed, "", create(func(r *pb.CreateClientRequest) {
+			r.Client.TokenEndpoint, r.Client.Issuer = "", "https://empty.example.com"
+		})},
+		{"an issuer that is down", codes.Unavailable, broker.ReasonUpstreamConnect, "", create(func(r *pb.CreateClientRequest) {
+			r.Client.TokenEndpoint, r.Client.Issuer = "", "https://down.example.com"
+		})},
+		{"unknown grant", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.grant_type", create(func(r *pb.CreateClientRequest) { r.Client.GrantType = 99 })},
+		{"unknown binding", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.token_binding", create(func(r *pb.CreateClientRequest) { r.Client.TokenBinding = 99 })},
+		{"unknown profile", codes.InvalidArgument, broker.ReasonInvalidRequest, "client.provider", create(func(r *pb.CreateClientRequest) { r.Client.Provider = "nobody" })},
 		{"taken by a deleted one", codes.AlreadyExists, broker.ReasonClientAlreadyExists, "", after(remove, create(func(r *pb.CreateClientRequest) { r.Client.Name = "clients/acme" }))},
 	}),
 	"GetClient": {{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", call(func(t *testing.T, w *world) error {
@@ -77,6 +86,8 @@ var clientContract = map[string][]provocation{
 		{"etag", codes.Aborted, broker.ReasonEtagMismatch, "", update("labels", func(c *pb.Client) { c.Etag = "old" })},
 		{"race", codes.Aborted, broker.ReasonConcurrentChange, "", after(race, update("labels", func(c *pb.Client) { c.Labels = map[string]string{"a": "b"} }))},
 		{"origin", codes.FailedPrecondition, broker.ReasonDestinationNotBound, "", update("token_endpoint", func(c *pb.Client) { c.TokenEndpoint = "https://thief.example.com/token" })},
+		{"another provider", codes.FailedPrecondition, broker.ReasonDestinationNotBound, "", update("provider", func(c *pb.Client) { c.Provider = "example" })},
+		{"an issuer that is down", codes.Unavailable, broker.ReasonUpstreamConnect, "", update("*", func(c *pb.Client) { c.TokenEndpoint, c.Issuer = "", "https://down.example.com" })},
 		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, update("labels", nil))},
 	}),
 	"DeleteClient": {

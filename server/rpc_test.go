@@ -2,9 +2,7 @@ package server_test
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -17,7 +15,6 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
-	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server"
 )
@@ -54,6 +51,9 @@ func fullClient(id string) *pb.Client {
 		RevocationEndpoint: "https://auth.example.com/revoke",
 		IssueBudget:        &pb.IssueBudget{Tokens: 10, Period: durationpb.New(time.Hour)}, MaxLiveTokens: 5,
 		TokenPolicy: &pb.TokenPolicy{MinValidity: durationpb.New(20 * second), AssumedLifetime: durationpb.New(time.Hour), RequireAllScopes: true},
+		GrantType:   pb.GrantType_GRANT_TYPE_AUTHORIZATION_CODE, Issuer: "https://auth.example.com",
+		AuthorizationEndpoint: "https://login.example.com/authorize?prompt=consent", DeviceAuthorizationEndpoint: "https://auth.example.com/device",
+		IntrospectionEndpoint: "https://auth.example.com/introspect", RefreshEndpoint: "https://auth.example.com/refresh",
 	}
 }
 
@@ -304,49 +304,6 @@ func TestAWarmTokenIsSharedSafely(t *testing.T) {
 	callers.Wait()
 	if got := w.upstream.Count(); got != 1 {
 		t.Errorf("the authorization server was asked %d times, want once", got)
-	}
-}
-
-// TestEveryValueHasAForm looks for values of the domain that the contract has no
-// name for.
-func TestEveryValueHasAForm(t *testing.T) {
-	w := newWorld(t, setup{})
-	for number, name := range pb.AuthenticationMethod_name {
-		if number == 0 {
-			continue
-		}
-		c := clientMessage(fmt.Sprintf("method-%d", number))
-		c.AuthenticationMethod = pb.AuthenticationMethod(number)
-		response, err := w.clients.CreateClient(t.Context(), &pb.CreateClientRequest{Client: c})
-		if got := response.GetClient().GetAuthenticationMethod(); err != nil || got != c.GetAuthenticationMethod() {
-			t.Errorf("%s: got %v, %v", name, got, err)
-		}
-	}
-	if got, want := len(pb.AuthenticationMethod_name)-1, len(broker.AuthenticationMethods()); got != want {
-		t.Errorf("the contract has %d authentication methods, the domain %d", got, want)
-	}
-	for _, info := range broker.Reasons() {
-		if _, ok := pb.Recovery_value["RECOVERY_"+string(info.Recovery)]; !ok {
-			t.Errorf("%s: the contract has no RECOVERY_%s", info.Reason, info.Recovery)
-		}
-	}
-	jwt := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, time.Now().Add(time.Hour).Unix())) + ".x"
-	w.upstream.OmitLifetime()
-	for id, source := range map[string]pb.ExpirySource{
-		"jwt": pb.ExpirySource_EXPIRY_SOURCE_JWT, "client": pb.ExpirySource_EXPIRY_SOURCE_CLIENT, "assumed": pb.ExpirySource_EXPIRY_SOURCE_ASSUMED,
-	} {
-		w.register(t, w.peer, id, func(c *pb.Client) {
-			if id == "client" {
-				c.TokenPolicy = &pb.TokenPolicy{AssumedLifetime: durationpb.New(time.Hour)}
-			}
-		})
-		if id == "jwt" {
-			w.upstream.Script(brokertest.Step{Edit: func(r *broker.TokenResponse) { r.AccessToken = secret.NewString(jwt) }})
-		}
-		token, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/" + id})
-		if got := token.GetExpirySource(); err != nil || got != source {
-			t.Errorf("%s: got %v, %v, want %v", id, got, err, source)
-		}
 	}
 }
 

@@ -127,6 +127,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonLiveTokensSpent:        codes.ResourceExhausted,
 
 	broker.ReasonProviderUnknown:         codes.FailedPrecondition,
+	broker.ReasonProviderNotFound:        codes.NotFound,
 	broker.ReasonDiscoveryFailed:         codes.FailedPrecondition,
 	broker.ReasonIssuerMismatch:          codes.FailedPrecondition,
 	broker.ReasonTokenInactive:           codes.Unavailable,
@@ -134,6 +135,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonDPoPProofInvalid:        codes.InvalidArgument,
 	broker.ReasonDPoPNonceRequired:       codes.FailedPrecondition,
 	broker.ReasonTokenBoundElsewhere:     codes.FailedPrecondition,
+	broker.ReasonTokenNotBound:           codes.FailedPrecondition,
 	broker.ReasonSubjectTokenRejected:    codes.FailedPrecondition,
 	broker.ReasonAuthorizationNotFound:   codes.NotFound,
 	broker.ReasonAuthorizationRequired:   codes.FailedPrecondition,

@@ -26,6 +26,9 @@ func (b *border) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	c.visit.recheck = func(check func(*access.Decision) error) func() {
 		return b.watching.add(&watchedStream{stream: s, check: check, end: cancel})
 	}
+	c.visit.item = func(client string, authorize, work func(context.Context, *visit) error) (failed, ended error) {
+		return b.item(s, client, authorize, work)
+	}
 	var err error
 	if c.need.permission == 0 { // else its request says which client it is about
 		err = s.letIn(nil)
@@ -61,7 +64,8 @@ type boundStream struct {
 	call   *call
 	// request is the message that the stream was let in with; nil without one.
 	request any
-	// entered says that the call is counted, sent that a watch has sent something.
+	// entered says that the call is counted, sent that a watch has sent something, or that
+	// an import has begun: how it ends is then no decision about it.
 	entered, sent bool
 }
 
@@ -71,7 +75,10 @@ func (s *boundStream) Context() context.Context { return s.ctx }
 // letIn lets the call in and records it, unless its messages are recorded one by one.
 func (s *boundStream) letIn(request any) error {
 	c := s.call
-	c.client, s.request = clientOf(request), request
+	s.request = request
+	if c.need.kind != forAny { // whose items are about a client each
+		c.client = clientOf(request)
+	}
 	if err := s.border.admit(s.ctx, c, request); err != nil {
 		return err
 	}
@@ -80,7 +87,11 @@ func (s *boundStream) letIn(request any) error {
 		return nil
 	}
 	// It reveals while it lasts, so what its end is comes too late.
-	return s.border.record(c, audit.Allowed, "")
+	if err := s.border.record(c, audit.Allowed, ""); err != nil {
+		return err
+	}
+	s.sent = c.need.kind == forAny
+	return nil
 }
 
 // RecvMsg implements grpc.ServerStream. It returns when the context ends, which the
@@ -114,8 +125,23 @@ func (s *boundStream) SendMsg(m any) error {
 		s.border.used(s.call.visit.token, s.call.visit.name(), time.Now())
 		s.sent = true
 		defer func() { s.call.recorded = false }() // how it ends is yet to come
+	case *pb.ImportClientsResponse:
+		return s.sendUntil(m)
 	}
 	return s.ServerStream.SendMsg(m)
+}
+
+// sendUntil is SendMsg until the context ends: one whose peer does not read waits for it
+// to read, and nothing more is received meanwhile.
+func (s *boundStream) sendUntil(m any) error {
+	sent := make(chan error, 1)
+	go func() { sent <- s.ServerStream.SendMsg(m) }() // ends with the stream, which the handler's return ends
+	select {
+	case err := <-sent:
+		return err
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
 }
 
 // recheckEvery is how often the callers of streams are asked for again. It costs some

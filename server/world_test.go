@@ -109,7 +109,7 @@ func (w *world) start(t *testing.T, s setup) {
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b, err := broker.New(broker.Config{
 		Store: store, RequestToken: request, CheckSecret: checkSecret, CheckEndpoint: checkEndpoint, Logger: log,
-		Unwrap: w.wrapping.Unwrap, References: w.references,
+		Unwrap: w.wrapping.Unwrap, References: w.references, Providers: profiles{}, AuthorizationServer: issuers{},
 		Feed: s.maxBlind > 0, MaxBlind: s.maxBlind,
 	})
 	if err != nil {

@@ -50,6 +50,11 @@ type Upstream struct {
 	revoked  []broker.RevocationRequest
 	// refusal is what revocations are answered with; nil succeeds.
 	refusal error
+
+	refreshKind RefreshKind
+	families    []*family
+	// refreshes and reused count refresh tokens that were issued, and misused.
+	refreshes, reused int
 }
 
 var (
@@ -170,16 +175,29 @@ func (u *Upstream) arrive(req broker.TokenRequest) (Step, time.Time) {
 func (u *Upstream) issue(req broker.TokenRequest) (broker.TokenResponse, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if !slices.ContainsFunc(u.secrets[req.ClientID], req.Secret.Equal) {
+	public := req.Authentication.Method == broker.NoAuthentication && req.Grant.Type != broker.JWTBearer
+	if !public && !slices.ContainsFunc(u.secrets[req.ClientID], req.Secret.Equal) {
 		return broker.TokenResponse{}, &broker.Error{Reason: broker.ReasonClientRejected, Op: "request token", Detail: "401 invalid_client"}
 	}
+	if req.Grant.Type == broker.RefreshToken {
+		return u.refresh(req)
+	}
+	return u.answer(""), nil
+}
+
+// answer is one with a token of user's; "" is the client itself.
+func (u *Upstream) answer(user string) broker.TokenResponse {
 	u.issued++
-	response := broker.TokenResponse{AccessToken: secret.NewString(fmt.Sprintf("token-%d", u.issued)), TokenType: "Bearer"}
+	name := "token"
+	if user != "" {
+		name += "-of-" + user
+	}
+	response := broker.TokenResponse{AccessToken: secret.NewString(fmt.Sprintf("%s-%d", name, u.issued)), TokenType: "Bearer"}
 	if u.lifetime != nil {
 		lifetime := *u.lifetime
 		response.ExpiresIn = &lifetime
 	}
-	return response, nil
+	return response
 }
 
 // RevokeToken implements [broker.RevokeToken].

@@ -24,19 +24,20 @@ import (
 // config is the configuration file. Unknown keys are errors. Secrets never stand
 // in it, only the paths of files that hold them.
 type config struct {
-	Listen   listenConfig    `yaml:"listen"`
-	Callers  []server.Caller `yaml:"callers"`
-	Access   accessConfig    `yaml:"access"`
-	JWT      *bearer.Config  `yaml:"jwt"`
-	Audit    auditConfig     `yaml:"audit"`
-	Store    storeConfig     `yaml:"store"`
-	Secrets  vault.Sources   `yaml:"secrets"`
-	Upstream upstreamConfig  `yaml:"upstream"`
-	Rotators []plugin.Config `yaml:"rotators"`
-	JWKS     jwksConfig      `yaml:"jwks"`
-	Tokens   tokensConfig    `yaml:"tokens"`
-	Notify   notify.Config   `yaml:"notify"`
-	Clients  clientsConfig   `yaml:"clients"`
+	Listen    listenConfig    `yaml:"listen"`
+	Callers   []server.Caller `yaml:"callers"`
+	Access    accessConfig    `yaml:"access"`
+	JWT       *bearer.Config  `yaml:"jwt"`
+	Audit     auditConfig     `yaml:"audit"`
+	Store     storeConfig     `yaml:"store"`
+	Secrets   vault.Sources   `yaml:"secrets"`
+	Upstream  upstreamConfig  `yaml:"upstream"`
+	Providers providersConfig `yaml:"providers"`
+	Rotators  []plugin.Config `yaml:"rotators"`
+	JWKS      jwksConfig      `yaml:"jwks"`
+	Tokens    tokensConfig    `yaml:"tokens"`
+	Notify    notify.Config   `yaml:"notify"`
+	Clients   clientsConfig   `yaml:"clients"`
 	// Diagnosis says what checks may do.
 	Diagnosis diagnosisConfig `yaml:"diagnosis"`
 	Limits    server.Limits   `yaml:"limits"`
@@ -256,6 +257,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	mustRead(add, "upstream.ca_file", cfg.Upstream.CAFile)
 	cfg.Upstream.prefixes(add)
 	cfg.Tokens.validate(add)
+	cfg.Providers.validate(add)
 	checkRotators(add, cfg.Rotators)
 	cfg.JWKS.validate(add, cfg.Listen)
 	cfg.Clients.validate(add)

@@ -37,6 +37,7 @@ type commands struct {
 	CheckConfig checkConfigCommand `cmd:"" help:"Say everything that is wrong with a configuration file, by line."`
 	Access      accessCommand      `cmd:"" help:"Ask an access table: who may do what, and why."`
 	Audit       auditCommand       `cmd:"" help:"Check audit files."`
+	Provider    providerCommand    `cmd:"" help:"List, show and check profiles of providers."`
 	VaultPolicy vaultPolicyCommand `cmd:"" help:"Print the least Vault policy that the broker needs."`
 	Health      healthCommand      `cmd:"" help:"Ask a running server whether it is healthy; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`

@@ -76,8 +76,12 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	if err != nil {
 		return nil, err
 	}
+	profiles, err := cfg.Providers.load()
+	if err != nil {
+		return nil, err
+	}
 	s.upstream = oauth.New(oauth.Config{
-		RootCAs: roots, AllowHTTPLoopback: cfg.Upstream.InsecureHTTPLoopback,
+		RootCAs: roots, Profiles: profiles, AllowHTTPLoopback: cfg.Upstream.InsecureHTTPLoopback,
 		AllowedAddresses: cfg.Upstream.prefixes(func(string, string, ...any) {}), // validated with the configuration
 	})
 	s.closers = append(s.closers, func() error { s.upstream.Close(); return nil })
@@ -94,7 +98,8 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	settings := broker.Config{
 		Store: s.tracing.Store(s.metrics.Store(s.store)), RequestToken: s.tracing.RequestToken(s.metrics.RequestToken(s.upstream.RequestToken)),
 		RevokeToken: s.upstream.RevokeToken, CheckSecret: oauth.CheckSecret, CheckEndpoint: s.upstream.CheckEndpoint,
-		PublicKey: oauth.PublicKey, Rotators: rotators, CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
+		AuthorizationServer: s.upstream, SecretExpiry: oauth.SecretExpiry, CheckDPoPProof: checkProof,
+		PublicKey: oauth.PublicKey, Providers: profiles, Rotators: rotators, CarryTrace: s.tracing.CarryTrace, Logger: log, Feed: true, Notify: s.notifier.Notify,
 		KeepSecret: cfg.Tokens.KeepSecret, Unshared: cfg.Tokens.Unshared, Prewarm: cfg.Tokens.Prewarm,
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 		CachedClients: cfg.Tokens.CachedClients, CachedTokens: cfg.Tokens.CachedTokens, MaxBlind: cfg.Tokens.MaxBlind,

@@ -164,6 +164,8 @@ func (c *completion) values(ctx context.Context, of *kong.Value, typed, before s
 		names = slices.Collect(maps.Keys(config.Contexts))
 	case "client":
 		names = c.clients(ctx, typed)
+	case "provider":
+		names = c.providers(ctx)
 	default:
 		for _, each := range of.EnumSlice() {
 			if each != "" {
@@ -203,6 +205,20 @@ func (c *completion) clients(ctx context.Context, typed string) []string {
 				return nil
 			}
 		}
+	})
+	return names
+}
+
+// providers asks the broker for names of profiles; none if it cannot be asked.
+func (c *completion) providers(ctx context.Context) (names []string) {
+	s := c.session
+	s.Config, s.Context = orElse(s.Config, s.getenv(configVariable)), orElse(s.Context, s.getenv(contextVariable))
+	_ = s.call(ctx, completeWithin, func(ctx context.Context, b *services) error {
+		all, err := listProviders(ctx, b)
+		for _, p := range all.GetProviders() {
+			names = append(names, strings.TrimPrefix(p.GetName(), providerPrefix))
+		}
+		return err
 	})
 	return names
 }

@@ -29,7 +29,7 @@ func TestComplete(t *testing.T) {
 		name, line string // a blank at the end begins a new word
 		want       string
 	}{
-		{"commands", "", "context secret rotate rotations token whoami completion version"},
+		{"commands", "", "context client provider secret rotate rotations token whoami completion version"},
 		{"begun command", "rotat", "rotate rotations"},
 		{"below a command", "secret r", "rollback retire"},
 		{"clients", "secret stage ", "acme-billing acme-crm zeta"},

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // FuzzReference: what is taken has three parts and is what was written.
@@ -64,5 +66,28 @@ func FuzzConfiguration(f *testing.F) {
 			return
 		}
 		o.run("--config", path, "context", "show").want(exitDone, "fuzzed")
+	})
+}
+
+// FuzzClientFile: what can be read is written as what it was, and nothing breaks off.
+func FuzzClientFile(f *testing.F) {
+	f.Add(acmeFile)
+	f.Add("name: a\nsecret: {reference: a/b#c, expire_time: 2030-01-01}\n")
+	f.Add(`{"name": "a", "rotation": {"windows": [{"days": ["mon"], "begin": "01:00", "end": "02:00"}], "every": "1.5h"}}`)
+	f.Add("name: a\nissue_budget: {tokens: 3, period: 1h}\nparameters: {\"\": \"\", a: \"\\0\"}\nlabels: {<<: *x}\n")
+	f.Fuzz(func(t *testing.T, content string) {
+		r := &clientReader{path: "f.yaml", line: 1, scrubber: &scrubber{}}
+		file := r.read([]byte(content))
+		if r.err() != nil {
+			return
+		}
+		text, err := settingsYAML(file.client)
+		if err != nil {
+			t.Fatalf("%q cannot be written: %v", content, err)
+		}
+		again := &clientReader{path: "f.yaml", line: 1, scrubber: &scrubber{}}
+		if got := again.read(text); again.err() != nil || !proto.Equal(got.client, file.client) {
+			t.Errorf("%q is written as\n%s\nwhich is read as %v (%v), want %v", content, text, got, again.err(), file.client)
+		}
 	})
 }

@@ -1,9 +1,10 @@
-// Command tokenctl is the operator's tool: it stages, verifies, promotes, rolls back
+// Command tokenctl is the operator's tool: it registers clients, stages, verifies, promotes, rolls back
 // and retires the secrets of clients at a broker, rotates them, and asks for tokens.
 //
 // It guards one invariant: a secret never stands on a command line, in an environment
 // variable, in what is printed or in an error. Secrets come from a terminal without
 // echo, from files or from standard input; an access token is printed only with --show.
+// Files that are kept, those of "client apply", say where a secret is and never hold one.
 //
 // docs/tokenctl.md has the commands, the configuration file and the exit statuses.
 package main
@@ -40,6 +41,8 @@ const (
 type commands struct {
 	globals
 	Context    contextCommand    `cmd:"" help:"Say which brokers there are and who you are there."`
+	Client     clientCommand     `cmd:"" help:"Register clients and keep their settings."`
+	Provider   providerCommand   `cmd:"" help:"See which profiles of authorization servers there are."`
 	Secret     secretCommand     `cmd:"" help:"Change a client's secret step by step."`
 	Rotate     rotateCommand     `cmd:"" help:"Change a client's secret in one go, and watch it."`
 	Rotations  rotationsCommand  `cmd:"" help:"See, watch and abort rotations."`

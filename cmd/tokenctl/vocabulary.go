@@ -9,6 +9,9 @@ import (
 // methods and fields, which a person at this tool does not type.
 func vocabulary() map[string]string {
 	return map[string]string{
+		"UndeleteClient":     "tokenctl client undelete CLIENT",
+		"EnableClient":       "tokenctl client enable CLIENT",
+		"ListProviders":      "tokenctl provider list",
 		"StageSecret":        "tokenctl secret stage CLIENT",
 		"VerifySecret":       "tokenctl secret verify CLIENT",
 		"PromoteSecret":      "tokenctl secret promote CLIENT",

@@ -50,6 +50,7 @@ type Door struct {
 	allowed       []netip.Prefix
 	proxy         func(*http.Request) (*url.URL, error)
 	timeout       time.Duration
+	roots         *x509.CertPool // nil for the system's
 
 	direct   *http.Transport // https, addresses checked
 	proxied  *http.Transport // https through a proxy, whose address is not checked
@@ -60,6 +61,7 @@ type Door struct {
 func New(cfg Config) *Door {
 	d := &Door{
 		allowLoopback: cfg.AllowHTTPLoopback, allowed: slices.Clone(cfg.AllowedAddresses), proxy: cfg.Proxy, timeout: cfg.Timeout,
+		roots: cfg.RootCAs,
 	}
 	if d.proxy == nil {
 		d.proxy = http.ProxyFromEnvironment

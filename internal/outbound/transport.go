@@ -2,7 +2,6 @@ package outbound
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -44,7 +43,7 @@ func (d *Door) newDialer(check func(netip.Addr) error) *net.Dialer {
 func (d *Door) newTransport(roots *x509.CertPool, check func(netip.Addr) error) *http.Transport {
 	return &http.Transport{
 		DialContext:            d.newDialer(check).DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        newTLSConfig(roots),
 		TLSHandshakeTimeout:    d.timeout / 2,
 		MaxResponseHeaderBytes: MaxHeaderBytes,
 		MaxIdleConns:           256,
@@ -81,6 +80,9 @@ func (d *Door) Route(to *url.URL) (transport *http.Transport, proxied bool, err 
 // ErrProxy says that there is a setting for a proxy that is not a usable URL. It does
 // not quote the setting, which may hold the proxy's password.
 var ErrProxy = errors.New("the proxy setting is not a usable URL")
+
+// ErrNotTLS says that a certificate was to be presented where there is no TLS.
+var ErrNotTLS = errors.New("a client certificate can be presented over https only")
 
 // askProxy shows the proxy function the URL and nothing of the request beside it.
 func (d *Door) askProxy(to *url.URL) (*url.URL, error) {

@@ -63,6 +63,34 @@ func aliases(node *yaml.Node, problems *[]Problem) {
 	}
 }
 
+// Duplicates returns a problem for each key that its mapping has already. [Decode] finds
+// them too, but needs time and room that grow with the square of their number: ask first
+// where a file comes from who knows where.
+func (d *Document) Duplicates() []Problem {
+	var problems []Problem
+	if d.root != nil {
+		duplicates(d.root, &problems)
+	}
+	return problems
+}
+
+func duplicates(node *yaml.Node, problems *[]Problem) {
+	if node.Kind == yaml.MappingNode {
+		lines := make(map[string]int, len(node.Content)/2) // by key
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			key := node.Content[i]
+			if first, twice := lines[key.Value]; twice && key.Kind == yaml.ScalarNode {
+				*problems = append(*problems, Problem{Line: key.Line, Text: fmt.Sprintf("mapping key %q already defined at line %d", key.Value, first)})
+				continue
+			}
+			lines[key.Value] = key.Line
+		}
+	}
+	for _, c := range node.Content {
+		duplicates(c, problems)
+	}
+}
+
 // Holds reports whether line lies within what is written under key.
 func (d *Document) Holds(key string, line int) bool {
 	node, first, ok := d.find(key)

@@ -117,10 +117,27 @@ func TestAliases(t *testing.T) {
 	}
 }
 
+func TestDuplicates(t *testing.T) {
+	const text = "name: a\nmap: {k: 1, l: 2, k: 3}\nname: b\n"
+	doc := strictyaml.NewDocument([]byte(text))
+	var got []string
+	for _, p := range doc.Duplicates() {
+		got = append(got, fmt.Sprintf("%d: %s", p.Line, p))
+	}
+	if want := []string{`3: mapping key "name" already defined at line 1`, `2: mapping key "k" already defined at line 2`}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, p := range strictyaml.Decode([]byte(text), new(sample)) { // one mapping at a time
+		if said := fmt.Sprintf("%d: %s", p.Line, p); !slices.Contains(got, said) {
+			t.Errorf("got %q, where decoding finds %q", got, said)
+		}
+	}
+}
+
 func TestDocumentOfNothing(t *testing.T) {
 	for _, raw := range []string{"", "a: [", "# x"} {
 		doc := strictyaml.NewDocument([]byte(raw))
-		if doc.Line("a.b") != 1 || doc.Has("a") || doc.Holds("a", 1) || doc.Nulls() != nil || doc.Aliases() != nil || doc.Length("a") != -1 {
+		if doc.Line("a.b") != 1 || doc.Has("a") || doc.Holds("a", 1) || doc.Nulls() != nil || doc.Aliases() != nil || doc.Duplicates() != nil || doc.Length("a") != -1 {
 			t.Errorf("%q: a document without keys says that it has some", raw)
 		}
 	}

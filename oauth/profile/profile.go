@@ -10,7 +10,8 @@ package profile
 import "time"
 
 // Profile is one declaration. Keys are those of its YAML file; what is not said is as in
-// the standards. It is immutable once it is in a [Set].
+// the standards; [Parse] fills in the defaults. It is immutable once it was parsed, and
+// safe for concurrent use.
 type Profile struct {
 	// Name is an id as a client's is, and that of its file without ".yaml"; Title is what
 	// people call it.
@@ -25,7 +26,10 @@ type Profile struct {
 	// Variables are what a client must or may say, by names of [a-z][a-z0-9_]*.
 	Variables map[string]Variable `yaml:"variables"`
 	// Issuer, with variables as "{tenant}", fills a client's issuer.
-	Issuer         string         `yaml:"issuer"`
+	Issuer string `yaml:"issuer"`
+	// Discovery says that what Endpoints does not have stands in the issuer's metadata: a
+	// client must then have an issuer.
+	Discovery      bool           `yaml:"discovery"`
 	Endpoints      Endpoints      `yaml:"endpoints"`
 	Grants         []string       `yaml:"grants"`
 	Authentication Authentication `yaml:"authentication"`
@@ -39,6 +43,9 @@ type Profile struct {
 	Secrets        Secrets        `yaml:"secrets"`
 	// Hints are what else to look at, by reason.
 	Hints map[string]string `yaml:"hints"`
+
+	definition string
+	compiled   compiled
 }
 
 // Variable is something that a client of the provider must or may say.
@@ -75,6 +82,10 @@ type Authentication struct {
 	AssertionAudience string `yaml:"assertion_audience"`
 	// AssertionLifetime is at most an hour; 1 min by default.
 	AssertionLifetime time.Duration `yaml:"assertion_lifetime"`
+	// AssertionClaims are further claims of the assertion that is the grant of jwt_bearer,
+	// with variables and "{client_id}", "{subject}" and "{scope}". One that comes out empty
+	// is left out. sub gives way to the subject that a token is asked for.
+	AssertionClaims map[string]string `yaml:"assertion_claims"`
 }
 
 // Request is how a token request looks.
@@ -176,7 +187,8 @@ type Description struct {
 // Expiry is how long tokens live where the answer is not to be asked.
 type Expiry struct {
 	// Policy is answer (default: answer, then token, then Lifetime), declared (Lifetime
-	// only) or rolling (Lifetime, which each use of the API begins anew).
+	// only) or rolling (Lifetime, which each use of the API begins anew). Of tokens that
+	// do not end by themselves Lifetime is years.
 	Policy   string        `yaml:"policy"`
 	Lifetime time.Duration `yaml:"lifetime"`
 }

@@ -46,14 +46,24 @@ func documents(t *testing.T) (root string, lines []documented) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+	for _, path := range append(documentPaths(t, root), filepath.Join(root, "README.md")) {
 		lines = append(lines, documentedLines(t, path)...)
 	}
 	return root, lines
+}
+
+// documentPaths returns the pages of docs and docs/providers.
+func documentPaths(t *testing.T, root string) []string {
+	t.Helper()
+	var paths []string
+	for _, folder := range []string{"docs", filepath.Join("docs", "providers")} {
+		found, err := filepath.Glob(filepath.Join(root, folder, "*.md"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%d pages in %s: %v", len(found), folder, err)
+		}
+		paths = append(paths, found...)
+	}
+	return paths
 }
 
 // TestDocumentedTargetsExist checks every `make …` of README and docs by a dry run.
@@ -84,7 +94,7 @@ func makeCommand(t *testing.T, root string, args ...string) *exec.Cmd {
 }
 
 var (
-	ownCommand = regexp.MustCompile(`^(?:\./)?(?:bin/)?tokenbroker +((?:access|audit) +[a-z-]+|[a-z-]+)(.*)$`)
+	ownCommand = regexp.MustCompile(`^(?:\./)?(?:bin/)?tokenbroker +((?:access|audit|provider) +[a-z-]+|[a-z-]+)(.*)$`)
 	flagName   = regexp.MustCompile(`(?:^|\s)(--[a-z-]+)`)
 )
 
@@ -144,12 +154,8 @@ func TestDocumentedLinksLead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	followed := 0
-	for _, path := range append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "SECURITY.md")) {
+	for _, path := range append(documentPaths(t, root), filepath.Join(root, "README.md"), filepath.Join(root, "SECURITY.md")) {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

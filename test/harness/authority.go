@@ -2,6 +2,7 @@ package harness
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,6 +40,17 @@ func (a *Authority) Loopback(name string) (certFile, keyFile string, err error) 
 		return "", "", err
 	}
 	return certFile, keyFile, writePrivate(keyFile, key)
+}
+
+// Client issues a client's certificate with that common name, and returns its PEM and that of its key.
+func (a *Authority) Client(name string) (certificate, key []byte, err error) {
+	certificate, key, err = a.authority.Issue(&x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("issuing the certificate of %s: %w", name, err)
+	}
+	return certificate, key, nil
 }
 
 // Pool returns the pool that trusts this authority alone.

@@ -1,6 +1,7 @@
 // Package oidcprovider runs a real authorization server, the certified oidc-provider from npm, for tests: client credentials with
-// client_secret_basic, client_secret_post, client_secret_jwt and private_key_jwt, resource indicators with JWT access tokens,
-// introspection, revocation and dynamic registration. What it refuses and how is its authors' reading of the RFCs and not ours.
+// each method of authentication, resource indicators with JWT access tokens, DPoP, certificate-bound tokens, authorization code with
+// PKCE, devices, refresh tokens, introspection, revocation and dynamic registration. Users are played by [Server.Consent],
+// [Server.Deny] and [Server.ApproveDevice], which go through its pages as a browser would. What it refuses and how is its authors' reading of the RFCs and not ours.
 //
 // It listens on loopback, with TLS by a self-made authority unless told otherwise. Node and `make test-servers` must have run;
 // without them tests skip on a developer's machine and fail in CI; see package harness.
@@ -29,6 +30,18 @@ const (
 	Post          = "client_secret_post"
 	SecretJWT     = "client_secret_jwt"
 	PrivateKeyJWT = "private_key_jwt"
+	// TLS is for a client whose certificate has Client.CertificateSubject, SelfSigned for one that is in Client.JWKS (RFC 8705).
+	TLS        = "tls_client_auth"
+	SelfSigned = "self_signed_tls_client_auth"
+	None       = "none"
+)
+
+// The grants that a client may use, by the names that grant_type has.
+const (
+	ClientCredentials = "client_credentials"
+	AuthorizationCode = "authorization_code"
+	RefreshToken      = "refresh_token"
+	DeviceCode        = "urn:ietf:params:oauth:grant-type:device_code"
 )
 
 // Config says what the server knows. The zero value is a server with TLS and without clients.
@@ -49,6 +62,10 @@ type Config struct {
 	TrustedCAFile string
 	// ClockTolerance is how far assertions' times may be off; the server's own default if zero. Whole seconds.
 	ClockTolerance time.Duration
+	// DPoPNonce makes the server want a nonce of its own in each DPoP proof.
+	DPoPNonce bool
+	// RotateRefreshTokens makes each use of a refresh token bring a successor; whoever uses the old one again ends the whole grant.
+	RotateRefreshTokens bool
 }
 
 // Client is one registration.
@@ -64,6 +81,17 @@ type Client struct {
 	// JWKSURI is where the server gets them instead. It keeps them for a minute at least, and fetches again when an assertion does not
 	// verify and they are older.
 	JWKSURI string
+	// SigningAlgorithm is the only one that its assertions may have; the server's own choice if "".
+	SigningAlgorithm string
+	// Grants are what the client may use; client credentials alone if nil. One with AuthorizationCode or DeviceCode makes the server show
+	// pages, and scopes openid and offline_access known.
+	Grants []string
+	// RedirectURIs are where browsers may be sent back to.
+	RedirectURIs []string
+	// CertificateSubject is the distinguished name for TLS: "CN=reports".
+	CertificateSubject string
+	// BoundToCertificate and BoundByDPoP are what the client's tokens are bound to.
+	BoundToCertificate, BoundByDPoP bool
 }
 
 // Resource is one API.
@@ -80,9 +108,12 @@ type Resource struct {
 type Server struct {
 	t       testing.TB
 	issuer  string
+	mtls    string
 	control string
 	caFile  string
 	client  *http.Client
+	// authority issued the server's certificate and is the one that clients' are checked against; nil in plaintext.
+	authority *harness.Authority
 }
 
 // Issuer returns the issuer identifier; its discovery document is below it at /.well-known/openid-configuration.
@@ -96,6 +127,21 @@ func (s *Server) RevocationEndpoint() string { return s.issuer + "/token/revocat
 
 // IntrospectionEndpoint returns the URL of the introspection endpoint (RFC 7662).
 func (s *Server) IntrospectionEndpoint() string { return s.issuer + "/token/introspection" }
+
+// AuthorizationEndpoint returns the URL that browsers open.
+func (s *Server) AuthorizationEndpoint() string { return s.issuer + "/auth" }
+
+// DeviceAuthorizationEndpoint returns the URL of the device authorization endpoint (RFC 8628).
+func (s *Server) DeviceAuthorizationEndpoint() string { return s.issuer + "/device/auth" }
+
+// MTLSTokenEndpoint returns the URL of the token endpoint that asks for a client certificate; it is on a port of its own (RFC 8705,
+// section 5). "" in plaintext.
+func (s *Server) MTLSTokenEndpoint() string {
+	if s.mtls == "" {
+		return ""
+	}
+	return s.mtls + "/token"
+}
 
 // CAFile returns the PEM file that a client must trust, and "" in plaintext.
 func (s *Server) CAFile() string { return s.caFile }
@@ -146,11 +192,11 @@ func Start(t testing.TB, config Config) *Server {
 	}
 	select {
 	case line := <-ready.C():
-		var told struct{ Issuer, Control string }
+		var told struct{ Issuer, MTLS, Control string }
 		if err := json.Unmarshal([]byte(line), &told); err != nil {
 			t.Fatalf("starting oidc-provider: its first line is %q: %v", line, err)
 		}
-		s.issuer, s.control = told.Issuer, told.Control
+		s.issuer, s.mtls, s.control = told.Issuer, told.MTLS, told.Control
 	case <-process.Done():
 		t.Fatalf("starting oidc-provider: it ended: %v", process.Err())
 	case <-time.After(readyWithin):
@@ -190,7 +236,7 @@ func (s *Server) trust(dir string, config Config, wire *wireConfig) error {
 	if err != nil {
 		return err
 	}
-	s.caFile = authority.CAFile
+	s.authority, s.caFile, wire.ClientCAFile = authority, authority.CAFile, authority.CAFile
 	transport.TLSClientConfig = &tls.Config{RootCAs: authority.Pool(), MinVersion: tls.VersionTLS12}
 	wire.CertFile, wire.KeyFile, err = authority.Loopback("authorization-server")
 	return err

@@ -54,6 +54,25 @@ class Adapter {
   async consume(id) {
     store.get(this.prefix + id).payload.consumed = Math.floor(Date.now() / 1000);
   }
+
+  // What users' grants need: sessions, device codes and the end of a whole grant.
+  #with(member, value) {
+    return [...store].find(([key, { payload }]) => key.startsWith(this.prefix) && payload[member] === value)?.[1].payload;
+  }
+
+  async findByUid(uid) {
+    return this.#with('uid', uid);
+  }
+
+  async findByUserCode(userCode) {
+    return this.#with('userCode', userCode);
+  }
+
+  async revokeByGrantId(grantId) {
+    for (const [key, { payload }] of store) {
+      if (key.startsWith(this.prefix) && payload.grantId === grantId) store.delete(key);
+    }
+  }
 }
 
 const clients = new Adapter('Client');
@@ -83,27 +102,70 @@ const registration = config.registration && {
   registrationManagement: { enabled: true, rotateRegistrationAccessToken: config.registration.newTokenAtUpdate },
 };
 
-function build(issuer) {
+// Grants of users: authorization code with PKCE, devices, refresh tokens. The provider's own development pages ask for any login and
+// for consent.
+const users = config.users && {
+  responseTypes: ['code'],
+  pkce: { required: () => true },
+  issueRefreshToken: async (ctx, client) => client.grantTypeAllowed('refresh_token'),
+  rotateRefreshToken: () => config.users.rotateRefreshTokens,
+};
+
+// Certificates that clients present, on a port of their own, so that nobody else is asked for one (RFC 8705, section 5).
+const certificates = {
+  enabled: true,
+  tlsClientAuth: true,
+  selfSignedTlsClientAuth: true,
+  certificateBoundAccessTokens: true,
+  getCertificate: (ctx) => ctx.socket.getPeerX509Certificate?.()?.toString(),
+  certificateAuthorized: (ctx) => ctx.socket.authorized,
+  certificateSubjectMatches: (ctx, property, expected) => property === 'tls_client_auth_subject_dn'
+    && ctx.socket.getPeerX509Certificate().subject.split('\n').reverse().join(',') === expected,
+};
+
+function build(issuer, mtlsBase) {
   const provider = new Provider(issuer, {
     adapter: Adapter,
     jwks: { keys: [{ ...jwk, use: 'sig', alg: 'ES256' }] },
     cookies: { keys: [randomBytes(16).toString('hex')] },
     scopes: config.scopes,
     responseTypes: [],
-    // No ID tokens are issued, but metadata must name an algorithm that the key above can do.
+    ...users,
+    ...(mtlsBase
+      ? {
+        discovery: {
+          mtls_endpoint_aliases: { token_endpoint: `${mtlsBase}/token`, introspection_endpoint: `${mtlsBase}/token/introspection` },
+        },
+      }
+      : {}),
+    clientAuthMethods: [
+      'client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'none',
+      ...(mtlsBase ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
+    ],
+    enabledJWA: {
+      clientAuthSigningAlgValues: ['HS256', 'HS384', 'HS512', 'RS256', 'PS256', 'ES256', 'EdDSA', 'Ed25519'],
+    },
+    // The algorithm that the key above can do.
     clientDefaults: { id_token_signed_response_alg: 'ES256' },
     ...(config.clockTolerance ? { clockTolerance: config.clockTolerance } : {}),
     // Without the dispatcher that the provider sets, which connects to no loopback address.
     fetch: (url, options) => globalThis.fetch(url, { ...options, dispatcher: undefined }),
-    ttl: { ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime },
+    ttl: {
+      ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime,
+      AccessToken: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime,
+    },
     features: {
-      devInteractions: { enabled: false },
+      devInteractions: { enabled: Boolean(users) },
+      deviceFlow: { enabled: Boolean(users) },
+      mTLS: mtlsBase ? certificates : { enabled: false },
+      dPoP: { enabled: true, nonceSecret: randomBytes(32), requireNonce: () => config.dpopNonce },
       clientCredentials: { enabled: true },
       introspection: { enabled: true },
       revocation: { enabled: true },
       ...registration,
       resourceIndicators: {
         enabled: true,
+        useGrantedResource: () => true,
         defaultResource: async (ctx, client, oneOf) => oneOf ?? (config.defaultResource || undefined),
         getResourceServerInfo: async (ctx, uri) => {
           const resource = resources.get(uri);
@@ -144,7 +206,14 @@ const api = secure
   : http.createServer(handler);
 const port = await listen(api);
 const issuer = `${secure ? 'https' : 'http'}://127.0.0.1:${port}`;
-const provider = build(issuer);
+let mtlsBase = '';
+if (secure) {
+  const asking = https.createServer({
+    cert: readFileSync(config.certFile), key: readFileSync(config.keyFile), ca: readFileSync(config.clientCAFile), requestCert: true, rejectUnauthorized: false,
+  }, handler);
+  mtlsBase = `https://127.0.0.1:${await listen(asking)}`;
+}
+const provider = build(issuer, mtlsBase);
 serve = provider.callback();
 
 const control = http.createServer(async (request, response) => {
@@ -201,4 +270,4 @@ for (const client of config.clients) {
   }
 }
 
-console.log(JSON.stringify({ issuer, control: `http://127.0.0.1:${controlPort}` }));
+console.log(JSON.stringify({ issuer, mtls: mtlsBase, control: `http://127.0.0.1:${controlPort}` }));

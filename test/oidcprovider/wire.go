@@ -19,8 +19,17 @@ type wireConfig struct {
 	CertFile        string           `json:"certFile"`
 	KeyFile         string           `json:"keyFile"`
 	ClockTolerance  int              `json:"clockTolerance"` // seconds
+	ClientCAFile    string           `json:"clientCAFile"`
+	DPoPNonce       bool             `json:"dpopNonce"`
+	// Users is nil where no client asks users.
+	Users *wireUsers `json:"users,omitempty"`
 	// Registration is nil where there is none.
 	Registration *wireRegistration `json:"registration,omitempty"`
+}
+
+// wireUsers is what Config says of users' grants, as server.mjs reads it.
+type wireUsers struct {
+	RotateRefreshTokens bool `json:"rotateRefreshTokens"`
 }
 
 // wireRegistration is Registration as server.mjs reads it.
@@ -46,6 +55,7 @@ func (c Config) wire() wireConfig {
 		DefaultResource: c.DefaultResource,
 		Lifetime:        int(c.Lifetime / time.Second),
 		ClockTolerance:  int(c.ClockTolerance / time.Second),
+		DPoPNonce:       c.DPoPNonce,
 	}
 	if c.Lifetime == 0 {
 		w.Lifetime = int(defaultLifetime / time.Second)
@@ -53,6 +63,10 @@ func (c Config) wire() wireConfig {
 	for _, client := range c.Clients {
 		w.Clients = append(w.Clients, client.metadata())
 		w.Scopes = append(w.Scopes, client.Scopes...)
+		if client.asksUsers() {
+			w.Users = &wireUsers{RotateRefreshTokens: c.RotateRefreshTokens}
+			w.Scopes = append(w.Scopes, "openid", "offline_access")
+		}
 	}
 	for _, resource := range c.Resources {
 		w.Resources = append(w.Resources, wireResource{
@@ -71,6 +85,11 @@ func (c Config) wire() wireConfig {
 	return w
 }
 
+// asksUsers reports whether the client's tokens need a user's consent.
+func (c Client) asksUsers() bool {
+	return slices.Contains(c.Grants, AuthorizationCode) || slices.Contains(c.Grants, DeviceCode)
+}
+
 // metadata is the client in the words of RFC 7591.
 func (c Client) metadata() map[string]any {
 	method := c.AuthMethod
@@ -80,9 +99,27 @@ func (c Client) metadata() map[string]any {
 	metadata := map[string]any{
 		"client_id":                  c.ID,
 		"token_endpoint_auth_method": method,
-		"grant_types":                []string{"client_credentials"},
+		"grant_types":                []string{ClientCredentials},
 		"response_types":             []string{},
-		"redirect_uris":              []string{},
+		"redirect_uris":              append([]string{}, c.RedirectURIs...),
+	}
+	if len(c.Grants) > 0 {
+		metadata["grant_types"] = c.Grants
+	}
+	if slices.Contains(c.Grants, AuthorizationCode) {
+		metadata["response_types"] = []string{"code"}
+	}
+	if c.CertificateSubject != "" {
+		metadata["tls_client_auth_subject_dn"] = c.CertificateSubject
+	}
+	if c.SigningAlgorithm != "" {
+		metadata["token_endpoint_auth_signing_alg"] = c.SigningAlgorithm
+	}
+	if c.BoundToCertificate {
+		metadata["tls_client_certificate_bound_access_tokens"] = true
+	}
+	if c.BoundByDPoP {
+		metadata["dpop_bound_access_tokens"] = true
 	}
 	if c.Secret != "" {
 		metadata["client_secret"] = c.Secret

@@ -435,21 +435,23 @@ type Client struct {
 	// rotations; at most 5. Bound to the secret when it comes, as the token endpoint
 	// is.
 	TokenDestinations []string `protobuf:"bytes,28,rep,name=token_destinations,json=tokenDestinations,proto3" json:"token_destinations,omitempty"`
-	// Optional. Immutable without a new secret. Name of the provider profile whose
+	// Optional. Immutable without a new secret or client.retarget. Name of the profile whose
 	// declarations fill what is left unset here, and say how the authorization server
 	// departs from the standards; ListProviders shows which there are. Without one the
 	// server is taken to follow the standards.
 	Provider string `protobuf:"bytes,29,opt,name=provider,proto3" json:"provider,omitempty"`
-	// Optional. What the profile's endpoints need to know, such as "tenant".
+	// Optional. What the profile's endpoints need to know, such as "tenant"; at most 20, of
+	// at most 256 bytes.
 	ProviderVariables map[string]string `protobuf:"bytes,30,rep,name=provider_variables,json=providerVariables,proto3" json:"provider_variables,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Optional. How tokens are had; by default CLIENT_CREDENTIALS.
 	GrantType GrantType `protobuf:"varint,31,opt,name=grant_type,json=grantType,proto3,enum=tokenbroker.v1.GrantType" json:"grant_type,omitempty"`
-	// Optional. The authorization server's issuer identifier (RFC 8414). Endpoints that
-	// are left unset are then discovered when the client is saved, and answers that name
-	// another issuer are refused (RFC 9207).
+	// Optional. The authorization server's issuer identifier (RFC 8414): an https URL
+	// without query and fragment. If an endpoint that the grant needs is unset, all that are
+	// unset are discovered when the client is saved; empty them to have that done again.
+	// Answers that name another issuer are refused (RFC 9207).
 	Issuer string `protobuf:"bytes,32,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// Optional. Where users consent (RFC 6749 §3.1); for AUTHORIZATION_CODE. No secret
-	// is sent there.
+	// is sent there. https, or http on a loopback address; it may have a query.
 	AuthorizationEndpoint string `protobuf:"bytes,33,opt,name=authorization_endpoint,json=authorizationEndpoint,proto3" json:"authorization_endpoint,omitempty"`
 	// Optional. Where device codes are had (RFC 8628 §3.1); for DEVICE_CODE. Of the
 	// token endpoint's origin.
@@ -463,10 +465,11 @@ type Client struct {
 	// Optional. Whether tokens are bound to a key that the caller holds.
 	TokenBinding TokenBinding `protobuf:"varint,37,opt,name=token_binding,json=tokenBinding,proto3,enum=tokenbroker.v1.TokenBinding" json:"token_binding,omitempty"`
 	// Optional. Subject of the assertion of JWT_BEARER, such as the user that a service
-	// account acts for, when a caller names none.
+	// account acts for, when a caller names none; at most 256 bytes.
 	AssertionSubject string `protobuf:"bytes,38,opt,name=assertion_subject,json=assertionSubject,proto3" json:"assertion_subject,omitempty"`
 	// Optional. Redirect URIs for AUTHORIZATION_CODE besides the broker's own callback,
 	// for applications that host theirs: at most 20, compared exactly (RFC 9700 §2.1).
+	// Absolute https URLs without fragment, or http on a loopback address.
 	RedirectUris []string `protobuf:"bytes,39,rep,name=redirect_uris,json=redirectUris,proto3" json:"redirect_uris,omitempty"`
 	// Optional. A resource of the API that takes this client's tokens: an absolute https
 	// URL that answers GET and changes nothing, for CheckLookup. Its origin must be one of
@@ -1236,7 +1239,8 @@ type CreateClientRequest struct {
 	// with the same id returns the client that the first one created.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Optional. Checks everything and stores nothing: the answer is the client as it
-	// would be (AIP-163). A wrapping token is not used up.
+	// would be (AIP-163), without uid and etag, and with a secret version that has no
+	// fingerprint. A wrapping token is not used up, and so not looked into.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1640,7 +1644,8 @@ type UpdateClientRequest struct {
 	// unless the caller has the permission client.retarget.
 	Secret *SecretInput `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
 	// Optional. Checks everything and stores nothing: the answer is the client as it
-	// would be (AIP-163). A wrapping token is not used up.
+	// would be (AIP-163), with the present etag. A wrapping token is not used up, and so not
+	// looked into.
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2317,7 +2322,7 @@ type ImportClientsRequest struct {
 	// Required. The client; its output only fields are ignored.
 	Client *Client `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
 	// Optional. Its secret. Of a client that is there already it becomes current, unless
-	// it is the one that is.
+	// it is the one that is; a wrapping token always brings another one.
 	Secret *SecretInput `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	// Optional. Whether a client of that name that is there takes these settings; else
 	// it is left as it is, with ALREADY_EXISTS.

@@ -42,14 +42,16 @@ const (
 // docs/access.md says which permission each method needs.
 type ClientServiceClient interface {
 	// CreateClient registers a client and, if one is given, stores its secret as
-	// the current version.
+	// the current version. What is left unset is filled by the provider's profile, and
+	// then by the issuer's metadata, before it is checked.
 	//
 	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once, and for a
 	// wrapping token that wraps no secret; ALREADY_EXISTS if the name is taken, also
 	// by a deleted client, or by one whose purge is not done; PERMISSION_DENIED for a reference that the caller or the
 	// configuration may not name, or a wrapping token that was made elsewhere than the
 	// configuration says; FAILED_PRECONDITION for a wrapping token that was used, has
-	// expired or never was, or a reference to what cannot be read. A wrapping token is
+	// expired or never was, a reference to what cannot be read, or metadata of the issuer
+	// that cannot be used; UNAVAILABLE if the issuer cannot be asked. A wrapping token is
 	// used up by nothing but a request that could else succeed.
 	CreateClient(ctx context.Context, in *CreateClientRequest, opts ...grpc.CallOption) (*CreateClientResponse, error)
 	// GetClient returns one client, also a deleted one. Errors: NOT_FOUND.
@@ -58,16 +60,18 @@ type ClientServiceClient interface {
 	// alphabetical. A page may be shorter than asked for, even empty, while there
 	// are more (AIP-158). Errors: INVALID_ARGUMENT for a bad filter or page token.
 	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
-	// UpdateClient changes the fields named in the mask. A change of the token
-	// endpoint's origin needs a new secret in the same request, because a stored
-	// secret is sent to no other origin than those it was bound to when it came;
-	// with the permission client.retarget the stored one is bound anew.
+	// UpdateClient changes the fields named in the mask, and fills those anew that it
+	// empties, as CreateClient does. A change of the token endpoint's origin, or of the
+	// provider, whose profile says how a secret is sent, needs a new secret in the same
+	// request, because a stored secret is sent to no other origin than those it was bound
+	// to when it came; with the permission client.retarget the stored one is bound anew.
+	// With other provider_variables the endpoints change that the profile had filled.
 	//
 	// Errors: NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION
-	// with DESTINATION_NOT_BOUND for a change of origin without a new secret, or
+	// with DESTINATION_NOT_BOUND for such a change without a new secret, or
 	// if the client is deleted; INVALID_ARGUMENT for malformed fields;
-	// PERMISSION_DENIED and FAILED_PRECONDITION as in CreateClient for wrapping tokens
-	// and references.
+	// PERMISSION_DENIED, FAILED_PRECONDITION and UNAVAILABLE as in CreateClient for
+	// wrapping tokens, references and the issuer.
 	UpdateClient(ctx context.Context, in *UpdateClientRequest, opts ...grpc.CallOption) (*UpdateClientResponse, error)
 	// DeleteClient deletes softly: no more tokens, everything kept, the name stays
 	// taken. Deleting a deleted client succeeds. Errors: NOT_FOUND; ABORTED if the
@@ -99,17 +103,21 @@ type ClientServiceClient interface {
 	ResetUpstream(ctx context.Context, in *ResetUpstreamRequest, opts ...grpc.CallOption) (*ResetUpstreamResponse, error)
 	// ImportClients creates or updates many clients, each as CreateClient and
 	// UpdateClient would; one that fails does not stop the others. Each request has one
-	// response, in order, sent when its client is stored. Needs the permissions of
-	// CreateClient, and of UpdateClient for clients that are there.
+	// response, in order, sent when its client is stored; requests that are sent before
+	// wait. Whoever may import any client may begin; each one then needs the permissions of
+	// CreateClient, or of UpdateClient if it is there, under the access table that is in
+	// force then. A client that is as it should be is not written, so an import that was
+	// interrupted is repeated from its beginning. Limits of the access table hold an import
+	// up and do not end it.
 	//
-	// Errors that end the stream: PERMISSION_DENIED and UNAUTHENTICATED;
-	// RESOURCE_EXHAUSTED with RetryInfo; UNAVAILABLE when the server shuts down. What is
-	// wrong with one client stands in its response.
+	// Errors that end the stream: UNAVAILABLE when the server shuts down; the client that
+	// it was at is stored. What is wrong with one client stands in its response.
 	ImportClients(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportClientsRequest, ImportClientsResponse], error)
 	// ListProviders returns the provider profiles that a client may name, sorted by
 	// name. Errors: INVALID_ARGUMENT for a bad page token.
 	ListProviders(ctx context.Context, in *ListProvidersRequest, opts ...grpc.CallOption) (*ListProvidersResponse, error)
-	// GetProvider returns one profile with all that it declares. Errors: NOT_FOUND.
+	// GetProvider returns one profile with all that it declares. Errors: NOT_FOUND;
+	// INVALID_ARGUMENT for what is no name.
 	GetProvider(ctx context.Context, in *GetProviderRequest, opts ...grpc.CallOption) (*GetProviderResponse, error)
 }
 
@@ -262,14 +270,16 @@ func (c *clientServiceClient) GetProvider(ctx context.Context, in *GetProviderRe
 // docs/access.md says which permission each method needs.
 type ClientServiceServer interface {
 	// CreateClient registers a client and, if one is given, stores its secret as
-	// the current version.
+	// the current version. What is left unset is filled by the provider's profile, and
+	// then by the issuer's metadata, before it is checked.
 	//
 	// Errors: INVALID_ARGUMENT for malformed fields, all of them at once, and for a
 	// wrapping token that wraps no secret; ALREADY_EXISTS if the name is taken, also
 	// by a deleted client, or by one whose purge is not done; PERMISSION_DENIED for a reference that the caller or the
 	// configuration may not name, or a wrapping token that was made elsewhere than the
 	// configuration says; FAILED_PRECONDITION for a wrapping token that was used, has
-	// expired or never was, or a reference to what cannot be read. A wrapping token is
+	// expired or never was, a reference to what cannot be read, or metadata of the issuer
+	// that cannot be used; UNAVAILABLE if the issuer cannot be asked. A wrapping token is
 	// used up by nothing but a request that could else succeed.
 	CreateClient(context.Context, *CreateClientRequest) (*CreateClientResponse, error)
 	// GetClient returns one client, also a deleted one. Errors: NOT_FOUND.
@@ -278,16 +288,18 @@ type ClientServiceServer interface {
 	// alphabetical. A page may be shorter than asked for, even empty, while there
 	// are more (AIP-158). Errors: INVALID_ARGUMENT for a bad filter or page token.
 	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
-	// UpdateClient changes the fields named in the mask. A change of the token
-	// endpoint's origin needs a new secret in the same request, because a stored
-	// secret is sent to no other origin than those it was bound to when it came;
-	// with the permission client.retarget the stored one is bound anew.
+	// UpdateClient changes the fields named in the mask, and fills those anew that it
+	// empties, as CreateClient does. A change of the token endpoint's origin, or of the
+	// provider, whose profile says how a secret is sent, needs a new secret in the same
+	// request, because a stored secret is sent to no other origin than those it was bound
+	// to when it came; with the permission client.retarget the stored one is bound anew.
+	// With other provider_variables the endpoints change that the profile had filled.
 	//
 	// Errors: NOT_FOUND; ABORTED if the etag does not match; FAILED_PRECONDITION
-	// with DESTINATION_NOT_BOUND for a change of origin without a new secret, or
+	// with DESTINATION_NOT_BOUND for such a change without a new secret, or
 	// if the client is deleted; INVALID_ARGUMENT for malformed fields;
-	// PERMISSION_DENIED and FAILED_PRECONDITION as in CreateClient for wrapping tokens
-	// and references.
+	// PERMISSION_DENIED, FAILED_PRECONDITION and UNAVAILABLE as in CreateClient for
+	// wrapping tokens, references and the issuer.
 	UpdateClient(context.Context, *UpdateClientRequest) (*UpdateClientResponse, error)
 	// DeleteClient deletes softly: no more tokens, everything kept, the name stays
 	// taken. Deleting a deleted client succeeds. Errors: NOT_FOUND; ABORTED if the
@@ -319,17 +331,21 @@ type ClientServiceServer interface {
 	ResetUpstream(context.Context, *ResetUpstreamRequest) (*ResetUpstreamResponse, error)
 	// ImportClients creates or updates many clients, each as CreateClient and
 	// UpdateClient would; one that fails does not stop the others. Each request has one
-	// response, in order, sent when its client is stored. Needs the permissions of
-	// CreateClient, and of UpdateClient for clients that are there.
+	// response, in order, sent when its client is stored; requests that are sent before
+	// wait. Whoever may import any client may begin; each one then needs the permissions of
+	// CreateClient, or of UpdateClient if it is there, under the access table that is in
+	// force then. A client that is as it should be is not written, so an import that was
+	// interrupted is repeated from its beginning. Limits of the access table hold an import
+	// up and do not end it.
 	//
-	// Errors that end the stream: PERMISSION_DENIED and UNAUTHENTICATED;
-	// RESOURCE_EXHAUSTED with RetryInfo; UNAVAILABLE when the server shuts down. What is
-	// wrong with one client stands in its response.
+	// Errors that end the stream: UNAVAILABLE when the server shuts down; the client that
+	// it was at is stored. What is wrong with one client stands in its response.
 	ImportClients(grpc.BidiStreamingServer[ImportClientsRequest, ImportClientsResponse]) error
 	// ListProviders returns the provider profiles that a client may name, sorted by
 	// name. Errors: INVALID_ARGUMENT for a bad page token.
 	ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error)
-	// GetProvider returns one profile with all that it declares. Errors: NOT_FOUND.
+	// GetProvider returns one profile with all that it declares. Errors: NOT_FOUND;
+	// INVALID_ARGUMENT for what is no name.
 	GetProvider(context.Context, *GetProviderRequest) (*GetProviderResponse, error)
 	mustEmbedUnimplementedClientServiceServer()
 }

@@ -1,0 +1,34 @@
+package broker
+
+import "context"
+
+// StoreGranted stores what a user granted to a client, as consent does with the answer
+// that it brought.
+func (b *Broker) StoreGranted(ctx context.Context, id, subject string, answer TokenResponse, username, password string) (*Token, error) {
+	c, err := b.readClient(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	path, err := b.grantPathOf(ctx, c, subject)
+	if err != nil {
+		return nil, err
+	}
+	r, _, version, err := b.readGrant(ctx, c, path)
+	if err != nil {
+		return nil, err
+	}
+	current, _ := c.minting()
+	_, token, err := b.storeGranted(ctx, c, path, version, r, &grantSecrets{Subject: subject}, grantedAnswer{
+		Secret: current, Answer: answer, Username: username, Password: password,
+	})
+	return token, err
+}
+
+// SettingsHash is what tokens of u are kept under.
+func SettingsHash(u Upstream) string { return u.settingsHash() }
+
+// TokenPath is where the token of a client without subjects lies.
+func TokenPath(uid string, u Upstream, scopes, audience, resources string) string {
+	path, _ := (&Broker{}).tokenPath(context.Background(), tokenKey{uid: uid, settings: u.settingsHash(), scopes: scopes, audience: audience, resources: resources})
+	return path
+}
