@@ -35,10 +35,7 @@ var harms = []harm{
 		s.message.IssueBudget = &pb.IssueBudget{Tokens: 5, Period: durationpb.New(time.Hour)}
 	}, everyAsking, broker.ReasonCheckWouldHarm, 0},
 	{"the provider locks clients out", func(s *scene) {
-		s.then(func() {
-			s.site = newSite(s.t, s.store, settings{broker: func(cfg *broker.Config) { cfg.Providers = lockingOut{} }})
-			s.edit(s.t, s.recordKey(), func(own map[string]any) { at(own, "upstream")["provider"] = "guarded" })
-		})
+		s.message.Provider = "guarded"
 	}, trying, broker.ReasonCheckWouldHarm, 1},
 	{"no wrong try is left", func(s *scene) {
 		s.then(func() {
@@ -82,22 +79,6 @@ func (h harm) show(t *testing.T, s *site) {
 
 // noLook keeps what looks at the way, which brings no credential, from being counted.
 func (s *scene) noLook() { s.as.answer(toCredentials(s.as.Server.ServeHTTP)) }
-
-// lockingOut knows one profile, of a provider that locks clients out.
-type lockingOut struct{}
-
-// Provider implements broker.Providers.
-func (lockingOut) Provider(name string) (broker.Provider, bool) {
-	return broker.Provider{Name: name, LocksOut: true}, name == "guarded"
-}
-
-// Names implements broker.Providers.
-func (lockingOut) Names() []string { return []string{"guarded"} }
-
-// Complete implements broker.Providers.
-func (lockingOut) Complete(*broker.Upstream, *broker.TokenPolicy, *broker.RotationSettings) []broker.FieldViolation {
-	return nil
-}
 
 // TestSweepIsShallowWithoutABudget, and within one asks no more than it says.
 func TestSweepIsShallowWithoutABudget(t *testing.T) {

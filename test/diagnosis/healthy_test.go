@@ -3,6 +3,7 @@ package diagnosis_test
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -95,6 +96,19 @@ func (s *scene) strictly(contentType, body string, status int) {
 	})
 }
 
+// oddServer speaks JSON both ways, by names of its own, and answers 200 whatever comes of
+// it, as testdata/providers/odd.yaml says.
+func oddServer(id, value string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var asked struct{ AppID, AppSecret string }
+		if json.NewDecoder(r.Body).Decode(&asked) != nil || asked.AppID != id || asked.AppSecret != value {
+			fixed(200, "application/json", `{"ok":false,"code":"bad_app","msg":"who is it?"}`)(w, r)
+			return
+		}
+		fixed(201, "application/json", `{"ok":true,"data":{"token":"`+canary+`","life":60000}}`)(w, r)
+	}
+}
+
 // connectProxy is a proxy that makes tunnels.
 func connectProxy(t *testing.T) (address string) {
 	origin := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -141,6 +155,12 @@ var healthySetups = []healthy{
 		s.strictly("application/json", bearer+`,"not_before_policy":0,"instance_url":"https://x.test","nested":{"access_token":"`+canary+`"}}`, 200)
 	}},
 	{"an answer with 201", toAPI, func(s *scene) { s.strictly("application/json", bearer+"}", 201) }},
+	{"a server with a form of its own, through a profile", toAPI, func(s *scene) {
+		s.message.Provider = "odd"
+		s.message.AuthenticationMethod = pb.AuthenticationMethod_AUTHENTICATION_METHOD_CLIENT_SECRET_POST
+		s.opaque()
+		s.as.answer(oddServer(s.message.GetClientId(), s.value))
+	}},
 	{"a JWT that says its own end", toAPI, func(s *scene) {
 		part := base64.RawURLEncoding.EncodeToString
 		jwt := part([]byte(`{"alg":"none"}`)) + "." + part(fmt.Appendf(nil, `{"exp":%d}`, time.Now().Add(time.Hour).Unix())) + "." + part([]byte(canary))

@@ -18,6 +18,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/embedded"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/oauth"
+	"github.com/tokenbroker/tokenbroker/oauth/profile"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
@@ -85,7 +86,11 @@ rules:
 // newSite serves a broker over store until the test ends.
 func newSite(t *testing.T, store broker.Store, s settings) *site {
 	t.Helper()
-	upstream := oauth.Config{RootCAs: roots(), AllowHTTPLoopback: true, Timeout: patience}
+	profiles, err := profile.Load("testdata/providers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream := oauth.Config{RootCAs: roots(), AllowHTTPLoopback: true, Timeout: patience, Profiles: profiles}
 	if s.upstream != nil {
 		s.upstream(&upstream)
 	}
@@ -94,6 +99,7 @@ func newSite(t *testing.T, store broker.Store, s settings) *site {
 	cfg := broker.Config{
 		Store: store, RequestToken: client.RequestToken, RevokeToken: client.RevokeToken, Prober: client, WrongTries: wrongTries,
 		CheckSecret: oauth.CheckSecret, CheckEndpoint: client.CheckEndpoint, PublicKey: oauth.PublicKey,
+		Providers: profiles,
 	}
 	if s.broker != nil {
 		s.broker(&cfg)
