@@ -61,7 +61,7 @@ test-fast: ## Run the tests that need no other server, within two minutes
 	TOKENBROKER_TEST_SERVERS=none $(GO) test -short -race -timeout=2m ./...
 
 .PHONY: test-servers
-test-servers: $(BUF) ## Build the real Vault into the cache, install oidc-provider and, on Debian, glewlwyd (once; about 5 minutes of CPU)
+test-servers: $(BUF) ## Build the real Vault into the cache, install oidc-provider and, on Debian, glewlwyd, django-oauth-toolkit and chromium (once; about 5 minutes of CPU)
 	$(GO) run ./tools/testservers
 
 .PHONY: check-compose

@@ -57,16 +57,16 @@ type Config struct {
 	// connect to at all, with an UPSTREAM_ADDRESS_REFUSED error if not; nil takes
 	// every https URL.
 	CheckEndpoint func(endpoint string) error
+	// CheckDPoPProof says whether a proof (RFC 9449 §4.2) is a good one for a POST to
+	// endpoint, and returns the thumbprint of its key (RFC 7638), with a
+	// DPOP_PROOF_INVALID error if not; nil takes none. It must not quote the proof.
+	CheckDPoPProof func(proof, endpoint string) (thumbprint string, err error)
 	// PublicKey returns the public JWK (RFC 7517) of a secret that is a private key, ""
 	// for any other; nil knows none. It must not quote the secret.
 	PublicKey func(secret.Value) (string, error)
 	// SecretExpiry returns when a secret ends by what it says itself, as a certificate
 	// does; nil knows of none. It is taken where nobody declares another.
 	SecretExpiry func(Authentication, secret.Value) (time.Time, bool)
-	// CheckDPoPProof returns the thumbprint of the key of a caller's proof (RFC 9449
-	// §4.2), or a DPOP_PROOF_INVALID error that says why it is none for a POST to
-	// endpoint; nil takes no proofs. It must not quote the proof.
-	CheckDPoPProof func(proof, endpoint string) (thumbprint string, err error)
 	// Rotators change secrets at providers, by the names that RotationSettings.Rotator
 	// has. The map is the Broker's from then on; who made the rotators closes them.
 	Rotators map[string]Rotator
@@ -146,6 +146,7 @@ type Broker struct {
 	rotations rotations
 	watchers  watchers
 	ledger    ledger
+	devices   devicePolls
 	notify    func(Event)
 	follows   follows
 	// expiriesTold :: uid → what this replica told, or knows to be told, of secrets that
@@ -205,8 +206,9 @@ func New(cfg Config) (*Broker, error) {
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
 		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
-		saves:  grantSaves{byPath: map[string]chan struct{}{}},
-		leases: &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
+		devices: devicePolls{running: map[string]*devicePoll{}},
+		saves:   grantSaves{byPath: map[string]chan struct{}{}},
+		leases:  &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
 		purgeDeletedAfter: cfg.PurgeDeletedAfter,
 		rotations:         rotations{listing: semaphore.NewWeighted(1)},
 	}

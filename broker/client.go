@@ -104,6 +104,9 @@ type Upstream struct {
 	Grant GrantType `json:"grant,omitempty"`
 	// Issuer is the server's issuer identifier (RFC 8414); "" if it has none.
 	Issuer string `json:"issuer,omitempty"`
+	// IssuerInAnswer says that its metadata promises the issuer in answers at the redirect
+	// URI (RFC 9207): one without is refused.
+	IssuerInAnswer bool `json:"issuer_in_answer,omitempty"`
 	// AuthorizationEndpoint is where users consent. No secret is sent there.
 	AuthorizationEndpoint string `json:"authorization_endpoint,omitempty"`
 	// DeviceAuthorizationEndpoint (RFC 8628), IntrospectionEndpoint (RFC 7662) and

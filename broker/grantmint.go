@@ -112,6 +112,7 @@ func (m *grantMint) tryTake(ctx context.Context) (left time.Duration, err error)
 		return left, nil
 	}
 	if err := r.refusal(m.c, m.policy, time.Now()); err != nil {
+		m.attend(ctx, m.c, &storedGrant{path: m.path, record: r, secrets: secrets, version: version})
 		return 0, err
 	}
 	if err := m.choose(r, secrets); err != nil {

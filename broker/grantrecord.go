@@ -79,7 +79,11 @@ type consentRecord struct {
 	VerificationURIComplete string        `json:"verification_uri_complete,omitempty"`
 	Interval                time.Duration `json:"interval,omitempty"`
 	// Sent says that its code was, or may have been, sent: it is not sent again.
-	Sent bool `json:"sent,omitempty"`
+	// SentTime is when that was noted.
+	Sent     bool      `json:"sent,omitempty"`
+	SentTime time.Time `json:"sent_time,omitzero"`
+	// Poller is held by the replica that asks whether a device's consent was given.
+	Poller *lease `json:"poller,omitempty"`
 	// Reason is why it came to nothing; "" while it is pending.
 	Reason Reason `json:"reason,omitempty"`
 	Detail string `json:"detail,omitempty"`

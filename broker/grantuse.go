@@ -40,11 +40,15 @@ func useOf(err error) useOutcome {
 // refusal is why no token can be had by r at now; nil if it may be tried.
 func (r *grantRecord) refusal(c *Client, policy RefreshPolicy, now time.Time) error {
 	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	switch pending := r.Consent != nil && r.Consent.Reason == "" && r.Consent.ExpireTime.After(now); {
+	var came Reason // of a consent that is not pending
+	if r.Consent != nil {
+		came = r.Consent.outcome(now)
+	}
+	switch pending := r.Consent != nil && came == ""; {
 	case r.Generation == 0 && pending:
 		return newError(ReasonAuthorizationPending, c.ID, "asked for until %s", at(r.Consent.ExpireTime))
 	case r.Generation == 0 && r.Consent != nil:
-		return newError(ReasonAuthorizationRequired, c.ID, "the last consent that was asked for came to nothing: %s", orElse(string(r.Consent.Reason), string(ReasonAuthorizationExpired)))
+		return newError(ReasonAuthorizationRequired, c.ID, "the last consent that was asked for came to nothing: %s", came)
 	case r.Generation == 0:
 		return newError(ReasonAuthorizationRequired, c.ID, "")
 	case r.GrantedTo != c.Upstream.grantedTo():

@@ -139,12 +139,15 @@ func (m *sharedMint) readGranted(ctx context.Context) error {
 		return err
 	}
 	begun := time.Now()
-	r, _, _, err := m.readGrant(ctx, m.c, path)
+	r, secrets, version, err := m.readGrant(ctx, m.c, path)
 	if err != nil {
 		return err
 	}
 	m.noteGrant(m.c, m.key.subject, path, r.Generation, begun)
 	m.grant, m.refusal = r.Generation, r.refusal(m.c, m.refreshPolicy(m.c), time.Now())
+	if m.refusal != nil {
+		m.attend(ctx, m.c, &storedGrant{path: path, record: r, secrets: secrets, version: version})
+	}
 	return nil
 }
 

@@ -205,26 +205,15 @@ func claimsOf(access secret.Value) string {
 	}
 	var said []string
 	if claims.Issuer != "" {
-		said = append(said, "iss "+printable(claims.Issuer))
+		said = append(said, "iss "+truncate(printable(claims.Issuer), 120))
 	}
 	if len(claims.Audience) > 0 {
-		said = append(said, "aud "+printable(strings.Trim(string(claims.Audience), `"`)))
+		said = append(said, "aud "+truncate(printable(strings.Trim(string(claims.Audience), `"`)), 120))
 	}
 	if claims.Expires > 0 && claims.Expires < 253402300799 {
 		said = append(said, "exp "+time.Unix(int64(claims.Expires), 0).UTC().Format(time.RFC3339))
 	}
 	return strings.Join(said, ", ")
-}
-
-// printable cuts what a server said to what may stand in a report.
-func printable(text string) string {
-	clean := strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, text)
-	return truncate(clean, 120)
 }
 
 // checkExpiry is [StageTokenExpiry].

@@ -40,6 +40,8 @@ type Provider struct {
 	LocksOut bool
 	// Refresh is what its refresh tokens are like.
 	Refresh RefreshPolicy
+	// IssuerInAnswer says that answers at the redirect URI name the issuer (RFC 9207).
+	IssuerInAnswer bool
 	// Definition is the whole profile as YAML.
 	Definition string
 }

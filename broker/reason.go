@@ -150,6 +150,7 @@ const (
 	ReasonAuthorizationDenied     Reason = "AUTHORIZATION_DENIED"
 	ReasonAuthorizationExpired    Reason = "AUTHORIZATION_EXPIRED"
 	ReasonAuthorizationNotTaken   Reason = "AUTHORIZATION_NOT_TAKEN"
+	ReasonAuthorizationAnswerLost Reason = "AUTHORIZATION_ANSWER_LOST"
 	ReasonAuthorizationNotOffered Reason = "AUTHORIZATION_NOT_OFFERED"
 	ReasonStateInvalid            Reason = "STATE_INVALID"
 	ReasonIDTokenInvalid          Reason = "ID_TOKEN_INVALID"

@@ -122,6 +122,7 @@ var reasonTable = []ReasonInfo{
 	{ReasonAuthorizationDenied, RecoveryReauthorize, "The user, or a policy of the authorization server, denied consent.", "Ask the user; if it was not the user, the provider's administrator must allow the client."},
 	{ReasonAuthorizationExpired, RecoveryReauthorize, "Consent was not given in time.", "Call StartAuthorization again."},
 	{ReasonAuthorizationNotTaken, RecoveryReauthorize, "The authorization server did not take its own code: it was used, is too old, or was meant for another client or redirect URI (invalid_grant).", "Call StartAuthorization again; if it lasts, compare redirect_uris with what the provider has registered."},
+	{ReasonAuthorizationAnswerLost, RecoveryReauthorize, "The answer to the user's code was lost, and a code is good once.", "Call StartAuthorization again."},
 	{ReasonAuthorizationNotOffered, RecoveryFixClient, "The client's grant asks no user, or this server hosts no callback.", "Set the client's grant_type and endpoints, and authorization.callback_url of the configuration, or name a redirect_uri of the client's."},
 	{ReasonStateInvalid, RecoveryReauthorize, "The state is unknown, expired, was used before, or another consent was asked for since.", "Call StartAuthorization and use the newest URL, once."},
 	{ReasonIDTokenInvalid, RecoveryContactProvider, "The ID token beside the token is not for this client, issuer or nonce.", "Compare issuer and client_id with the provider's; if they agree, begin anew, and ask the provider if it lasts."},

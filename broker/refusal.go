@@ -33,12 +33,14 @@ func (run *rotationRun) likely(ctx context.Context, pending SecretVersion) strin
 		return "expired: it was declared to end at " + pending.ExpireTime.UTC().Format(time.RFC3339)
 	case age < propagation:
 		return fmt.Sprintf("not live yet, maybe: it was staged %v ago, and the provider takes up to %v", age.Round(time.Second), propagation)
-	case method != PrivateKeyJWT && run.encodes(ctx, pending) && method == ClientSecretBasic:
+	case method == ClientSecretBasic && run.encodes(ctx, pending):
 		return "encoding, maybe: it has characters that CLIENT_SECRET_BASIC form-encodes; servers that skip that step want CLIENT_SECRET_BASIC_RAW"
-	case method != PrivateKeyJWT && run.encodes(ctx, pending) && method == ClientSecretBasicRaw:
+	case method == ClientSecretBasicRaw && run.encodes(ctx, pending):
 		return "encoding, maybe: it has characters that RFC 6749 §2.3.1 wants form-encoded, which is CLIENT_SECRET_BASIC"
-	case method == PrivateKeyJWT:
+	case method == PrivateKeyJWT || method == PrivateKeyBearer:
 		return "wrong key, maybe: the provider must have its public half; or method: check key_id, algorithm and audience of the assertion"
+	case method == TLSClientAuth || method == SelfSignedTLSClientAuth:
+		return "a certificate that the provider does not know, maybe: it must have this one, or its authority and subject; or a token_endpoint that asks for none: see mtls_endpoint_aliases of its metadata"
 	default:
 		return fmt.Sprintf("wrong secret, or one of another client; or method: the provider may want another one than %s", method)
 	}

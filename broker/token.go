@@ -63,9 +63,11 @@ type Token struct {
 	ID      string
 	Scopes  []string
 
-	Access       secret.Value
-	Type         string
-	ExpirySource ExpirySource
+	Access secret.Value
+	Type   string
+	// IssuedTokenType is what TokenExchange gave (RFC 8693 §2.2.1); "" for other grants.
+	IssuedTokenType string
+	ExpirySource    ExpirySource
 	// clientID is the id of the client that it was got for, generation that client's
 	// TokenGeneration then.
 	clientID string
@@ -156,7 +158,7 @@ func (t *Token) beginRefresh(now time.Time) bool {
 // TOKEN_BOUND_ELSEWHERE, TOKEN_TYPE_UNSUPPORTED.
 func newToken(replica string, c *Client, version SecretVersion, key tokenKey, answer TokenResponse) (*Token, error) {
 	t := &Token{
-		Access: answer.AccessToken, Type: answer.TokenType, ID: answer.AccessToken.ID(),
+		Access: answer.AccessToken, Type: answer.TokenType, IssuedTokenType: answer.IssuedTokenType, ID: answer.AccessToken.ID(),
 		IssueTime: answer.SentTime, SecretVersion: version.Number, Scopes: answer.Scopes,
 		limited: c.Upstream.limited(), clientID: c.ID, uid: c.UID, generation: c.TokenGeneration,
 		subject: key.subject, certificate: answer.CertificateThumbprint,

@@ -2,28 +2,33 @@ package client
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
-// isInvalidToken reports whether an API refused the token itself: 401 with a Bearer
-// challenge whose error is invalid_token (RFC 6750 §3.1). Nothing else is a safe sign:
-// a 401 without it may be about anything.
-func isInvalidToken(r *http.Response) bool {
+// isInvalidToken reports whether an API refused the token itself: 401 with a Bearer or
+// DPoP challenge whose error is invalid_token (RFC 6750 §3.1, RFC 9449 §7.1). Nothing
+// else is a safe sign: a 401 without it may be about anything.
+func isInvalidToken(r *http.Response) bool { return challenges(r, "invalid_token", "Bearer", "DPoP") }
+
+// challenges reports whether an answer is a 401 with that error in a challenge of one of
+// the schemes.
+func challenges(r *http.Response, code string, schemes ...string) bool {
 	if r.StatusCode != http.StatusUnauthorized {
 		return false
 	}
 	for _, field := range r.Header.Values("WWW-Authenticate") {
-		if saysInvalidToken(field) {
+		if says(field, code, schemes) {
 			return true
 		}
 	}
 	return false
 }
 
-// saysInvalidToken reads the challenges of one field (RFC 9110 §11.6.1). Schemes,
+// says reads the challenges of one field (RFC 9110 §11.6.1). Schemes,
 // parameters and challenges are all separated by commas, so that a word before an
 // equals sign is a parameter of the scheme before it, and any other begins a challenge.
-func saysInvalidToken(field string) bool {
+func says(field, code string, schemes []string) bool {
 	scheme := ""
 	for field = skip(field); field != ""; field = skip(field) {
 		word := field[:wordLength(field)]
@@ -40,7 +45,7 @@ func saysInvalidToken(field string) bool {
 		if !ok {
 			return false
 		}
-		if strings.EqualFold(scheme, "Bearer") && strings.EqualFold(word, "error") && value == "invalid_token" {
+		if strings.EqualFold(word, "error") && value == code && slices.ContainsFunc(schemes, func(one string) bool { return strings.EqualFold(scheme, one) }) {
 			return true
 		}
 		field = after

@@ -40,6 +40,7 @@ type Client struct {
 	tokens    pb.TokenServiceClient
 	closeConn func() error
 	timeout   time.Duration
+	dpop      *DPoPKey // nil if calls bring no proofs
 	// ctx ends with Close, and with it everything that is under way.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -60,7 +61,7 @@ func New(target string, options ...Option) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := newClient(conn, s.timeout)
+	c := newClient(conn, s)
 	c.closeConn = sync.OnceValue(conn.Close)
 	return c, nil
 }
@@ -74,13 +75,16 @@ func Dial(target string, options ...Option) (*grpc.ClientConn, error) {
 }
 
 // NewFromConn returns a client on a connection that the caller made and closes, after
-// the client: with other balancing, interceptors or credentials than [New] offers.
-func NewFromConn(conn grpc.ClientConnInterface) *Client { return newClient(conn, DefaultTimeout) }
+// the client: with other balancing, interceptors or credentials than [New] offers. Of the
+// options only [WithTimeout] and [WithDPoP] mean something to it.
+func NewFromConn(conn grpc.ClientConnInterface, options ...Option) *Client {
+	return newClient(conn, settingsOf(options))
+}
 
-func newClient(conn grpc.ClientConnInterface, timeout time.Duration) *Client {
+func newClient(conn grpc.ClientConnInterface, s *settings) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Client{
-		tokens: pb.NewTokenServiceClient(conn), closeConn: func() error { return nil }, timeout: timeout,
+		tokens: pb.NewTokenServiceClient(conn), closeConn: func() error { return nil }, timeout: s.timeout, dpop: s.dpop,
 		ctx: ctx, cancel: cancel, sources: map[*Source]struct{}{},
 	}
 }
@@ -112,6 +116,11 @@ type Request struct {
 	Scopes    []string
 	Audience  string
 	Resources []string
+	// Subject says whose grant is meant, for clients whose tokens users consent to.
+	Subject string
+	// CertificateThumbprint is that of the certificate that tokens may be bound to
+	// (RFC 8705, SHA-256, base64url): the caller has its key.
+	CertificateThumbprint string
 	// MinValidity is how long the token should still be good, at most 24 h; 0 takes
 	// the client's own, which is 10 s unless an operator set it. Longer than half of
 	// the token's life is not to be had.
@@ -149,6 +158,7 @@ type answer struct {
 func (c *Client) ask(ctx context.Context, r Request, rejectedID string) (answer, error) {
 	request := &pb.GetTokenRequest{
 		Client: r.Client, Scopes: r.Scopes, Audience: r.Audience, Resources: r.Resources, RejectedTokenId: rejectedID,
+		Subject: r.Subject, CertificateThumbprint: r.CertificateThumbprint,
 	}
 	if r.MinValidity != 0 {
 		request.MinValidity = durationpb.New(r.MinValidity)
@@ -162,7 +172,7 @@ func (c *Client) ask(ctx context.Context, r Request, rejectedID string) (answer,
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
 	sent := time.Now()
-	response, err := c.tokens.GetToken(ctx, request, grpc.WaitForReady(true))
+	response, err := c.getToken(ctx, request)
 	switch {
 	case err != nil && c.ctx.Err() != nil:
 		return answer{}, ErrClosed
@@ -171,4 +181,15 @@ func (c *Client) ask(ctx context.Context, r Request, rejectedID string) (answer,
 	}
 	token, err := tokenOf(response)
 	return answer{token: token, sent: sent, received: time.Now()}, err
+}
+
+// getToken makes the call, with a proof where the client has a key for them.
+func (c *Client) getToken(ctx context.Context, request *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
+	call := func(ctx context.Context, request *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
+		return c.tokens.GetToken(ctx, request, grpc.WaitForReady(true))
+	}
+	if c.dpop == nil {
+		return call(ctx, request)
+	}
+	return c.dpop.getToken(ctx, request, call)
 }

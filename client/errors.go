@@ -31,6 +31,9 @@ const (
 	ReasonClientRejected        Reason = "CLIENT_REJECTED"
 	ReasonStoreUnreachable      Reason = "STORE_UNREACHABLE"
 	ReasonUpstreamUnavailable   Reason = "UPSTREAM_UNAVAILABLE"
+	ReasonDPoPProofRequired     Reason = "DPOP_PROOF_REQUIRED"
+	ReasonDPoPProofInvalid      Reason = "DPOP_PROOF_INVALID"
+	ReasonDPoPNonceRequired     Reason = "DPOP_NONCE_REQUIRED"
 
 	// Warnings.
 	ReasonTokenShorterThanAsked Reason = "TOKEN_SHORTER_THAN_ASKED"
@@ -71,6 +74,9 @@ type Error struct {
 	RequestID string
 	// Message is one line for people; it may change.
 	Message string
+	// Metadata is what the broker says beside the reason, such as "htu" and "dpop_nonce"
+	// for the next DPoP proof; nil without a Reason.
+	Metadata map[string]string
 }
 
 // Error returns the message and the request id.
@@ -101,6 +107,7 @@ func errorOf(err error) *Error {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == errorDomain {
 				e.Reason = Reason(d.GetReason())
+				e.Metadata = d.GetMetadata()
 				e.Recovery, e.RequestID = Recovery(d.GetMetadata()["recovery"]), d.GetMetadata()["request_id"]
 			}
 		case *errdetails.RetryInfo:

@@ -12,7 +12,8 @@ import (
 // PerRPCCredentials returns credentials that put the token into the authorization
 // metadata of each call, over TLS only. They send it wherever the connection goes that
 // they are given to. A call for which there is no token fails with UNAVAILABLE where
-// trying again may help, else with UNAUTHENTICATED.
+// trying again may help, else with UNAUTHENTICATED, as does one whose token is bound by
+// DPoP.
 func (s *Source) PerRPCCredentials() credentials.PerRPCCredentials { return rpcCredentials{s} }
 
 type rpcCredentials struct {
@@ -28,6 +29,9 @@ func (c rpcCredentials) GetRequestMetadata(ctx context.Context, _ ...string) (ma
 	h, err := c.source.get(ctx)
 	if err != nil {
 		return nil, status.Error(codeOf(err), "no token from the broker: "+err.Error())
+	}
+	if h.token.bound() {
+		return nil, status.Error(codes.Unauthenticated, "the token is bound by DPoP, which is for HTTP: use RoundTripper")
 	}
 	return h.metadata, nil
 }

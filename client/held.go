@@ -80,6 +80,9 @@ func hold(a answer, minValidity, guarantee time.Duration, same *held) *held {
 	}
 	h.hard = expire.Add(-min(mostMargin, t.lifetime()/marginShare))
 	header := "Bearer " + t.Access.Reveal()
+	if t.bound() {
+		header = "DPoP " + t.Access.Reveal()
+	}
 	h.metadata = map[string]string{"authorization": header}
 	h.oauth = (&oauth2.Token{AccessToken: t.Access.Reveal(), TokenType: t.Type, Expiry: expire.Round(0)}).
 		WithExtra(map[string]any{"token_id": t.ID})

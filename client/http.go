@@ -14,8 +14,8 @@ import (
 // used again.
 const mostDrained = 64 << 10
 
-// RoundTripper adds the token to requests, as `Authorization: Bearer`, if they go to
-// one of its origins. Make it with [Source.RoundTripper]. It is safe for concurrent use.
+// RoundTripper adds the token to requests, as `Authorization: Bearer`, or `DPoP` with a
+// proof, if they go to one of its origins. Make it with [Source.RoundTripper]. It is safe for concurrent use.
 type RoundTripper struct {
 	source  *Source
 	base    http.RoundTripper
@@ -34,8 +34,9 @@ var _ http.RoundTripper = (*RoundTripper)(nil)
 // come from whoever the service listens to.
 //
 // A 401 that calls the token invalid (RFC 6750 §3.1) makes the source ask for another
-// one and the request is sent once more, if its body is none or has GetBody. All other
-// answers are the caller's.
+// one and the request is sent once more, if its body is none or has GetBody. So it is
+// where an API wants a nonce of its own in the DPoP proof (RFC 9449 §9). All other answers
+// are the caller's.
 func (s *Source) RoundTripper(base http.RoundTripper, origins ...string) (*RoundTripper, error) {
 	if base == nil {
 		base = http.DefaultTransport
@@ -72,17 +73,31 @@ func (rt *RoundTripper) RoundTrip(request *http.Request) (*http.Response, error)
 		return nil, err
 	}
 	response, err := rt.send(request, request.Body, h)
+	if err == nil && h.token.bound() && rt.source.client.dpop.heed(request.URL, response) && replayable(request) {
+		response, err = rt.sendAgain(request, h, response)
+	}
 	if err != nil || !isInvalidToken(response) {
 		return response, err
 	}
 	if next := rt.replace(request, h); next != nil {
-		if body, err := bodyOnceMore(request); err == nil {
-			_, _ = io.CopyN(io.Discard, response.Body, mostDrained) // only the connection is lost
-			_ = response.Body.Close()
-			return rt.send(request, body, next)
-		}
+		return rt.sendAgain(request, next, response)
 	}
 	return response, nil
+}
+
+// sendAgain sends the request once more if that can be done, else it returns refusal.
+func (rt *RoundTripper) sendAgain(request *http.Request, h *held, refusal *http.Response) (*http.Response, error) {
+	body, err := bodyOnceMore(request)
+	if err != nil {
+		return refusal, nil
+	}
+	_, _ = io.CopyN(io.Discard, refusal.Body, mostDrained) // only the connection is lost
+	_ = refusal.Body.Close()
+	response, err := rt.send(request, body, h)
+	if err == nil && h.token.bound() {
+		rt.source.client.dpop.heed(request.URL, response) // for the next request
+	}
+	return response, err
 }
 
 // replace reports a token that was refused, and returns another one if there is one
@@ -111,6 +126,16 @@ func (rt *RoundTripper) send(request *http.Request, body io.ReadCloser, h *held)
 		authorized.Header = http.Header{}
 	}
 	authorized.Header.Set("Authorization", h.metadata["authorization"])
+	if h.token.bound() {
+		if rt.source.client.dpop == nil {
+			closeBody(authorized)
+			return nil, errors.New("tokenbroker: the token is bound by DPoP, and the client was made without WithDPoP")
+		}
+		if err := rt.source.client.dpop.authorize(authorized, h.token); err != nil {
+			closeBody(authorized)
+			return nil, err
+		}
+	}
 	response, err := rt.base.RoundTrip(authorized)
 	if response != nil {
 		response.Request = request

@@ -226,7 +226,7 @@ var challenges = map[string]bool{
 	`Basic realm="Bearer error=\"invalid_token\""`:                          false,
 	`Basic error="invalid_token"`:                                           false,
 	`Bearer realm="x", Basic error="invalid_token"`:                         false,
-	`DPoP error="invalid_token"`:                                            false,
+	`DPoP error="invalid_token"`:                                            true,
 	`Bearer error_description="invalid_token"`:                              false,
 	`Bearer error="invalid_token`:                                           false,
 	`Bearer "error"="invalid_token"`:                                        false,

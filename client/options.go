@@ -19,6 +19,7 @@ type settings struct {
 	timeout    time.Duration
 	userAgent  string
 	extra      []grpc.DialOption
+	dpop       *DPoPKey // nil without
 }
 
 // WithTLS names the files of the connection: who the broker must be and who this
@@ -78,6 +79,16 @@ const serviceConfig = `{
 	"retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}
 }`
 
+// unrepeated is the configuration for calls that bring a proof.
+const unrepeated = `{"loadBalancingConfig": [{"round_robin": {}}]}`
+
+func (s *settings) serviceConfig() string {
+	if s.dpop != nil {
+		return unrepeated
+	}
+	return serviceConfig
+}
+
 // pings find a dead connection; the broker allows one each 10 s.
 var pings = keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}
 
@@ -91,7 +102,7 @@ func (s *settings) dial(target string) (*grpc.ClientConn, error) {
 
 func (s *settings) dialOptions() ([]grpc.DialOption, error) {
 	options := []grpc.DialOption{
-		grpc.WithDefaultServiceConfig(serviceConfig), grpc.WithKeepaliveParams(pings), grpc.WithUserAgent(s.userAgent),
+		grpc.WithDefaultServiceConfig(s.serviceConfig()), grpc.WithKeepaliveParams(pings), grpc.WithUserAgent(s.userAgent),
 	}
 	var transport credentials.TransportCredentials
 	switch {

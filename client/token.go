@@ -52,7 +52,7 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(placeholder), nil 
 type Token struct {
 	// Access is the access token (RFC 6749 §1.4).
 	Access Secret
-	// Type is how to present it: "Bearer" (RFC 6750).
+	// Type is how to present it: "Bearer" (RFC 6750), or "DPoP" (RFC 9449) with a proof.
 	Type string
 	// IssueTime, ExpireTime and RefreshAfter are read from the broker's clock, which
 	// need not agree with this machine's: compare them with each other only. A Source
@@ -82,6 +82,9 @@ type Warning struct {
 
 // lifetime is how long the token lives from its issue on.
 func (t *Token) lifetime() time.Duration { return t.ExpireTime.Sub(t.IssueTime) }
+
+// bound reports whether a proof must go with the token.
+func (t *Token) bound() bool { return t.Type == "DPoP" }
 
 func (t *Token) warned(of Reason) bool {
 	for _, w := range t.Warnings {

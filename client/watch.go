@@ -49,7 +49,7 @@ func (s *Source) watchOnce() (brought bool, err error) {
 	defer cancel() // what is left of the stream
 	r := s.request
 	stream, err := s.client.tokens.WatchToken(ctx, &pb.WatchTokenRequest{
-		Client: r.Client, Scopes: r.Scopes, Audience: r.Audience, Resources: r.Resources,
+		Client: r.Client, Scopes: r.Scopes, Audience: r.Audience, Resources: r.Resources, Subject: r.Subject,
 	}, grpc.WaitForReady(true))
 	if err != nil {
 		return false, err

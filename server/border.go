@@ -297,6 +297,8 @@ func reasonOf(st *status.Status) string {
 func clientOf(req any) string {
 	var name string
 	switch r := req.(type) {
+	case namesAuthorization:
+		name = clientOfAuthorization(r)
 	case interface{ GetClient() string }:
 		name = r.GetClient()
 	case interface{ GetName() string }:

@@ -202,6 +202,7 @@ func TestCanary(t *testing.T) {
 		c.clientsSucceed(t)
 		c.rotationSucceeds(t)
 		c.tokensSucceed(t)
+		c.consentsSucceed(t)
 		c.requestsFail(t)
 		c.storeFails(t)
 		c.damagedRecords(t)

@@ -28,7 +28,7 @@ func requireHealth(t *testing.T, w *world, want healthpb.HealthCheckResponse_Ser
 	t.Helper()
 	list, err := w.health.List(t.Context(), &healthpb.HealthListRequest{})
 	must(t, err)
-	if got, want := len(list.GetStatuses()), 5; got != want {
+	if got, want := len(list.GetStatuses()), 6; got != want {
 		t.Errorf("got the health of %d services, want %d: %v", got, want, list)
 	}
 	for service, response := range list.GetStatuses() {

@@ -64,6 +64,11 @@ func prepareFor(t *testing.T, w *world, m method) {
 		remove(t, w)
 	case strings.HasSuffix(m.full, "/AdoptSecret"):
 		changeSecret(t, w)
+	case strings.HasPrefix(m.full, "/tokenbroker.v1.AuthorizationService/"):
+		asksUsers(t, w)
+		if strings.HasSuffix(m.full, "/GetAuthorization") || strings.HasSuffix(m.full, "/RevokeAuthorization") {
+			w.startAuthorization(t, "acme")
+		}
 	}
 }
 

@@ -30,12 +30,16 @@ var demanded = map[string][]string{
 	"AbortRotation": {"secret.rollback"}, "AdoptSecret": {"secret.stage"},
 	"GetRotation": {"client.read"}, "ListRotations": {"client.read"}, "WatchRotation": {"client.read"},
 	"ListSecretVersions": {"client.read"}, "CheckLookup": {"lookup.check"},
+	"StartAuthorization": {"authorization.start"}, "CompleteAuthorization": {"authorization.complete"}, "ImportAuthorization": {"authorization.import"},
+	"GetAuthorization": {"authorization.read"}, "ListAuthorizations": {"authorization.read"},
+	"RevokeAuthorization": {"authorization.revoke"}, "DeleteSubject": {"authorization.revoke"},
 }
 
 // cell is one table of the matrix and what it means, worked out without package access.
 type cell struct {
 	callers     string // the row's, as YAML
 	permissions []string
+	subjects    string // the row's, as YAML; "" for none
 	clients     string // the row's, as YAML
 	// grants says whether the row is for a caller, and whether its pattern matches the
 	// client: by name, or by the label that the client has.
@@ -45,8 +49,8 @@ type cell struct {
 }
 
 func (c cell) text() string {
-	return fmt.Sprintf("callers:\n  - {name: a, identities: [\"jwt:%s#a\"]}\n  - {name: b, identities: [\"jwt:%s#b\"]}\nrules:\n  - {%s, permissions: [%s], %s}\n...\n",
-		issuerName, issuerName, c.callers, strings.Join(c.permissions, ", "), c.clients)
+	return fmt.Sprintf("callers:\n  - {name: a, identities: [\"jwt:%s#a\"]}\n  - {name: b, identities: [\"jwt:%s#b\"]}\nrules:\n  - {%s, permissions: [%s], %s%s}\n...\n",
+		issuerName, issuerName, c.callers, strings.Join(c.permissions, ", "), c.clients, c.subjects)
 }
 
 // allows is the oracle: what is not granted is denied.
@@ -63,7 +67,11 @@ func (c cell) allows(caller, method, id string) bool {
 			return false
 		}
 		switch {
-		case slices.Contains([]string{"ListClients", "ListRotations", "ImportClients", "ListProviders", "GetProvider"}, method): // any client at all
+		case namesSubject[method] && c.subjects == "":
+			return false
+		case method == "DeleteSubject":
+			return c.clients == `clients: ["*"]`
+		case slices.Contains([]string{"ListClients", "ListRotations", "ImportClients", "ListProviders", "GetProvider", "SweepLookups", "ExplainError"}, method): // any client at all
 		case c.matchesName(id):
 		case method != "CreateClient" && c.matchesLabelOf(id):
 		default:
@@ -71,6 +79,16 @@ func (c cell) allows(caller, method, id string) bool {
 		}
 	}
 	return true
+}
+
+// namesSubject are the methods whose samples name a subject by themselves.
+var namesSubject = map[string]bool{"StartAuthorization": true, "ImportAuthorization": true, "GetAuthorization": true, "RevokeAuthorization": true, "DeleteSubject": true}
+
+// ofSubjects reports whether a row with these permissions may have subjects.
+func ofSubjects(permissions []string) bool {
+	return slices.ContainsFunc(permissions, func(p string) bool {
+		return p == "token.get" || p == "token.watch" || strings.HasPrefix(p, "authorization.")
+	})
 }
 
 // cells are rows of every permission alone, of all but one, and of the roles' sets, for
@@ -102,7 +120,12 @@ func cells() []cell {
 				{clients: `clients: ["label:team=crm"]`, matchesName: never, matchesLabelOf: is("acme")},
 				{clients: `clients: ["label:team=erp"]`, matchesName: never, matchesLabelOf: never},
 			} {
-				list = append(list, cell{who.callers, permissions, what.clients, who.grantsCaller, what.matchesName, what.matchesLabelOf})
+				c := cell{who.callers, permissions, "", what.clients, who.grantsCaller, what.matchesName, what.matchesLabelOf}
+				list = append(list, c)
+				if ofSubjects(permissions) {
+					c.subjects = `, subjects: ["` + sampleSubject + `"]`
+					list = append(list, c)
+				}
 			}
 		}
 	}

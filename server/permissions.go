@@ -20,7 +20,7 @@ type Role string
 
 // The roles.
 const (
-	// RoleCaller may get tokens and nothing else.
+	// RoleCaller may get tokens that are not users', and nothing else.
 	RoleCaller Role = "caller"
 	// RoleOperator may do everything but send a stored secret to another origin.
 	RoleOperator Role = "operator"
@@ -76,6 +76,8 @@ const (
 	forNewClient
 	// forAny: at least one client; the handler leaves out the others.
 	forAny
+	// forAll: all clients at once.
+	forAll
 	// forNobody is for health checks: load balancers have no certificate.
 	forNobody
 	// forListed: any caller that the table lists.
@@ -119,6 +121,14 @@ var needs = map[string]need{
 	pb.RotationService_ListRotations_FullMethodName:      {permission: access.ClientRead, kind: forAny, observes: true},
 	pb.RotationService_WatchRotation_FullMethodName:      {permission: access.ClientRead, lasts: true, observes: true},
 	pb.RotationService_ListSecretVersions_FullMethodName: {permission: access.ClientRead, observes: true},
+
+	pb.AuthorizationService_StartAuthorization_FullMethodName:    {permission: access.AuthorizationStart},
+	pb.AuthorizationService_CompleteAuthorization_FullMethodName: {permission: access.AuthorizationComplete},
+	pb.AuthorizationService_ImportAuthorization_FullMethodName:   {permission: access.AuthorizationImport},
+	pb.AuthorizationService_GetAuthorization_FullMethodName:      {permission: access.AuthorizationRead, observes: true},
+	pb.AuthorizationService_ListAuthorizations_FullMethodName:    {permission: access.AuthorizationRead, observes: true},
+	pb.AuthorizationService_RevokeAuthorization_FullMethodName:   {permission: access.AuthorizationRevoke},
+	pb.AuthorizationService_DeleteSubject_FullMethodName:         {permission: access.AuthorizationRevoke, kind: forAll},
 
 	pb.DiagnosticsService_CheckLookup_FullMethodName:  {permission: access.LookupCheck, observes: true},
 	pb.DiagnosticsService_StreamCheck_FullMethodName:  {permission: access.LookupCheck, observes: true},
@@ -187,6 +197,8 @@ type visit struct {
 	problem error
 	// notAfter is when the first of the peer's credentials expire; zero if they do not.
 	notAfter time.Time
+	// subject is whom the call names, or turned out to be about; "" for nobody.
+	subject string
 	// token is what is handed out, and from where; nil for none.
 	token      *broker.Token
 	servedFrom telemetry.ServedFrom
@@ -277,6 +289,10 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 		return denied()
 	case demanded.kind == forAny:
 		return nil
+	case demanded.kind == forAll:
+		var err error
+		v.decision, err = v.decide(ctx, demanded.permission, "")
+		return err
 	}
 	id, named := strings.CutPrefix(clientOf(req), "clients/")
 	if !named || broker.CheckID("", id) != nil {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/brokertest"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
@@ -119,6 +120,14 @@ func TestProviders(t *testing.T) {
 
 // issuers answers discovery, and nothing else is asked of it.
 type issuers struct{ broker.AuthorizationServer }
+
+// usersAndIssuers is an authorization server of users whose metadata is that of issuers.
+type usersAndIssuers struct{ *brokertest.Users }
+
+// Discover implements broker.AuthorizationServer.
+func (usersAndIssuers) Discover(ctx context.Context, issuer string, bound ...string) (broker.Metadata, error) {
+	return issuers{}.Discover(ctx, issuer, bound...)
+}
 
 // Discover implements broker.AuthorizationServer.
 func (issuers) Discover(_ context.Context, issuer string, _ ...string) (broker.Metadata, error) {

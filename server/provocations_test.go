@@ -17,7 +17,7 @@ import (
 
 // contract is how to provoke each code :: RPC → provocations. Codes that every
 // method has (docs/errors.md) have tests of their own.
-var contract = joined(clientContract, rotationContract, savingContract)
+var contract = joined(clientContract, rotationContract, savingContract, consentContract)
 
 // clientContract is the part of all services but RotationService.
 var clientContract = map[string][]provocation{

@@ -44,6 +44,7 @@ func (b *border) record(c *call, outcome audit.Outcome, reason broker.Reason) er
 	}
 	entry := audit.Entry{
 		RequestID: c.requestID, TraceID: c.traceID, Caller: v.name(), Identity: v.identity(), Method: c.method, Client: c.client,
+		Subject: c.visit.subject,
 		Outcome: outcome, Reason: string(reason),
 	}
 	if v.caller.Table() == nil {

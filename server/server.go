@@ -180,6 +180,7 @@ func New(cfg Config) (*Server, error) {
 	pb.RegisterTokenServiceServer(s.grpc, &tokenService{broker: cfg.Broker, metrics: cfg.Metrics})
 	pb.RegisterClientServiceServer(s.grpc, &clientService{broker: cfg.Broker})
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
+	pb.RegisterAuthorizationServiceServer(s.grpc, &authorizationService{broker: cfg.Broker})
 	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker, failures: s.border.failures})
 	pb.RegisterAccessServiceServer(s.grpc, accessService{})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
@@ -266,6 +267,7 @@ func services() []string {
 	return []string{
 		pb.TokenService_ServiceDesc.ServiceName, pb.ClientService_ServiceDesc.ServiceName,
 		pb.RotationService_ServiceDesc.ServiceName, pb.DiagnosticsService_ServiceDesc.ServiceName,
+		pb.AuthorizationService_ServiceDesc.ServiceName,
 	}
 }
 

@@ -143,6 +143,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonAuthorizationDenied:     codes.FailedPrecondition,
 	broker.ReasonAuthorizationExpired:    codes.FailedPrecondition,
 	broker.ReasonAuthorizationNotTaken:   codes.FailedPrecondition,
+	broker.ReasonAuthorizationAnswerLost: codes.FailedPrecondition,
 	broker.ReasonAuthorizationNotOffered: codes.FailedPrecondition,
 	broker.ReasonStateInvalid:            codes.InvalidArgument,
 	broker.ReasonIDTokenInvalid:          codes.FailedPrecondition,

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/answer"
@@ -36,10 +37,16 @@ func (s *tokenService) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*
 		return nil, err
 	}
 	v := visitOf(ctx)
-	query, err := v.query(broker.TokenQuery{
+	v.subject = req.GetSubject()
+	asked := broker.TokenQuery{
 		ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(),
-		MinValidity: minValidity, RejectedTokenID: req.GetRejectedTokenId(),
-	})
+		MinValidity: minValidity, RejectedTokenID: req.GetRejectedTokenId(), Subject: req.GetSubject(),
+		SubjectTokenType: req.GetSubjectTokenType(), DPoPProof: req.GetDpopProof(), CertificateThumbprint: req.GetCertificateThumbprint(),
+	}
+	if token := req.GetSubjectToken(); token != "" {
+		asked.SubjectToken = secret.NewString(token)
+	}
+	query, err := v.query(asked)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +95,8 @@ func (s *tokenService) WatchToken(req *pb.WatchTokenRequest, stream grpc.ServerS
 	}
 	ctx, started := stream.Context(), time.Now()
 	v := visitOf(ctx)
-	asked := broker.TokenQuery{ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources()}
+	v.subject = req.GetSubject()
+	asked := broker.TokenQuery{ClientID: id, Scopes: req.GetScopes(), Audience: req.GetAudience(), Resources: req.GetResources(), Subject: req.GetSubject()}
 	query, err := v.query(asked)
 	if err != nil {
 		return err
@@ -161,7 +169,7 @@ func newResponse(token *broker.Token) *pb.GetTokenResponse {
 		AccessToken: token.Access.RevealString(), TokenType: token.Type,
 		IssueTime: timestamppb.New(token.IssueTime), ExpireTime: timestamppb.New(token.ExpireTime),
 		ExpirySource: expirySources[token.ExpirySource], RefreshAfter: timestamppb.New(token.RefreshAfter),
-		Scopes: token.Scopes, TokenId: token.ID, SecretVersion: token.SecretVersion,
+		Scopes: token.Scopes, TokenId: token.ID, SecretVersion: token.SecretVersion, IssuedTokenType: token.IssuedTokenType,
 	}
 }
 
@@ -171,6 +179,9 @@ var expirySources = map[broker.ExpirySource]pb.ExpirySource{
 	broker.ExpiryFromJWT:      pb.ExpirySource_EXPIRY_SOURCE_JWT,
 	broker.ExpiryFromClient:   pb.ExpirySource_EXPIRY_SOURCE_CLIENT,
 	broker.ExpiryAssumed:      pb.ExpirySource_EXPIRY_SOURCE_ASSUMED,
+
+	broker.ExpiryFromProvider:      pb.ExpirySource_EXPIRY_SOURCE_PROVIDER,
+	broker.ExpiryFromIntrospection: pb.ExpirySource_EXPIRY_SOURCE_INTROSPECTION,
 }
 
 func warningsToProto(warnings []broker.Warning) []*pb.Warning {

@@ -31,7 +31,8 @@ func (accessService) WhoAmI(ctx context.Context, _ *pb.WhoAmIRequest) (*pb.WhoAm
 func grantToProto(g access.Grant) *pb.Grant {
 	grant := &pb.Grant{
 		Rule: int32(g.Row.Index), Clients: g.Clients, ExceptClients: g.Except,
-		Scopes: restrictionToProto(g.Scopes), Audiences: restrictionToProto(g.Audiences), Resources: restrictionToProto(g.Resources),
+		Subjects: g.Subjects,
+		Scopes:   restrictionToProto(g.Scopes), Audiences: restrictionToProto(g.Audiences), Resources: restrictionToProto(g.Resources),
 	}
 	for _, p := range g.Permissions {
 		grant.Permissions = append(grant.Permissions, p.String())

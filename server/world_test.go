@@ -60,6 +60,7 @@ type world struct {
 	memory   *brokertest.Memory
 	store    *brokertest.Faulty
 	upstream *brokertest.Upstream
+	users    *brokertest.Users
 	broker   *broker.Broker
 	// wrapping and references are where secrets come from besides requests.
 	wrapping   *brokertest.Wrapping
@@ -80,6 +81,7 @@ type peer struct {
 	clients     pb.ClientServiceClient
 	rotations   pb.RotationServiceClient
 	diagnostics pb.DiagnosticsServiceClient
+	consents    pb.AuthorizationServiceClient
 	health      healthpb.HealthClient
 }
 
@@ -87,7 +89,7 @@ func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
 	w := &world{memory: brokertest.NewMemory(), upstream: brokertest.NewUpstream(), logs: &logs{}, audit: &auditSink{}}
 	w.wrapping, w.references = brokertest.NewWrapping(), brokertest.NewReferences()
-	w.store = brokertest.NewFaulty(w.memory)
+	w.store, w.users = brokertest.NewFaulty(w.memory), brokertest.NewUsers(w.upstream, usersIssuer)
 	if s.prepare != nil {
 		s.prepare(w)
 	}
@@ -102,14 +104,14 @@ func (w *world) start(t *testing.T, s setup) {
 	if s.store != nil {
 		store = s.store(store)
 	}
-	request := broker.RequestToken(w.upstream.RequestToken)
+	request := broker.RequestToken(w.users.RequestToken)
 	if s.request != nil {
 		request = s.request(request)
 	}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b, err := broker.New(broker.Config{
 		Store: store, RequestToken: request, CheckSecret: checkSecret, CheckEndpoint: checkEndpoint, Logger: log,
-		Unwrap: w.wrapping.Unwrap, References: w.references, Providers: profiles{}, AuthorizationServer: issuers{},
+		Unwrap: w.wrapping.Unwrap, References: w.references, Providers: profiles{}, AuthorizationServer: usersAndIssuers{w.users}, CallbackURL: usersCallback,
 		Feed: s.maxBlind > 0, MaxBlind: s.maxBlind,
 	})
 	if err != nil {
@@ -191,7 +193,7 @@ func (w *world) connect(t *testing.T, creds credentials.TransportCredentials, op
 func newPeer(conn *grpc.ClientConn) *peer {
 	return &peer{
 		conn: conn, tokens: pb.NewTokenServiceClient(conn), clients: pb.NewClientServiceClient(conn),
-		rotations: pb.NewRotationServiceClient(conn), diagnostics: pb.NewDiagnosticsServiceClient(conn), health: healthpb.NewHealthClient(conn),
+		rotations: pb.NewRotationServiceClient(conn), diagnostics: pb.NewDiagnosticsServiceClient(conn), consents: pb.NewAuthorizationServiceClient(conn), health: healthpb.NewHealthClient(conn),
 	}
 }
 

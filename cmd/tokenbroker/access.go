@@ -33,6 +33,7 @@ type explainCommand struct {
 	Caller     string            `help:"Name or identity of the caller." placeholder:"CALLER" required:""`
 	Permission string            `help:"Permission, such as token.get." placeholder:"PERMISSION" required:""`
 	Client     string            `help:"Id of the client; none for what is about no client." placeholder:"ID"`
+	Subject    string            `help:"Subject that the call names; none if it names none." placeholder:"SUBJECT"`
 	Label      map[string]string `help:"A label that the client has; may be repeated." placeholder:"KEY=VALUE"`
 }
 
@@ -51,7 +52,7 @@ func (c *explainCommand) Run(p *process) error {
 		return usageError{fmt.Errorf("--permission %q is unknown; known are %s", c.Permission, strings.Join(names, ", "))}
 	}
 	id := strings.TrimPrefix(c.Client, "clients/")
-	_, err = fmt.Fprintln(p.stdout, table.Explain(c.Caller, permission, id, c.Label))
+	_, err = fmt.Fprintln(p.stdout, table.Explain(c.Caller, permission, id, c.Label).For(c.Subject))
 	return err
 }
 

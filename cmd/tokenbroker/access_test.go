@@ -51,7 +51,7 @@ func TestAccessTest(t *testing.T) {
 	table, expectations := documented(t)
 	got := command(t, "access", "test", "--file", table, expectations)
 	got.want(t, 0)
-	if !strings.HasSuffix(got.stdout, "7 of 7 expectations met\n") {
+	if !strings.HasSuffix(got.stdout, "10 of 10 expectations met\n") {
 		t.Errorf("it printed %q", got.stdout)
 	}
 	unmet := write(t, "unmet.yaml", "expectations:\n  - {caller: crm, permission: audit.read, allow: true}\n")

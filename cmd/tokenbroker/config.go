@@ -36,8 +36,10 @@ type config struct {
 	Rotators  []plugin.Config `yaml:"rotators"`
 	JWKS      jwksConfig      `yaml:"jwks"`
 	Tokens    tokensConfig    `yaml:"tokens"`
-	Notify    notify.Config   `yaml:"notify"`
-	Clients   clientsConfig   `yaml:"clients"`
+	// Authorization is how users' consent comes back.
+	Authorization authorizationConfig `yaml:"authorization"`
+	Notify        notify.Config       `yaml:"notify"`
+	Clients       clientsConfig       `yaml:"clients"`
 	// Diagnosis says what checks may do.
 	Diagnosis diagnosisConfig `yaml:"diagnosis"`
 	Limits    server.Limits   `yaml:"limits"`
@@ -260,6 +262,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 	cfg.Providers.validate(add)
 	checkRotators(add, cfg.Rotators)
 	cfg.JWKS.validate(add, cfg.Listen)
+	cfg.Authorization.validate(add, cfg.Listen)
 	cfg.Clients.validate(add)
 	cfg.Diagnosis.validate(add)
 	for key, value := range map[string]int{

@@ -34,6 +34,7 @@ type devCommand struct {
 	Dir                 string `help:"Folder for store, certificates and configuration; .tokenbroker-dev by default, with --once one that is removed at the end." placeholder:"DIR" env:"TOKENBROKER_DEV_DIR" type:"path"`
 	Address             string `help:"Address of the API; 127.0.0.1:7443 by default, with --once any free port." placeholder:"HOST:PORT"`
 	AuthorizationServer string `help:"Address of the demonstration's authorization server; 127.0.0.1:7480 by default, with --once any free port." placeholder:"HOST:PORT"`
+	Callback            string `help:"Address of the callback of users' consent, over plain http on loopback: its URL is http://HOST:PORT/authorization/callback. None by default." placeholder:"HOST:PORT"`
 	Demo                bool   `help:"Walk through getting a token, rotating a secret and finding out why a lookup fails; then keep serving."`
 	Once                bool   `help:"Like --demo, but end after it: status 0 if all went well."`
 }
@@ -118,7 +119,7 @@ func (d *development) start(ctx context.Context, c *devCommand) (err error) {
 	if d.listener, err = net.Listen("tcp", c.Address); err != nil {
 		return fmt.Errorf("listen: %w; choose another address with --address", err)
 	}
-	if err := d.files.writeConfig(d.listener.Addr().String(), c.Once); err != nil {
+	if err := d.files.writeConfig(d.listener.Addr().String(), c.Callback, c.Once); err != nil {
 		return err
 	}
 	cfg, err := loadConfig(d.files.path("config.yaml"))

@@ -62,7 +62,7 @@ func writePrivate(path string, content []byte) error {
 }
 
 // writeConfig writes a configuration file that `serve` takes too.
-func (f devFiles) writeConfig(address string, once bool) error {
+func (f devFiles) writeConfig(address, callback string, once bool) error {
 	cfg := map[string]any{
 		"listen": map[string]any{
 			"address": address, "certificate_file": f.path("server.pem"), "key_file": f.path("server-key.pem"), "client_ca_file": f.path("ca.pem"),
@@ -75,6 +75,11 @@ func (f devFiles) writeConfig(address string, once bool) error {
 		"audit":    map[string]any{"key_file": f.path("audit.key"), "file": map[string]any{"path": f.path("audit.log")}},
 		"upstream": map[string]any{"insecure_http_loopback": true},
 		"log":      map[string]any{"level": "warn", "format": "text"},
+	}
+	if callback != "" {
+		cfg["authorization"] = map[string]any{
+			"callback_url": "http://" + callback + "/authorization/callback", "callback_listen": callback, "insecure_plaintext": true,
+		}
 	}
 	if once { // nobody looks, and many may run at once
 		cfg["admin"] = map[string]any{"address": adminOff}

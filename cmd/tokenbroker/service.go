@@ -20,6 +20,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/access"
 	"github.com/tokenbroker/tokenbroker/server/bearer"
+	"github.com/tokenbroker/tokenbroker/server/callback"
 	"github.com/tokenbroker/tokenbroker/server/jwks"
 	"github.com/tokenbroker/tokenbroker/server/notify"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
@@ -45,7 +46,9 @@ type service struct {
 	log      *slog.Logger
 	closers  []func() error // in the order of making
 
-	jwksAddress string
+	callback *callback.Server // nil if no callback is hosted
+
+	jwksAddress, callbackAddress string
 }
 
 func newLogger(cfg logConfig, w io.Writer) *slog.Logger {
@@ -104,6 +107,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		Mints: cfg.Tokens.MaxRequests, MintsPerEndpoint: cfg.Tokens.MaxRequestsPerEndpoint,
 		CachedClients: cfg.Tokens.CachedClients, CachedTokens: cfg.Tokens.CachedTokens, MaxBlind: cfg.Tokens.MaxBlind,
 		PurgeDeletedAfter: cfg.Clients.PurgeDeletedAfter, Prober: s.upstream, WrongTries: cfg.Diagnosis.WrongTriesPerDay,
+		CallbackURL: cfg.Authorization.CallbackURL,
 	}
 	s.addSources(&settings, cfg.Secrets)
 	if s.broker, err = broker.New(settings); err != nil {
@@ -141,6 +145,9 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 		s.closers = append(s.closers, s.audit.close)
 		s.metrics.ObserveAudit(s.audit.Status)
 		border.Audit = s.audit.Log
+	}
+	if err := s.openCallback(cfg); err != nil {
+		return nil, err
 	}
 	s.server, err = server.New(border)
 	if err != nil {
@@ -247,18 +254,32 @@ func (s *service) close() error {
 	return errors.Join(errs...)
 }
 
-// run serves on listeners until ctx ends, then closes everything. The store is
-// looked after, and metrics are served, until the last call has been answered.
-func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
-	pages, err := s.listenAdmin()
-	var keys net.Listener
+// listenBeside opens the listeners that are not for callers; nil where nothing is served,
+// and none of them after an error.
+func (s *service) listenBeside() (pages, keys, browsers net.Listener, err error) {
+	pages, err = s.listenAdmin()
 	if err == nil {
 		keys, err = s.listenJWKS()
 	}
-	if err != nil {
-		if pages != nil {
-			listeners = append(listeners, pages)
+	if err == nil {
+		browsers, err = s.listenCallback()
+	}
+	if err == nil {
+		return pages, keys, browsers, nil
+	}
+	for _, listener := range []net.Listener{pages, keys} {
+		if listener != nil {
+			err = errors.Join(err, listener.Close())
 		}
+	}
+	return nil, nil, nil, err
+}
+
+// run serves on listeners until ctx ends, then closes everything. The store is
+// looked after, and metrics are served, until the last call has been answered.
+func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
+	pages, keys, browsers, err := s.listenBeside()
+	if err != nil {
 		for _, listener := range listeners {
 			err = errors.Join(err, listener.Close())
 		}
@@ -273,6 +294,9 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	if keys != nil {
 		owned.Go(func() { s.serveJWKS(looking, keys) })
+	}
+	if browsers != nil {
+		owned.Go(func() { s.serveCallback(ctx, browsers) })
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way

@@ -49,6 +49,7 @@ func describeGrant(w io.Writer, g *pb.Grant) {
 	l.addIf("may", strings.Join(g.GetPermissions(), ", "))
 	l.addIf("clients", strings.Join(g.GetClients(), ", "))
 	l.addIf("except", strings.Join(g.GetExceptClients(), ", "))
+	l.addIf("subjects", strings.Join(g.GetSubjects(), ", "))
 	for _, each := range []struct {
 		name string
 		of   *pb.Restriction

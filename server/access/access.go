@@ -49,8 +49,15 @@ const (
 	// LookupProbe lets a check go as far as the authorization server and the API.
 	LookupProbe
 	AuditRead
+	// AuthorizationStart and AuthorizationComplete ask a user for consent.
+	AuthorizationStart
+	AuthorizationComplete
+	AuthorizationRead
+	// AuthorizationImport brings grants that were had elsewhere.
+	AuthorizationImport
+	AuthorizationRevoke
 
-	lastPermission = AuditRead
+	lastPermission = AuthorizationRevoke
 )
 
 // permissionNames is Permission :: constant → its name in a table.
@@ -60,6 +67,8 @@ var permissionNames = [lastPermission + 1]string{
 	SecretStage: "secret.stage", SecretReference: "secret.reference", SecretVerify: "secret.verify",
 	SecretPromote: "secret.promote", SecretRollback: "secret.rollback", SecretRetire: "secret.retire",
 	LookupCheck: "lookup.check", LookupProbe: "lookup.probe", AuditRead: "audit.read",
+	AuthorizationStart: "authorization.start", AuthorizationComplete: "authorization.complete", AuthorizationRead: "authorization.read",
+	AuthorizationImport: "authorization.import", AuthorizationRevoke: "authorization.revoke",
 }
 
 // Permissions lists all permissions in the order in which they are documented.

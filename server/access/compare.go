@@ -147,6 +147,9 @@ func (r *row) disputed(other *row) permissionSet {
 	if r.limits != nil || other.limits != nil {
 		return both
 	}
+	if !r.subjects.equal(other.subjects) && both&subjectPermissions != 0 {
+		return both & subjectPermissions
+	}
 	if r.scopes.equal(other.scopes) && r.audiences.equal(other.audiences) && r.resources.equal(other.resources) {
 		return 0
 	}
@@ -155,6 +158,8 @@ func (r *row) disputed(other *row) permissionSet {
 
 func (r *row) difference(other *row) string {
 	switch {
+	case r.permissions&other.permissions&subjectPermissions != 0 && !r.subjects.equal(other.subjects):
+		return "subjects"
 	case r.permissions&other.permissions&tokenPermissions == 0:
 		return "limits"
 	case !r.scopes.equal(other.scopes):

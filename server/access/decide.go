@@ -33,6 +33,8 @@ type Decision struct {
 	// Scopes, Audiences and Resources restrict what a token request may name; nil where
 	// only the client does, and for other permissions than token.get and token.watch.
 	Scopes, Audiences, Resources *Restriction
+	// Subjects are those whom the call may name; nil are none.
+	Subjects *Subjects
 	// Limits bound the caller's use of the row; nil if nothing does. There is one for
 	// each caller and row of a table, so that its address can be the key of a count.
 	Limits *Limits
@@ -68,6 +70,9 @@ func (t *Table) Decide(r Request) Decision {
 	if tokenPermissions.has(r.Permission) {
 		d.Scopes, d.Audiences, d.Resources = found.scopes, found.audiences, found.resources
 	}
+	if subjectPermissions.has(r.Permission) {
+		d.Subjects = found.subjects
+	}
 	if found.limits != nil {
 		d.Limits = r.Caller.entry.limits[found]
 	}
@@ -89,6 +94,9 @@ func (d *Decision) Err() error {
 // TARGET_NOT_ALLOWED.
 func (d *Decision) Query(q broker.TokenQuery) (broker.TokenQuery, error) {
 	if err := d.Err(); err != nil {
+		return broker.TokenQuery{}, err
+	}
+	if err := d.Subject(q.Subject); err != nil {
 		return broker.TokenQuery{}, err
 	}
 	var err error

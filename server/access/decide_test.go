@@ -188,8 +188,8 @@ func TestQuery(t *testing.T) {
 }
 
 func TestPermissions(t *testing.T) {
-	if got := len(access.Permissions()); got != 16 {
-		t.Errorf("there are %d permissions, want 16", got)
+	if got := len(access.Permissions()); got != 21 {
+		t.Errorf("there are %d permissions, want 21", got)
 	}
 	for _, p := range access.Permissions() {
 		if parsed, ok := access.ParsePermission(p.String()); !ok || parsed != p {
@@ -213,8 +213,8 @@ func TestGrants(t *testing.T) {
 		got = append(got, fmt.Sprintf("%v %v %v -%v scopes %v limits %v", g.Row, g.Permissions, g.Clients, g.Except, g.Scopes, g.Limits))
 	}
 	want := []string{
-		"rules[0] (line 15) [token.get token.watch] [prefix:acme-] -[acme-billing] scopes by default contacts.read; allowed contacts.write limits 50 requests a second, bursts of 100, 20 at once, 10 scope sets",
-		"rules[1] (line 24) [token.get] [acme-billing] -[] scopes must be named; allowed invoices.read invoices.write limits none",
+		"rules[0] (line 17) [token.get token.watch] [prefix:acme-] -[acme-billing] scopes by default contacts.read; allowed contacts.write limits 50 requests a second, bursts of 100, 20 at once, 10 scope sets",
+		"rules[1] (line 26) [token.get] [acme-billing] -[] scopes must be named; allowed invoices.read invoices.write limits none",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)

@@ -28,6 +28,8 @@ type Expectation struct {
 	Client string `yaml:"client"`
 	// Labels are those that the client has; absent means none.
 	Labels map[string]string `yaml:"labels"`
+	// Subject is whom the request names; absent means nobody.
+	Subject string `yaml:"subject"`
 	// Scopes, Audience and Resources are what a token request names. They are for
 	// token.get and token.watch.
 	Scopes    []string `yaml:"scopes"`
@@ -86,6 +88,9 @@ func (p *parser) expectation(key string, e *Expectation) {
 	case !token && len(e.Scopes)+len(e.Audience)+len(e.Resources)+len(e.Gets) > 0:
 		p.add(key, "scopes, audience, resources and gets are for token.get and token.watch")
 	}
+	if e.Subject != "" && known && !subjectPermissions.has(e.permission) {
+		p.add(key+".subject", "is for token.get, token.watch and those of authorizations")
+	}
 	if e.Caller == "" {
 		p.missing(key+".caller", "is required: a name or an identity")
 	}
@@ -131,7 +136,7 @@ func (t *Table) test(e *Expectation) string {
 	}
 	found := t.names[explained.Caller]
 	d := t.Decide(Request{Caller: Caller{table: t, entry: found}, Permission: e.permission, Client: e.Client, Labels: func() map[string]string { return labels }})
-	q, err := d.Query(broker.TokenQuery{ClientID: e.Client, Scopes: e.Scopes, Audience: e.Audience, Resources: e.Resources})
+	q, err := d.Query(broker.TokenQuery{ClientID: e.Client, Subject: e.Subject, Scopes: e.Scopes, Audience: e.Audience, Resources: e.Resources})
 	switch {
 	case err != nil && *e.Allow:
 		return fmt.Sprintf("expected to be allowed; %v; %s", err, indent(explained))

@@ -25,14 +25,14 @@ func TestExpectations(t *testing.T) {
 // TestFailures: each expectation is on a line of its own, and none is met.
 func TestFailures(t *testing.T) {
 	tests := []struct{ expectation, want string }{
-		{"{caller: crm, permission: token.get, client: acme-crm, allow: false}", "expected to be denied; allowed: crm, token.get, acme-crm\n    row: rules[0] at access.yaml:15"},
-		{"{caller: crm, permission: token.get, client: acme-crm, scopes: [admin], allow: true}", `expected to be allowed; client acme-crm: SCOPE_NOT_ALLOWED: rules[0] (line 15) does not allow the scope "admin"`},
+		{"{caller: crm, permission: token.get, client: acme-crm, allow: false}", "expected to be denied; allowed: crm, token.get, acme-crm\n    row: rules[0] at access.yaml:17"},
+		{"{caller: crm, permission: token.get, client: acme-crm, scopes: [admin], allow: true}", `expected to be allowed; client acme-crm: SCOPE_NOT_ALLOWED: rules[0] (line 17) does not allow the scope "admin"`},
 		{"{caller: crm, permission: token.get, client: acme-crm, audience: x, allow: true}", "expected to be allowed; client acme-crm: TARGET_NOT_ALLOWED"},
-		{"{caller: crm, permission: token.get, client: acme-billing, allow: true}", "expected to be allowed; client acme-billing: SCOPE_NOT_ALLOWED: rules[1] (line 24) has no default scope"},
+		{"{caller: crm, permission: token.get, client: acme-billing, allow: true}", "expected to be allowed; client acme-billing: SCOPE_NOT_ALLOWED: rules[1] (line 26) has no default scope"},
 		{"{caller: crm, permission: token.get, client: acme-crm, allow: true, gets: [contacts.write]}", "expected the scopes contacts.write, got contacts.read; allowed"},
 		{"{caller: operator, permission: token.get, client: acme-crm, allow: true, gets: [contacts.read]}", "expected the scopes contacts.read, got the client's default scopes; allowed"},
 		{"{caller: rotator, permission: secret.promote, client: acme-crm, allow: true}", "expected to be allowed; denied: rotator"},
-		{"{caller: rotater, permission: secret.promote, client: acme-crm, allow: false}", `no caller is named "rotater"; callers: crm, erp, operator, rotator, sidecar`},
+		{"{caller: rotater, permission: secret.promote, client: acme-crm, allow: false}", `no caller is named "rotater"; callers: crm, erp, operator, portal, rotator, sidecar`},
 		{"{caller: \"spiffe://evil.example.org/x\", permission: audit.read, allow: true}", "expected to be allowed; denied: no caller has"},
 		{"{caller: sidecar, permission: token.get, client: acme-crm, labels: {access: everyone}, allow: false}", "expected to be denied; allowed"},
 	}

@@ -21,10 +21,23 @@ type Explanation struct {
 	// Mismatches are what keeps Nearest from granting.
 	Mismatches []string
 	lines      []string
+	subjects   *Subjects
 }
 
 // String returns the explanation, several lines without a newline at the end.
 func (e Explanation) String() string { return strings.Join(e.lines, "\n") }
+
+// For returns e for a call that names a subject besides; "" names none.
+func (e Explanation) For(subject string) Explanation {
+	if !e.Allowed || e.subjects.Has(subject) {
+		return e
+	}
+	denied := Explanation{
+		Row: noRow, Caller: e.Caller, Nearest: e.Row, Mismatches: []string{"its subjects are " + e.subjects.String()},
+		lines: append([]string{strings.Replace(e.lines[0], "allowed", "denied", 1) + fmt.Sprintf(", subject %q", subject)}, e.lines[1:]...),
+	}
+	return denied
+}
 
 // Explain says which row decides, or why none does. who is a caller's name or identity;
 // labels are those of the client, nil if they are not known.
@@ -94,6 +107,10 @@ func (t *Table) explainGrant(e *Explanation, p Permission, client string, labels
 	e.lines = append(e.lines, fmt.Sprintf("row: %s, by its client %q", t.at(r), r.clients[by].String()))
 	if tokenPermissions.has(p) {
 		e.lines = append(e.lines, "scopes: "+r.scopes.String(), "audiences: "+r.audiences.String(), "resources: "+r.resources.String())
+	}
+	e.subjects = r.subjects
+	if subjectPermissions.has(p) {
+		e.lines = append(e.lines, "subjects: "+r.subjects.String())
 	}
 	e.lines = append(e.lines, "limits: "+r.limits.String())
 }

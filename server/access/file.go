@@ -57,6 +57,9 @@ type Rule struct {
 	Clients []string `yaml:"clients"`
 	// Except takes callers and clients out of this row; other rows may have them.
 	Except *Except `yaml:"except"`
+	// Subjects are those whom calls for tokens and authorizations may name: subjects,
+	// "prefix:users/", or "*" for all. Absent means calls that name no subject only.
+	Subjects []string `yaml:"subjects"`
 	// Scopes, Audiences and Resources restrict token.get and token.watch further than
 	// the client's settings do. Absent means no further; present, they also say what a
 	// request gets that names none.

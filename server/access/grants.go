@@ -7,6 +7,8 @@ type Grant struct {
 	Permissions []Permission
 	// Clients and Except are patterns as the file has them.
 	Clients, Except []string
+	// Subjects are patterns of those whom calls may name; empty for none.
+	Subjects []string
 	// Scopes, Audiences, Resources and Limits are nil where the row has none.
 	Scopes, Audiences, Resources *Restriction
 	Limits                       *Limits
@@ -21,7 +23,7 @@ func (c Caller) Grants() []Grant {
 	for _, r := range c.entry.rows {
 		g := Grant{
 			Row: r.Row, Permissions: r.permissions.list(), Clients: r.source.Clients,
-			Scopes: r.scopes, Audiences: r.audiences, Resources: r.resources, Limits: c.entry.limits[r],
+			Scopes: r.scopes, Audiences: r.audiences, Resources: r.resources, Limits: c.entry.limits[r], Subjects: r.subjects.Patterns(),
 		}
 		if r.source.Except != nil {
 			g.Except = r.source.Except.Clients
@@ -42,7 +44,7 @@ func (t *Table) Gains(c Caller, client string, before, after map[string]string) 
 	}
 	for _, p := range Permissions() {
 		old, changed := decide(p, before), decide(p, after)
-		same := old.Allowed && old.Scopes.equal(changed.Scopes) && old.Audiences.equal(changed.Audiences) && old.Resources.equal(changed.Resources)
+		same := old.Allowed && old.Scopes.equal(changed.Scopes) && old.Audiences.equal(changed.Audiences) && old.Resources.equal(changed.Resources) && old.Subjects.equal(changed.Subjects)
 		if changed.Allowed && !same {
 			gained = append(gained, p)
 		}

@@ -14,8 +14,8 @@ type RoleCaller struct {
 	Name string
 	// Identity is one of the forms of [NormalIdentity].
 	Identity string
-	// Role is "caller" (token.get and token.watch) or "operator" (all but client.retarget), each for
-	// all clients.
+	// Role is "caller" (token.get and token.watch, not of users) or "operator" (all but
+	// client.retarget, and for all users), each for all clients.
 	Role string
 }
 
@@ -47,7 +47,11 @@ func FromRoles(list []RoleCaller) (*Table, error) {
 	}
 	for _, role := range []string{"caller", "operator"} {
 		if len(members[role]) > 0 {
-			p.rule(len(p.rows), &Rule{Callers: members[role], Permissions: []string{"role:" + role}, Clients: []string{everything}})
+			rule := &Rule{Callers: members[role], Permissions: []string{"role:" + role}, Clients: []string{everything}}
+			if role == "operator" {
+				rule.Subjects = []string{everything}
+			}
+			p.rule(len(p.rows), rule)
 		}
 	}
 	if len(p.findings) > 0 {

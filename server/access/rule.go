@@ -41,6 +41,7 @@ type row struct {
 	audiences   *Restriction
 	resources   *Restriction
 	limits      *Limits
+	subjects    *Subjects
 }
 
 // rule validates one.
@@ -60,6 +61,7 @@ func (p *parser) rule(index int, r *Rule) {
 	p.restriction(key+".scopes", r.Scopes, made, scopeRule)
 	p.restriction(key+".audiences", r.Audiences, made, audienceRule)
 	p.restriction(key+".resources", r.Resources, made, resourceRule)
+	p.subjects(key+".subjects", r.Subjects, made)
 	if r.Limits != nil {
 		p.limits(key+".limits", r.Limits)
 		if r.Limits.ScopeSets > 0 && made.permissions != 0 && made.permissions&tokenPermissions == 0 {

@@ -60,7 +60,7 @@ func exampleEntries() []*audit.Entry {
 // TestFieldsDoc compares the table of fields with the struct and with what is written.
 func TestFieldsDoc(t *testing.T) {
 	full := *exampleEntries()[0]
-	full.Reason, full.LeftOut, full.Time = "X", 7, time.Now()
+	full.Reason, full.LeftOut, full.Time, full.Subject = "X", 7, time.Now(), "users/4711"
 	var encoded map[string]any
 	if err := json.Unmarshal(audit.AppendFields(&full), &encoded); err != nil {
 		t.Fatal(err)

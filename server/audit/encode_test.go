@@ -22,7 +22,7 @@ func FuzzEntry(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, request, client, scope, identity string, version int64) {
 		e := audit.Entry{
-			Time: time.Unix(version, version), RequestID: request, TraceID: identity, Caller: client, Identity: identity, Method: request, Client: client,
+			Time: time.Unix(version, version), RequestID: request, TraceID: identity, Caller: client, Identity: identity, Method: request, Client: client, Subject: client,
 			Scopes: []string{scope, client}, Outcome: audit.Denied, Reason: scope, TokenID: request, SecretVersion: version, ServedFrom: scope,
 		}
 		text := audit.AppendFields(&e)
@@ -39,6 +39,7 @@ func FuzzEntry(f *testing.F) {
 			Identity      string        `json:"identity"`
 			Method        string        `json:"method"`
 			Client        string        `json:"client"`
+			Subject       string        `json:"subject"`
 			Scopes        []string      `json:"scopes"`
 			Outcome       audit.Outcome `json:"outcome"`
 			Reason        string        `json:"reason"`
@@ -68,6 +69,7 @@ func FuzzEntry(f *testing.F) {
 			{"identity", got.Identity, identity},
 			{"method", got.Method, request},
 			{"client", got.Client, client},
+			{"subject", got.Subject, client},
 			{"reason", got.Reason, scope},
 			{"token_id", got.TokenID, request},
 			{"served_from", got.ServedFrom, scope},

@@ -42,6 +42,9 @@ type Entry struct {
 	// Client is the client's resource name as the request has it; "" where the
 	// method is not about one.
 	Client string
+	// Subject is whose authorization or token it is about, in the application's own
+	// words; "" where it is nobody's, or it was not found out.
+	Subject string
 	// Scopes are those granted; set with TokenID.
 	Scopes []string
 	// Outcome is what was decided.
@@ -94,6 +97,7 @@ func (e *Entry) append(line []byte) []byte {
 	field(`,"identity":`, e.Identity)
 	field(`,"method":`, e.Method)
 	field(`,"client":`, e.Client)
+	field(`,"subject":`, e.Subject)
 	field(`,"outcome":`, string(e.Outcome))
 	field(`,"reason":`, e.Reason)
 	field(`,"token_id":`, e.TokenID)

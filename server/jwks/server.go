@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/server/certificate"
 	"github.com/tokenbroker/tokenbroker/server/identity"
 )
 
@@ -61,7 +62,7 @@ type Config struct {
 // Server serves the keys. It is safe for concurrent use.
 type Server struct {
 	config      Config
-	certificate *certificate // nil without TLS
+	certificate *certificate.Files // nil without TLS
 	lookups     chan struct{}
 	logged      atomic.Int64 // when a failure was last logged, Unix nanoseconds
 }
@@ -79,8 +80,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{config: cfg, lookups: make(chan struct{}, mostLookups)}
 	if cfg.CertificateFile != "" {
-		s.certificate = &certificate{certificateFile: cfg.CertificateFile, keyFile: cfg.KeyFile}
-		if _, err := s.certificate.get(nil); err != nil {
+		var err error
+		if s.certificate, err = certificate.Open(cfg.CertificateFile, cfg.KeyFile); err != nil {
 			return nil, fmt.Errorf("read the certificate for public keys: %w", err)
 		}
 	}
@@ -100,7 +101,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // strangers fill no log
 	}
 	if s.certificate != nil {
-		listener = tls.NewListener(listener, &tls.Config{GetCertificate: s.certificate.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+		listener = tls.NewListener(listener, &tls.Config{GetCertificate: s.certificate.Get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()

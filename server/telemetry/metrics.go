@@ -34,6 +34,7 @@ type Metrics struct {
 	audited        map[audit.Outcome]prometheus.Counter
 	refused        map[identity.Bound]prometheus.Counter
 	jwks           *prometheus.CounterVec
+	callbacks      *prometheus.CounterVec
 	vaultLogins    *prometheus.CounterVec
 	warmRPC        prometheus.Counter  // resolved beforehand: a label lookup costs more than the count
 	warmRPCSeconds prometheus.Observer // the same for the time
@@ -85,7 +86,7 @@ func New(version string) *Metrics {
 		}, []string{"method", "outcome"}),
 	}
 	m.reloads = newReloads()
-	m.jwks = newJWKS()
+	m.jwks, m.callbacks = newJWKS(), newCallbacks()
 	served := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tokenbroker_tokens_served_total", Help: "Tokens handed out, by where they came from: memory, or a mint.",
 	}, []string{"from"})
@@ -113,7 +114,7 @@ func New(version string) *Metrics {
 	build.WithLabelValues(version).Set(1)
 	m.warmRPC = m.rpcs.WithLabelValues(WarmMethod, "OK", "")
 	m.warmRPCSeconds = m.rpcSeconds.WithLabelValues(WarmMethod)
-	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, refused, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, m.jwks, m.vaultLogins, build,
+	m.registry.MustRegister(m.rpcs, m.rpcSeconds, served, audited, refused, m.upstream, m.upstreamTime, m.store, m.storeSeconds, m.reloads, m.jwks, m.callbacks, m.vaultLogins, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -52,7 +52,7 @@ const readyWithin = time.Minute
 func Start(t testing.TB) *Server {
 	t.Helper()
 	harness.SkipIfOff(t)
-	folder, err := installed()
+	folder, err := debian().Folder()
 	if err != nil {
 		harness.Missing(t, err)
 	}
@@ -100,7 +100,7 @@ func (s *Server) start(folder, dir, certFile, keyFile string) {
 			s.t.Fatal(err)
 		}
 		command := exec.Command(filepath.Join(folder, "usr/bin/glewlwyd"), "--config-file="+settings)
-		command.Env = append(os.Environ(), libraryPath(folder))
+		command.Env = append(os.Environ(), harness.LibraryPath(folder))
 		ready := harness.NewLineWith("Glewlwyd started on port")
 		process, err := harness.StartProcess(command, ready)
 		if err != nil {

@@ -153,7 +153,10 @@ type Grant struct {
 	// Output only. The same for resources.
 	Resources *Restriction `protobuf:"bytes,7,opt,name=resources,proto3" json:"resources,omitempty"`
 	// Output only. What bounds the caller's use of the row; absent if nothing does.
-	Limits        *UseLimits `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits *UseLimits `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Output only. Whom calls for tokens and authorizations may name: "users/4711",
+	// "prefix:users/", "*"; empty for nobody.
+	Subjects      []string `protobuf:"bytes,9,rep,name=subjects,proto3" json:"subjects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +243,13 @@ func (x *Grant) GetResources() *Restriction {
 func (x *Grant) GetLimits() *UseLimits {
 	if x != nil {
 		return x.Limits
+	}
+	return nil
+}
+
+func (x *Grant) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
 	}
 	return nil
 }
@@ -412,7 +422,7 @@ const file_tokenbroker_v1_access_service_proto_rawDesc = "" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x16\n" +
 	"\x06caller\x18\x03 \x01(\tR\x06caller\x12-\n" +
-	"\x06grants\x18\x04 \x03(\v2\x15.tokenbroker.v1.GrantR\x06grants\"\xdc\x02\n" +
+	"\x06grants\x18\x04 \x03(\v2\x15.tokenbroker.v1.GrantR\x06grants\"\xf8\x02\n" +
 	"\x05Grant\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\x05R\x04rule\x12 \n" +
 	"\vpermissions\x18\x02 \x03(\tR\vpermissions\x12\x18\n" +
@@ -421,7 +431,8 @@ const file_tokenbroker_v1_access_service_proto_rawDesc = "" +
 	"\x06scopes\x18\x05 \x01(\v2\x1b.tokenbroker.v1.RestrictionR\x06scopes\x129\n" +
 	"\taudiences\x18\x06 \x01(\v2\x1b.tokenbroker.v1.RestrictionR\taudiences\x129\n" +
 	"\tresources\x18\a \x01(\v2\x1b.tokenbroker.v1.RestrictionR\tresources\x121\n" +
-	"\x06limits\x18\b \x01(\v2\x19.tokenbroker.v1.UseLimitsR\x06limits\"[\n" +
+	"\x06limits\x18\b \x01(\v2\x19.tokenbroker.v1.UseLimitsR\x06limits\x12\x1a\n" +
+	"\bsubjects\x18\t \x03(\tR\bsubjects\"[\n" +
 	"\vRestriction\x12%\n" +
 	"\x0edefault_values\x18\x01 \x03(\tR\rdefaultValues\x12%\n" +
 	"\x0eallowed_values\x18\x02 \x03(\tR\rallowedValues\"\xbf\x02\n" +

@@ -43,7 +43,8 @@ type AuthorizationServiceClient interface {
 	// tokens until the new one is.
 	//
 	// Errors: INVALID_ARGUMENT for a malformed field, or a redirect_uri that is not
-	// exactly one of those configured; NOT_FOUND; FAILED_PRECONDITION if the client's
+	// exactly one of those configured; PERMISSION_DENIED for a scope that the client's
+	// settings do not allow; NOT_FOUND; FAILED_PRECONDITION if the client's
 	// grant needs no consent, or it is disabled or deleted, or has no usable secret;
 	// UNAVAILABLE with RetryInfo when the store or, for device codes, the authorization
 	// server cannot be reached.
@@ -58,18 +59,20 @@ type AuthorizationServiceClient interface {
 	// then only if the code was sent.
 	CompleteAuthorization(ctx context.Context, in *CompleteAuthorizationRequest, opts ...grpc.CallOption) (*CompleteAuthorizationResponse, error)
 	// ImportAuthorization stores a refresh token, or a name and password, that were had
-	// elsewhere. It replaces one that is there. Errors: INVALID_ARGUMENT; NOT_FOUND;
+	// elsewhere. It replaces one that is there. Errors: INVALID_ARGUMENT;
+	// PERMISSION_DENIED for a scope that the client's settings do not allow; NOT_FOUND;
 	// FAILED_PRECONDITION if the client's grant takes none, or it is deleted.
 	ImportAuthorization(ctx context.Context, in *ImportAuthorizationRequest, opts ...grpc.CallOption) (*ImportAuthorizationResponse, error)
-	// GetAuthorization returns one authorization. Errors: NOT_FOUND.
+	// GetAuthorization returns one authorization. Errors: INVALID_ARGUMENT for a malformed
+	// name; NOT_FOUND.
 	GetAuthorization(ctx context.Context, in *GetAuthorizationRequest, opts ...grpc.CallOption) (*GetAuthorizationResponse, error)
 	// ListAuthorizations returns a client's authorizations page by page, in a stable
 	// order. Errors: INVALID_ARGUMENT for a bad page token; NOT_FOUND.
 	ListAuthorizations(ctx context.Context, in *ListAuthorizationsRequest, opts ...grpc.CallOption) (*ListAuthorizationsResponse, error)
 	// RevokeAuthorization gives an authorization up: no token of it is served any more,
 	// its refresh token is revoked where the client has a revocation endpoint
-	// (RFC 7009), and then it is destroyed. Errors: NOT_FOUND; UNAVAILABLE with
-	// RetryInfo when the store or the authorization server cannot be reached; with
+	// (RFC 7009), and then it is destroyed. Errors: INVALID_ARGUMENT for a malformed
+	// name; NOT_FOUND; UNAVAILABLE with RetryInfo when the store or the authorization server cannot be reached; with
 	// `force` only the store matters.
 	RevokeAuthorization(ctx context.Context, in *RevokeAuthorizationRequest, opts ...grpc.CallOption) (*RevokeAuthorizationResponse, error)
 	// DeleteSubject gives up all authorizations of a subject, of whatever client, as
@@ -171,7 +174,8 @@ type AuthorizationServiceServer interface {
 	// tokens until the new one is.
 	//
 	// Errors: INVALID_ARGUMENT for a malformed field, or a redirect_uri that is not
-	// exactly one of those configured; NOT_FOUND; FAILED_PRECONDITION if the client's
+	// exactly one of those configured; PERMISSION_DENIED for a scope that the client's
+	// settings do not allow; NOT_FOUND; FAILED_PRECONDITION if the client's
 	// grant needs no consent, or it is disabled or deleted, or has no usable secret;
 	// UNAVAILABLE with RetryInfo when the store or, for device codes, the authorization
 	// server cannot be reached.
@@ -186,18 +190,20 @@ type AuthorizationServiceServer interface {
 	// then only if the code was sent.
 	CompleteAuthorization(context.Context, *CompleteAuthorizationRequest) (*CompleteAuthorizationResponse, error)
 	// ImportAuthorization stores a refresh token, or a name and password, that were had
-	// elsewhere. It replaces one that is there. Errors: INVALID_ARGUMENT; NOT_FOUND;
+	// elsewhere. It replaces one that is there. Errors: INVALID_ARGUMENT;
+	// PERMISSION_DENIED for a scope that the client's settings do not allow; NOT_FOUND;
 	// FAILED_PRECONDITION if the client's grant takes none, or it is deleted.
 	ImportAuthorization(context.Context, *ImportAuthorizationRequest) (*ImportAuthorizationResponse, error)
-	// GetAuthorization returns one authorization. Errors: NOT_FOUND.
+	// GetAuthorization returns one authorization. Errors: INVALID_ARGUMENT for a malformed
+	// name; NOT_FOUND.
 	GetAuthorization(context.Context, *GetAuthorizationRequest) (*GetAuthorizationResponse, error)
 	// ListAuthorizations returns a client's authorizations page by page, in a stable
 	// order. Errors: INVALID_ARGUMENT for a bad page token; NOT_FOUND.
 	ListAuthorizations(context.Context, *ListAuthorizationsRequest) (*ListAuthorizationsResponse, error)
 	// RevokeAuthorization gives an authorization up: no token of it is served any more,
 	// its refresh token is revoked where the client has a revocation endpoint
-	// (RFC 7009), and then it is destroyed. Errors: NOT_FOUND; UNAVAILABLE with
-	// RetryInfo when the store or the authorization server cannot be reached; with
+	// (RFC 7009), and then it is destroyed. Errors: INVALID_ARGUMENT for a malformed
+	// name; NOT_FOUND; UNAVAILABLE with RetryInfo when the store or the authorization server cannot be reached; with
 	// `force` only the store matters.
 	RevokeAuthorization(context.Context, *RevokeAuthorizationRequest) (*RevokeAuthorizationResponse, error)
 	// DeleteSubject gives up all authorizations of a subject, of whatever client, as

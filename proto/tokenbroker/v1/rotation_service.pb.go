@@ -436,8 +436,9 @@ type SecretInput_ClientSecret struct {
 }
 
 type SecretInput_PrivateKey struct {
-	// A private key for PRIVATE_KEY_JWT: PEM (PKCS #1, PKCS #8, SEC 1), not
-	// encrypted, or a private JWK.
+	// A private key for PRIVATE_KEY_JWT and PRIVATE_KEY_BEARER: PEM (PKCS #1,
+	// PKCS #8, SEC 1), not encrypted, or a private JWK. For TLS_CLIENT_AUTH and
+	// SELF_SIGNED_TLS_CLIENT_AUTH: PEM of the key and of the certificate chain.
 	PrivateKey string `protobuf:"bytes,2,opt,name=private_key,json=privateKey,proto3,oneof"`
 }
 

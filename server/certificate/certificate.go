@@ -1,4 +1,7 @@
-package jwks
+// Package certificate holds the certificate of a listener for others than callers, such
+// as that of public keys, and reads it again when its files change. Callers' listeners
+// have package identity.
+package certificate
 
 import (
 	"crypto/tls"
@@ -10,9 +13,10 @@ import (
 // lookInterval is how often the files are looked at, at most.
 const lookInterval = time.Second
 
-// certificate is a pair of files, read again when one of them changes. What cannot be
-// read, as a certificate whose key is not written yet, leaves the last good one in force.
-type certificate struct {
+// Files is a pair of files, read again when one of them changes. What cannot be read, as
+// a certificate whose key is not written yet, leaves the last good one in force. Safe for
+// concurrent use; make one with [Open].
+type Files struct {
 	certificateFile, keyFile string
 
 	mu     sync.Mutex // guards the rest
@@ -21,8 +25,15 @@ type certificate struct {
 	pair   *tls.Certificate
 }
 
-// get is a tls.Config.GetCertificate.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+// Open reads the certificate chain and its key, both PEM. Its error is about the files.
+func Open(certificateFile, keyFile string) (*Files, error) {
+	c := &Files{certificateFile: certificateFile, keyFile: keyFile}
+	_, err := c.Get(nil)
+	return c, err
+}
+
+// Get is a tls.Config.GetCertificate.
+func (c *Files) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pair != nil && time.Since(c.looked) < lookInterval {
@@ -51,7 +62,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.pair, nil
 }
 
-func (c *certificate) lastLocked(err error) (*tls.Certificate, error) {
+func (c *Files) lastLocked(err error) (*tls.Certificate, error) {
 	if c.pair == nil {
 		return nil, err
 	}
