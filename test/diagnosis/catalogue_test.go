@@ -28,7 +28,7 @@ func TestCatalogue(t *testing.T) {
 
 // onEmbedded are the faults that no Vault is needed for.
 func onEmbedded() []fault {
-	return slices.Concat(indexFaults, settingsFaults, secretFaults, wayFaults, httpFaults, tokenFaults, enforcementFaults)
+	return slices.Concat(indexFaults, settingsFaults, secretFaults, wayFaults, httpFaults, tokenFaults, enforcementFaults, grantFaults, metadataFaults)
 }
 
 // TestTwoFaultsAtOnce: the earlier link is named, and the later fault is not denied.

@@ -49,6 +49,16 @@ var harms = []harm{
 			s.site = newSite(s.t, s.store, settings{broker: func(cfg *broker.Config) { cfg.WrongTries = -1 }})
 		})
 	}, trying, broker.ReasonCheckBudgetSpent, 1},
+	{"a user's refresh token would be spent", func(s *scene) {
+		users := &usersServer{}
+		s.forUsers(users)
+		s.imported()
+		s.t.Cleanup(func() {
+			if n := users.spent.Load(); n > 0 {
+				s.t.Errorf("the check has spent %d refresh tokens", n)
+			}
+		})
+	}, []string{broker.StageTokenRequest}, broker.ReasonCheckWouldHarm, 0},
 	{"the caller may not look so deep", func(s *scene) {
 		s.then(func() { s.site = newSite(s.t, s.store, settings{table: strangerTable}) })
 	}, append([]string{broker.StageDNS, broker.StageHTTP, broker.StageAPIToken}, everyAsking...), broker.ReasonCheckNotPermitted, 0},

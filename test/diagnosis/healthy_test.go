@@ -234,6 +234,16 @@ var healthySetups = []healthy{
 			w.WriteHeader(http.StatusForbidden)
 		})
 	}},
+	{"metadata that agrees", toAPI, func(s *scene) { s.metadata(func(map[string]any) {}) }},
+	{"a user's grant, in use", toAPI, func(s *scene) {
+		s.forUsers(&usersServer{})
+		s.imported()
+		s.then(func() { s.must(s.use()) })
+	}},
+	{"a user's grant, not used yet", toAPI, func(s *scene) {
+		s.forUsers(&usersServer{})
+		s.imported()
+	}},
 	{"one active token", toAPI, func(s *scene) { s.message.SingleActiveToken = true }},
 	{"a bound on live tokens", toAPI, func(s *scene) { s.message.MaxLiveTokens = 3 }},
 	{"a budget of tokens", toAPI, func(s *scene) {

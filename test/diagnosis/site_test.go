@@ -41,6 +41,8 @@ type site struct {
 	tokens      pb.TokenServiceClient
 	rotations   pb.RotationServiceClient
 	diagnostics pb.DiagnosticsServiceClient
+
+	authorizations pb.AuthorizationServiceClient
 }
 
 // settings say how a site differs from the usual one.
@@ -63,6 +65,7 @@ callers:
 rules:
   - callers: [tester]
     permissions: ["role:operator"]
+    subjects: ["*"]
     clients: ["*"]
   - callers: [reports]
     permissions: [token.get]
@@ -99,7 +102,7 @@ func newSite(t *testing.T, store broker.Store, s settings) *site {
 	cfg := broker.Config{
 		Store: store, RequestToken: client.RequestToken, RevokeToken: client.RevokeToken, Prober: client, WrongTries: wrongTries,
 		CheckSecret: oauth.CheckSecret, CheckEndpoint: client.CheckEndpoint, PublicKey: oauth.PublicKey,
-		Providers: profiles,
+		Providers: profiles, AuthorizationServer: client,
 	}
 	if s.broker != nil {
 		s.broker(&cfg)
@@ -113,6 +116,7 @@ func newSite(t *testing.T, store broker.Store, s settings) *site {
 	return &site{
 		store: store, broker: b, clients: pb.NewClientServiceClient(conn), tokens: pb.NewTokenServiceClient(conn),
 		rotations: pb.NewRotationServiceClient(conn), diagnostics: pb.NewDiagnosticsServiceClient(conn),
+		authorizations: pb.NewAuthorizationServiceClient(conn),
 	}
 }
 

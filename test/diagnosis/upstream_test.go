@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -187,6 +189,7 @@ type upstream struct {
 	mu    sync.Mutex
 	token http.Handler // guarded by mu
 	api   http.Handler // guarded by mu
+	about http.Handler // guarded by mu; the metadata
 }
 
 // newUpstream starts one that knows a client.
@@ -205,8 +208,11 @@ func newUpstream(t testing.TB, l listening, client authserver.Client) *upstream 
 func (u *upstream) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	u.mu.Lock()
 	handler := u.token
-	if r.URL.Path == authserver.ResourcePath {
+	switch {
+	case r.URL.Path == authserver.ResourcePath:
 		handler = u.api
+	case strings.HasPrefix(r.URL.Path, "/.well-known/"):
+		handler = u.about
 	}
 	u.mu.Unlock()
 	if handler == nil {
@@ -227,6 +233,16 @@ func (u *upstream) answerAPI(handler http.HandlerFunc) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.api = handler
+}
+
+// describe has the server's metadata be said; nothing if it is empty.
+func (u *upstream) describe(said map[string]any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.about = nil
+	if body, err := json.Marshal(said); err == nil && len(said) > 0 {
+		u.about = fixed(200, "application/json", string(body))
+	}
 }
 
 // fixed answers everything alike.
