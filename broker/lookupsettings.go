@@ -60,6 +60,9 @@ var (
 	notWord         = regexp.MustCompile(`[^a-z0-9]+`)
 )
 
+// environments :: what environmentOf says → how people call it.
+var environments = map[string]string{"test": "a test environment", "production": "production"}
+
 // environmentOf guesses what a text says about its environment: "test", "production", or
 // "" if nothing.
 func environmentOf(text string) string {
@@ -95,7 +98,7 @@ func mixedEnvironments(c *Client) []string {
 	for _, t := range texts {
 		if environment := environmentOf(t.text); environment != "" {
 			seen[environment] = true
-			evidence = append(evidence, fmt.Sprintf("%s looks like %s", t.name, environment))
+			evidence = append(evidence, t.name+" looks like "+environments[environment])
 		}
 	}
 	if len(seen) < 2 {

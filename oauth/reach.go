@@ -250,7 +250,7 @@ func (r *reach) handshake(ctx context.Context) broker.Sight {
 	seen.reach(stageHandshaking)
 	limited, cancel := context.WithTimeout(ctx, r.timeout/2)
 	defer cancel()
-	config := r.door.TLSConfig(r.endpoint).Clone()
+	config := r.door.TLSConfig(r.endpoint)
 	wanted := false // written and read by the handshake alone, then by us
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		wanted = true
@@ -274,7 +274,7 @@ func (r *reach) handshake(ctx context.Context) broker.Sight {
 	leaf := state.PeerCertificates[0]
 	sight.Evidence = append(sight.Evidence,
 		tls.VersionName(state.Version)+", "+tls.CipherSuiteName(state.CipherSuite),
-		"certificate "+r.name(leaf.Subject.String())+", issued by "+r.name(leaf.Issuer.String())+", valid until "+utc(leaf.NotAfter),
+		"certificate for "+r.name(strings.Join(certified(leaf), ", "))+", issued by "+r.name(leaf.Issuer.String())+", valid until "+utc(leaf.NotAfter),
 	)
 	if end := earliestEnd(state.VerifiedChains); time.Until(end) < certificateEnds {
 		sight.Warning = broker.ReasonUpstreamCertificateEnds
@@ -285,6 +285,15 @@ func (r *reach) handshake(ctx context.Context) broker.Sight {
 
 // name cleans a name of a certificate, which is the server's word.
 func (r *reach) name(text string) string { return scrubber{}.clean(text, maxDescription) }
+
+// certified returns the names and addresses that a certificate is for.
+func certified(leaf *x509.Certificate) []string {
+	names := slices.Clone(leaf.DNSNames)
+	for _, address := range leaf.IPAddresses {
+		names = append(names, address.String())
+	}
+	return names
+}
 
 // earliestEnd returns when the longest living chain ends.
 func earliestEnd(chains [][]*x509.Certificate) time.Time {

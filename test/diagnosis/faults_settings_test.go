@@ -27,7 +27,7 @@ var settingsFaults = []fault{
 			s.message.Labels = map[string]string{"env": "production"}
 			s.unknownThere()
 		},
-		likely(broker.StageSettings, broker.ReasonEndpointsMixed, "token_endpoint looks like test", "label env looks like production"),
+		likely(broker.StageSettings, broker.ReasonEndpointsMixed, "token_endpoint looks like a test environment", "label env looks like production"),
 	},
 	{
 		"a staging API beside a production endpoint", token,
@@ -36,7 +36,7 @@ var settingsFaults = []fault{
 			s.message.ApiEndpoint, s.message.TokenDestinations = "https://staging-api.test/me", []string{"https://staging-api.test"}
 			s.unknownThere()
 		},
-		likely(broker.StageSettings, broker.ReasonEndpointsMixed, "api_endpoint looks like test"),
+		likely(broker.StageSettings, broker.ReasonEndpointsMixed, "api_endpoint looks like a test environment"),
 	},
 	{
 		"a placeholder for the client_id", token,

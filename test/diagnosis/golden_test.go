@@ -56,6 +56,7 @@ var masks = []struct {
 	{regexp.MustCompile(`(\.\d+|\.test|localhost):\d{2,5}\b`), "$1:PORT"},
 	{regexp.MustCompile(`the resolver at [0-9a-f.:]+(, [0-9a-f.:]+)*`), "the resolver at ADDRESS"},
 	{regexp.MustCompile(`it is \d+ s old`), "it is N s old"},
+	{regexp.MustCompile(`(9m59s|10m0s|10m1s) (ahead|behind)`), "10m0s $2"},
 }
 
 func masked(text string) string {
