@@ -29,6 +29,9 @@ func TestZoo(t *testing.T) {
 		if quirk.Grant != "" && quirk.Grant != "client_credentials" {
 			continue // a check spends no grant of a user
 		}
+		if quirk.Name == "never-answers" {
+			continue // the catalogue has one, which does not have to be waited for three times
+		}
 		quirks = append(quirks, quirk)
 		if err := os.WriteFile(filepath.Join(folder, "zoo-"+quirk.Name+".yaml"), []byte(quirk.Definition(origin)), 0o600); err != nil {
 			t.Fatal(err)
