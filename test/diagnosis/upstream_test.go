@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/authserver"
 	"github.com/tokenbroker/tokenbroker/internal/devpki"
@@ -51,8 +50,6 @@ type listening struct {
 	leaf   *x509.Certificate
 	// tls changes the rest of TLS.
 	tls func(*tls.Config)
-	// slow waits before each connection is served.
-	slow time.Duration
 }
 
 func goodLeaf() *x509.Certificate {
