@@ -142,12 +142,12 @@ var indexFaults = []fault{
 	{
 		"a scope that the client does not have", token,
 		func(s *scene) { s.check.Scopes = []string{"admin"} },
-		proven(broker.StageAuthorization, broker.ReasonScopeNotAllowed),
+		proven(broker.StageSettings, broker.ReasonScopeNotAllowed),
 	},
 	{
 		"an audience that the client does not have", token,
 		func(s *scene) { s.check.Audience = "https://elsewhere.test" },
-		proven(broker.StageAuthorization, broker.ReasonTargetNotAllowed),
+		proven(broker.StageSettings, broker.ReasonTargetNotAllowed),
 	},
 }
 
