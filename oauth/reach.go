@@ -351,6 +351,6 @@ func (r *reach) ask(ctx context.Context) broker.Sight {
 	if err != nil {
 		kind = "a body over 1 MiB"
 	}
-	sight.Warning, sight.Evidence, sight.Err = r.judge(a, r.res, doc, kind, body)
+	sight.Evidence, sight.Warning, sight.Err = r.judge(a, r.res, doc, kind, body)
 	return sight
 }

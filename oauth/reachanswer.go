@@ -11,10 +11,10 @@ import (
 )
 
 // judge says whether what answered may be a token endpoint.
-func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string, body []byte) (warning broker.Reason, evidence []string, err error) {
+func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string, body []byte) (seen []string, warning broker.Reason, err error) {
 	said := fmt.Sprintf("answered %d with %s", res.StatusCode, kind)
-	fail := func(reason broker.Reason, what string) (broker.Reason, []string, error) {
-		return "", nil, a.fail(reason, nil, "%s%s", said, what)
+	fail := func(reason broker.Reason, what string) ([]string, broker.Reason, error) {
+		return nil, "", a.fail(reason, nil, "%s%s", said, what)
 	}
 	page := strings.HasPrefix(kind, "an HTML")
 	switch status := res.StatusCode; {
@@ -27,11 +27,11 @@ func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string,
 		if _, known := codes[code]; !known {
 			code = "an error of its own" // nobody asked for it, so it has no meaning worth quoting
 		}
-		return "", []string{said + ", as a token endpoint does: " + code}, nil
+		return []string{said + ", as a token endpoint does: " + code}, "", nil
 	case status == http.StatusNetworkAuthenticationRequired:
 		return fail(broker.ReasonUpstreamNotOAuth, ": a captive portal (RFC 6585 §6)")
 	case status == http.StatusTooManyRequests:
-		return broker.ReasonUpstreamRateLimited, []string{said}, nil
+		return []string{said}, broker.ReasonUpstreamRateLimited, nil
 	case status == http.StatusNotFound || status == http.StatusGone:
 		return fail(broker.ReasonEndpointWrong, ": nothing is there")
 	case status == http.StatusMethodNotAllowed && r.target.Provider == "":
@@ -45,11 +45,11 @@ func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string,
 	case kind == "neither a JSON object nor a form" && r.target.Provider == "" && status < 400:
 		return fail(broker.ReasonUpstreamNotOAuth, "")
 	case status < 300 && r.target.Provider == "":
-		return broker.ReasonUpstreamNotOAuth, []string{said + ", where a token endpoint answers 400 or 401 (RFC 6749 §5.2)"}, nil
+		return []string{said + ", where a token endpoint answers 400 or 401 (RFC 6749 §5.2)"}, broker.ReasonUpstreamNotOAuth, nil
 	case doc.readable() && r.target.Provider == "":
-		return broker.ReasonUpstreamNotOAuth, []string{said + " without the member error (RFC 6749 §5.2): an API, but perhaps not a token endpoint"}, nil
+		return []string{said + " without the member error (RFC 6749 §5.2): an API, but perhaps not a token endpoint"}, broker.ReasonUpstreamNotOAuth, nil
 	}
-	return "", []string{said}, nil
+	return []string{said}, "", nil
 }
 
 // isOutage reports whether an error code speaks of the server and not of the request
