@@ -319,15 +319,15 @@ func (r *reach) ask(ctx context.Context) broker.Sight {
 	if err != nil {
 		kind = "a body over 1 MiB"
 	}
-	sight.Err, sight.Warning, sight.Evidence = r.judge(a, r.res, doc, kind, body)
+	sight.Warning, sight.Evidence, sight.Err = r.judge(a, r.res, doc, kind, body)
 	return sight
 }
 
 // judge says whether what answered may be a token endpoint.
-func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string, body []byte) (error, broker.Reason, []string) {
+func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string, body []byte) (broker.Reason, []string, error) {
 	said := fmt.Sprintf("answered %d with %s", res.StatusCode, kind)
-	fail := func(reason broker.Reason, what string) (error, broker.Reason, []string) {
-		return a.fail(reason, nil, "%s%s", said, what), "", nil
+	fail := func(reason broker.Reason, what string) (broker.Reason, []string, error) {
+		return "", nil, a.fail(reason, nil, "%s%s", said, what)
 	}
 	page := strings.HasPrefix(kind, "an HTML")
 	switch status := res.StatusCode; {
@@ -336,11 +336,11 @@ func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string,
 		if _, known := codes[code]; !known {
 			code = "an error of its own" // nobody asked for it, so it has no meaning worth quoting
 		}
-		return nil, "", []string{said + ", as a token endpoint does: " + code}
+		return "", []string{said + ", as a token endpoint does: " + code}, nil
 	case status == http.StatusNetworkAuthenticationRequired:
 		return fail(broker.ReasonUpstreamNotOAuth, ": a captive portal (RFC 6585 §6)")
 	case status == http.StatusTooManyRequests:
-		return nil, broker.ReasonUpstreamRateLimited, []string{said}
+		return broker.ReasonUpstreamRateLimited, []string{said}, nil
 	case status == http.StatusNotFound || status == http.StatusGone:
 		return fail(broker.ReasonEndpointWrong, ": nothing is there")
 	case status == http.StatusMethodNotAllowed && r.target.Provider == "":
@@ -356,11 +356,11 @@ func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string,
 	case kind == "neither a JSON object nor a form" && r.target.Provider == "" && status < 400:
 		return fail(broker.ReasonUpstreamNotOAuth, "")
 	case status < 300 && r.target.Provider == "":
-		return nil, broker.ReasonUpstreamNotOAuth, []string{said + ", where a token endpoint answers 400 or 401 (RFC 6749 §5.2)"}
+		return broker.ReasonUpstreamNotOAuth, []string{said + ", where a token endpoint answers 400 or 401 (RFC 6749 §5.2)"}, nil
 	case doc.readable() && r.target.Provider == "":
-		return nil, broker.ReasonUpstreamNotOAuth, []string{said + " without the member error (RFC 6749 §5.2): an API, but perhaps not a token endpoint"}
+		return broker.ReasonUpstreamNotOAuth, []string{said + " without the member error (RFC 6749 §5.2): an API, but perhaps not a token endpoint"}, nil
 	}
-	return nil, "", []string{said}
+	return "", []string{said}, nil
 }
 
 func isSOAP(body []byte) bool {
@@ -377,7 +377,7 @@ func (r *reach) clock(context.Context) broker.Sight {
 		return sight
 	}
 	// A Date counts whole seconds, cut off; it was made between sending and now.
-	low, high := theirs.Sub(time.Now()), theirs.Add(time.Second).Sub(r.sent)
+	low, high := time.Until(theirs), theirs.Add(time.Second).Sub(r.sent)
 	switch {
 	case low > clockDiffers:
 		sight.Warning = broker.ReasonUpstreamClockSkew
