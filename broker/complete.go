@@ -70,6 +70,7 @@ func (u *Upstream) endpointFields() map[string]*string {
 		"token_endpoint": &u.TokenEndpoint, "revocation_endpoint": &u.RevocationEndpoint, "authorization_endpoint": &u.AuthorizationEndpoint,
 		"device_authorization_endpoint": &u.DeviceAuthorizationEndpoint, "introspection_endpoint": &u.IntrospectionEndpoint,
 		"refresh_endpoint": &u.RefreshEndpoint, "issuer": &u.Issuer, "assertion.audience": &u.Authentication.AssertionAudience,
+		"api_endpoint": &u.APIEndpoint,
 	}
 }
 
@@ -103,6 +104,7 @@ func (b *Broker) forgetCompleted(present, c *Client) {
 	for _, field := range bare.Upstream.endpointFields() {
 		*field = ""
 	}
+	bare.Upstream.TokenDestinations = nil                                   // which an API comes with
 	b.providers.Complete(&bare.Upstream, &bare.TokenPolicy, &bare.Rotation) // what it does not like of the old ones does not matter
 	before, declared := was.clone(), bare.Upstream.endpointFields()
 	beforeFields := before.endpointFields()
@@ -111,6 +113,25 @@ func (b *Broker) forgetCompleted(present, c *Client) {
 			*field = ""
 		}
 	}
+	if was.APIEndpoint != "" && is.APIEndpoint == "" && slices.Equal(is.TokenDestinations, bare.Upstream.TokenDestinations) {
+		is.TokenDestinations = nil
+	}
+}
+
+// withoutUnboundAPI takes from c the API that its profile has filled in where tokens of a
+// secret that c keeps are not bound to it: it would be a reason to refuse any update.
+func (c *Client) withoutUnboundAPI() {
+	for _, stage := range []Stage{Current, Pending} {
+		version, ok := c.Staged(stage)
+		if ok && !containsAll(version.TokenDestinations, c.Upstream.TokenDestinations) {
+			c.Upstream.APIEndpoint, c.Upstream.TokenDestinations = "", nil
+			return
+		}
+	}
+}
+
+func containsAll(all, some []string) bool {
+	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
 }
 
 // discover fills the endpoints that c leaves open with those of its issuer's metadata, if
@@ -146,12 +167,11 @@ func (b *Broker) discover(ctx context.Context, c *Client) error {
 // take fills what is empty with what an issuer says. What a secret is sent to is only
 // taken if it has the token endpoint's origin.
 func (u *Upstream) take(m Metadata) {
-	if u.TokenEndpoint == "" {
-		u.TokenEndpoint = m.TokenEndpoint
-		if u.Authentication.Method.byCertificate() {
-			u.TokenEndpoint = orElse(m.MTLSTokenEndpoint, m.TokenEndpoint) // RFC 8705 §5
-		}
+	if u.Authentication.Method.byCertificate() || u.TokenBinding == BoundByCertificate {
+		m = m.WithCertificate() // RFC 8705 §5
 	}
+	u.TokenEndpoint = orElse(u.TokenEndpoint, m.TokenEndpoint)
+	u.IssuerInAnswer = m.IssuerInAnswer
 	u.AuthorizationEndpoint = orElse(u.AuthorizationEndpoint, m.AuthorizationEndpoint)
 	origin, _ := Origin(u.TokenEndpoint)
 	for field, found := range map[*string]string{

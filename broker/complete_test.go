@@ -162,7 +162,7 @@ func TestDiscovery(t *testing.T) {
 	all := broker.Metadata{
 		Issuer: issuer, TokenEndpoint: endpoint, AuthorizationEndpoint: "https://login.example/authorize", RevocationEndpoint: "https://as.example/revoke",
 		IntrospectionEndpoint: "https://elsewhere.example/introspect", DeviceAuthorizationEndpoint: "https://as.example/device",
-		MTLSTokenEndpoint: "https://mtls.as.example/token",
+		MTLSTokenEndpoint: "https://mtls.as.example/token", MTLSRevocationEndpoint: "https://mtls.as.example/revoke", IssuerInAnswer: true,
 	}
 	tests := []struct {
 		name     string
@@ -174,6 +174,9 @@ func TestDiscovery(t *testing.T) {
 		asked    bool
 	}{
 		{"what is unset is found", all, nil, func(*broker.Upstream) {}, "", func(t *testing.T, u broker.Upstream) {
+			if !u.IssuerInAnswer {
+				t.Error("that answers name the issuer is lost")
+			}
 			if u.TokenEndpoint != endpoint || u.AuthorizationEndpoint != all.AuthorizationEndpoint || u.RevocationEndpoint != all.RevocationEndpoint || u.IntrospectionEndpoint != "" {
 				t.Errorf("got %+v, want all but what is of another origin", u)
 			}
@@ -191,8 +194,8 @@ func TestDiscovery(t *testing.T) {
 			}
 		}, false},
 		{"certificates have an endpoint of their own", all, nil, func(u *broker.Upstream) { u.Authentication.Method = broker.TLSClientAuth }, "", func(t *testing.T, u broker.Upstream) {
-			if u.TokenEndpoint != all.MTLSTokenEndpoint || u.RevocationEndpoint != "" {
-				t.Errorf("got %+v", u)
+			if u.TokenEndpoint != all.MTLSTokenEndpoint || u.RevocationEndpoint != all.MTLSRevocationEndpoint || u.DeviceAuthorizationEndpoint != "" {
+				t.Errorf("got %+v, want those for certificates, and none of another origin", u)
 			}
 		}, true},
 		{"a needed one is missing", broker.Metadata{Issuer: issuer, TokenEndpoint: endpoint, Ignored: []string{"authorization_endpoint"}}, nil, func(*broker.Upstream) {}, broker.ReasonDiscoveryFailed, nil, true},

@@ -101,6 +101,9 @@ func (b *Broker) edited(ctx context.Context, present *Client, u ClientUpdate) (*
 	edited = edited.clone() // what the caller put in stays the caller's
 	c := present.clone()
 	c.Labels, c.Upstream, c.TokenPolicy, c.Rotation = edited.Labels, edited.Upstream, edited.TokenPolicy, edited.Rotation
+	// What an issuer has promised holds for as long as it is the issuer, whatever else a
+	// peer says of the client.
+	c.Upstream.IssuerInAnswer = c.Upstream.Issuer == present.Upstream.Issuer && (c.Upstream.IssuerInAnswer || present.Upstream.IssuerInAnswer)
 	var v violations
 	if labels := c.Labels; !sameSettings(present, c) {
 		c.Labels = present.Labels
@@ -111,7 +114,11 @@ func (b *Broker) edited(ctx context.Context, present *Client, u ClientUpdate) (*
 			checkSize(&v, c)
 		} else {
 			b.forgetCompleted(present, c)
+			probed := c.Upstream.APIEndpoint != "" || len(c.Upstream.TokenDestinations) > 0
 			b.complete(&v, c)
+			if !probed && !u.Secret.given() {
+				c.withoutUnboundAPI()
+			}
 		}
 	}
 	if c.Rotation.Rotator != present.Rotation.Rotator || !maps.Equal(c.Rotation.Parameters, present.Rotation.Parameters) {

@@ -45,7 +45,8 @@ func ReservedParameter(name string) bool {
 // that would carry a credential or another grant: a setting must not replace them.
 var reservedParameters = []string{
 	"actor_token", "assertion", "audience", "client_assertion", "client_assertion_type", "client_id",
-	"client_secret", "code", "grant_type", "password", "refresh_token", "resource", "scope", "subject_token", "username",
+	"client_secret", "code", "code_verifier", "device_code", "grant_type", "nonce", "password", "redirect_uri",
+	"refresh_token", "resource", "response_type", "scope", "state", "subject_token", "username",
 }
 
 // CheckID returns an INVALID_REQUEST error unless id may name a client.

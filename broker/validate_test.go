@@ -243,6 +243,7 @@ func TestReservedParameters(t *testing.T) {
 	reserved := []string{
 		"client_id", "client_secret", "client_assertion", "client_assertion_type", "grant_type", "scope", "audience", "resource",
 		"username", "password", "refresh_token", "code", "assertion", "subject_token", "actor_token",
+		"redirect_uri", "state", "code_verifier", "device_code", "nonce", "response_type",
 	}
 	f := newFixture(t)
 	for _, name := range reserved {

@@ -159,6 +159,21 @@ func checkEndpoints(v *violations, prefix string, u Upstream) {
 		}
 	}
 	checkBrowserURL(v, prefix+"authorization_endpoint", u.AuthorizationEndpoint, "")
+	checkAPI(v, prefix+"api_endpoint", u)
+}
+
+// checkAPI validates where a check sends a token: https with a query at most, and an
+// origin that tokens may be sent to.
+func checkAPI(v *violations, field string, u Upstream) {
+	if u.APIEndpoint == "" {
+		return
+	}
+	path, _, _ := strings.Cut(u.APIEndpoint, "?")
+	checkBrowserURL(v, field, u.APIEndpoint, "")
+	checkEndpoint(v, field, path)
+	if origin, err := Origin(path); err == nil && !slices.Contains(u.TokenDestinations, origin) {
+		v.add(field, "must have an origin of token_destinations: a token is sent there; name %s", origin)
+	}
 }
 
 // checkRedirects validates redirect URIs (RFC 6749 §3.1.2, RFC 9700 §2.1): each is

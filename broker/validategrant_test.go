@@ -36,6 +36,13 @@ var theftsByGrant = map[string][]theft{
 	"DeviceAuthorizationEndpoint": sentTo(func(u *broker.Upstream, at string) { u.DeviceAuthorizationEndpoint = at }),
 	"IntrospectionEndpoint":       sentTo(func(u *broker.Upstream, at string) { u.IntrospectionEndpoint = at }),
 	"RefreshEndpoint":             sentTo(func(u *broker.Upstream, at string) { u.RefreshEndpoint = at }),
+	"APIEndpoint": {
+		{"another host", func(u *broker.Upstream) { u.APIEndpoint = "https://evil.example/me" }, broker.ReasonInvalidRequest},
+		{"plain", func(u *broker.Upstream) { u.APIEndpoint = "http://as.example/me" }, broker.ReasonInvalidRequest},
+		{"with a destination", func(u *broker.Upstream) {
+			u.APIEndpoint, u.TokenDestinations = "https://evil.example/me", []string{"https://evil.example"}
+		}, broker.ReasonDestinationNotBound},
+	},
 	"TokenBinding": {
 		{"to a certificate", func(u *broker.Upstream) { u.TokenBinding = broker.BoundByCertificate }, broker.ReasonInvalidRequest},
 	},
@@ -125,6 +132,16 @@ func TestGrantSettings(t *testing.T) {
 			u.DeviceAuthorizationEndpoint = ""
 			return u
 		}(), "client.device_authorization_endpoint"},
+		{"API", code(func(u *broker.Upstream) {
+			u.APIEndpoint, u.TokenDestinations = "https://api.example/me?a=b", []string{"https://api.example"}
+		}), ""},
+		{"API that tokens may not go to", code(func(u *broker.Upstream) { u.APIEndpoint = "https://api.example/me" }), "client.api_endpoint"},
+		{"plain API", code(func(u *broker.Upstream) {
+			u.APIEndpoint, u.TokenDestinations = "http://api.example/me", []string{"http://api.example"}
+		}), "client.api_endpoint"},
+		{"API with fragment", code(func(u *broker.Upstream) {
+			u.APIEndpoint, u.TokenDestinations = "https://api.example/me?a#b", []string{"https://api.example"}
+		}), "client.api_endpoint"},
 		{"refresh endpoint elsewhere", code(func(u *broker.Upstream) { u.RefreshEndpoint = "https://other.example/refresh" }), "client.refresh_endpoint"},
 		{"issuer", code(func(u *broker.Upstream) { u.Issuer = "https://issuer.example/tenant" }), ""},
 		{"issuer with query", code(func(u *broker.Upstream) { u.Issuer = "https://issuer.example/?a=b" }), "client.issuer"},

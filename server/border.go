@@ -201,10 +201,10 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 		}
 		return nil
 	}
-	st, reason := c.status(err)
+	st, reason := c.status(ctx, err)
 	if unrecorded := b.record(c, outcomeOf(reason), reason); unrecorded != nil {
 		err = unrecorded
-		st, reason = c.status(err)
+		st, reason = c.status(ctx, err)
 	}
 	attrs := append(c.attrs(), slog.String("code", st.Code().String()))
 	if told := reasonOf(st); told != "" || !strings.HasPrefix(c.method, "/grpc.") {
@@ -226,13 +226,14 @@ func (b *border) finish(ctx context.Context, c *call, err error) error {
 // status returns what the peer is told of err, and its reason. Only gRPC's own
 // services answer in its terms: in an error of ours a status may be the cause, whose
 // text is not for the peer.
-func (c *call) status(err error) (*status.Status, broker.Reason) {
+func (c *call) status(ctx context.Context, err error) (*status.Status, broker.Reason) {
 	st, isStatus := status.FromError(err)
 	if isStatus && strings.HasPrefix(c.method, "/grpc.") && broker.ReasonOf(err) == broker.ReasonInternal {
 		return st, broker.ReasonInternal
 	}
 	err = ofContext(err)
-	return statusOf(err, c.requestID, c.visit.told()), broker.ReasonOf(err)
+	told := tellings{requestID: c.requestID, details: c.visit.told(), nextCheck: c.nextCheck(ctx, broker.AsError(err))}
+	return statusOf(err, told), broker.ReasonOf(err)
 }
 
 // attrs are what each log line of a call has.

@@ -32,3 +32,26 @@ func WithoutAccessRow(method string, work func()) {
 	defer func() { needs[method] = demanded }()
 	work()
 }
+
+// KeptFailures is how many failed calls are remembered.
+const KeptFailures = keptFailures
+
+// Failures are the last failed calls.
+type Failures struct{ kept *failures }
+
+// NewFailures returns none.
+func NewFailures() Failures { return Failures{newFailures()} }
+
+// Note remembers a call by its request id.
+func (f Failures) Note(requestID, client string) {
+	f.kept.note(failedCall{requestID: requestID, client: client})
+}
+
+// Find returns the client of a call; false if it is not remembered.
+func (f Failures) Find(requestID string) (client string, ok bool) {
+	call, ok := f.kept.find(requestID)
+	return call.client, ok
+}
+
+// CheckLine is the line of tokenctl that tells more about a failure.
+func CheckLine(reason broker.Reason, id string) string { return checkLine(reason, id) }

@@ -88,7 +88,7 @@ func (s *diagnosticsService) ExplainError(ctx context.Context, req *pb.ExplainEr
 	if !named {
 		return response, nil
 	}
-	response.NextCheck = "tokenctl check " + bare
+	response.NextCheck = checkLine(call.reason, bare)
 	if usage, err := s.broker.Usage(ctx, bare); err == nil {
 		for _, f := range usage.Failures {
 			if f.Reason == call.reason {

@@ -73,8 +73,8 @@ func sweep(request *pb.SweepLookupsRequest) act {
 }
 
 // sweepAsCaller sweeps as one whose role is to get tokens.
-func sweepAsCaller(t *testing.T, w *world) error {
-	w = newWorld(t, setup{role: server.RoleCaller})
+func sweepAsCaller(t *testing.T, _ *world) error {
+	w := newWorld(t, setup{role: server.RoleCaller})
 	stream, err := w.diagnostics.SweepLookups(t.Context(), &pb.SweepLookupsRequest{Depth: pb.LookupDepth_LOOKUP_DEPTH_TOKEN, ProbeBudget: 1})
 	if err == nil {
 		_, err = stream.Recv()

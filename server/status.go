@@ -186,21 +186,33 @@ func Code(r broker.Reason) codes.Code {
 // defaultRetryDelay stands in RetryInfo where the broker knows no better.
 const defaultRetryDelay = time.Second
 
+// tellings are what one peer is told of an error besides the error itself.
+type tellings struct {
+	requestID string
+	// details says that it is one who may know paths and settings.
+	details bool
+	// nextCheck is the check that would tell it more; "" for none.
+	nextCheck string
+}
+
 // statusOf turns an error into what the peer is told: code, reason, recovery, what
 // is wrong and what mends it. Only operators get the detail, which may name paths
 // and settings; nobody gets the cause, which is for the log.
-func statusOf(err error, requestID string, operator bool) *status.Status {
+func statusOf(err error, told tellings) *status.Status {
 	if errors.Is(err, context.Canceled) && broker.ReasonOf(err) == broker.ReasonDeadlineExceeded {
 		return status.New(codes.Canceled, "the caller left before there was an answer")
 	}
 	e := broker.AsError(err)
 	info, code := e.Reason.Info(), Code(e.Reason)
-	metadata := map[string]string{"recovery": string(info.Recovery), "request_id": requestID}
+	metadata := map[string]string{"recovery": string(info.Recovery), "request_id": told.requestID}
 	if e.Client != "" {
 		metadata["client"] = "clients/" + e.Client
 	}
-	if operator && e.Detail != "" {
+	if told.details && e.Detail != "" {
 		metadata["detail"] = e.Detail
+	}
+	if told.nextCheck != "" {
+		metadata["next_check"] = told.nextCheck
 	}
 	for key, value := range e.Told {
 		metadata[key] = value
@@ -219,7 +231,7 @@ func statusOf(err error, requestID string, operator bool) *status.Status {
 		}
 		details = append(details, protoadapt.MessageV1Of(&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)}))
 	}
-	st, detailErr := status.New(code, publicText(e, info, operator)).WithDetails(details...)
+	st, detailErr := status.New(code, publicText(e, info, told.details)).WithDetails(details...)
 	if detailErr != nil { // only an OK status refuses details
 		return status.New(code, string(e.Reason))
 	}

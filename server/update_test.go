@@ -99,12 +99,14 @@ func TestFieldsThatExcludeOthers(t *testing.T) {
 		c.GrantType, c.AuthenticationMethod = pb.GrantType_GRANT_TYPE_JWT_BEARER, pb.AuthenticationMethod_AUTHENTICATION_METHOD_NONE
 	})
 	ofGrant("profile", func(c *pb.Client) { c.Provider = "example" })
+	ofGrant("called", func(c *pb.Client) { c.TokenDestinations = []string{"https://api.example.com"} })
 	tried := map[string]bool{}
 	for path, sent := range map[string]*pb.Client{
 		"single_active_token":   {Name: "clients/acme", SingleActiveToken: true},
 		"token_policy.unshared": {Name: "clients/acme", TokenPolicy: &pb.TokenPolicy{Unshared: true}},
 		"token_binding":         {Name: "clients/acme", TokenBinding: pb.TokenBinding_TOKEN_BINDING_DPOP},
 		"token_destinations":    {Name: "clients/acme", TokenDestinations: []string{"https://api.example.com"}},
+		"api_endpoint":          {Name: "clients/called", ApiEndpoint: "https://api.example.com/me?fields=id"},
 		"provider":              {Name: "clients/acme", Provider: "example"},
 		"rotation":              {Name: "clients/acme", Rotation: &pb.RotationSettings{Account: "acme"}},
 		"provider_variables":    {Name: "clients/profile", ProviderVariables: map[string]string{"tenant": "t1"}},

@@ -64,6 +64,7 @@ var settable = map[string]func(*broker.Client, settings){
 	"token_binding":     func(c *broker.Client, s settings) { c.Upstream.TokenBinding = s.upstream.TokenBinding },
 	"assertion_subject": func(c *broker.Client, s settings) { c.Upstream.AssertionSubject = s.upstream.AssertionSubject },
 	"redirect_uris":     func(c *broker.Client, s settings) { c.Upstream.RedirectURIs = s.upstream.RedirectURIs },
+	"api_endpoint":      func(c *broker.Client, s settings) { c.Upstream.APIEndpoint = s.upstream.APIEndpoint },
 	"*": func(c *broker.Client, s settings) {
 		c.Labels, c.Upstream, c.TokenPolicy, c.Rotation = s.labels, s.upstream, s.tokenPolicy, s.rotation
 	},

@@ -132,9 +132,28 @@ func (c *completion) endpoints(u *broker.Upstream) {
 		u.RevocationEndpoint = cmp.Or(u.RevocationEndpoint, made.RevocationEndpoint)
 		u.DeviceAuthorizationEndpoint = cmp.Or(u.DeviceAuthorizationEndpoint, made.DeviceAuthorizationEndpoint)
 		u.IntrospectionEndpoint = cmp.Or(u.IntrospectionEndpoint, made.IntrospectionEndpoint)
+		c.api(u)
 	}
 	if c.profile.Discovery && u.Issuer == "" {
 		c.add("issuer", "is required: the profile %s has the endpoints from the issuer's metadata", c.profile.Name)
+	}
+}
+
+// api fills what a check calls with a token, together with its origin, where tokens may
+// then be sent. A client that says where its tokens go, or what to call, keeps its word.
+func (c *completion) api(u *broker.Upstream) {
+	endpoint := c.profile.compiled.endpoints[keyAPI]
+	if !endpoint.isSet || u.APIEndpoint != "" || len(u.TokenDestinations) > 0 {
+		return
+	}
+	text, err := endpoint.expand(u.ProviderVariables)
+	if err != nil {
+		c.add("provider_variables", "endpoints.api of the profile %s %v", c.profile.Name, err)
+		return
+	}
+	path, _, _ := strings.Cut(text, "?")
+	if origin, err := broker.Origin(path); err == nil {
+		u.APIEndpoint, u.TokenDestinations = text, []string{origin}
 	}
 }
 

@@ -57,6 +57,7 @@ endpoints:
   refresh: https://{tenant}.{region}.example.com/refresh
   revocation: https://{tenant}.{region}.example.com/revoke
   authorization: https://login.example.com/?realm={realm}
+  api: https://api.example.com/{tenant}/me?fields=id
 grants: [authorization_code, refresh_token, jwt_bearer]
 authentication:
   methods: [client_secret_post, private_key_jwt]
@@ -68,7 +69,7 @@ refresh:
   names: {refresh_token: rt}
   values: {grant: y}
 expiry: {lifetime: 20m}
-limits: {tokens: 5, period: 1m, max_live_tokens: 3}
+limits: {tokens: 5, period: 1m, max_live_tokens: 3, locks_out: true}
 secrets: {rotator: okta, overlapping: true, tokens_end_with_secret: true, propagation: 2m}
 `
 
@@ -86,6 +87,8 @@ func TestComplete(t *testing.T) {
 		"refresh":        {u.RefreshEndpoint, "https://t9.eu.example.com/refresh"},
 		"revocation":     {u.RevocationEndpoint, "https://t9.eu.example.com/revoke"},
 		"authorization":  {u.AuthorizationEndpoint, "https://login.example.com/?realm=a+b%2Fc%3Fd"},
+		"api":            {u.APIEndpoint, "https://api.example.com/t9/me?fields=id"},
+		"destinations":   {fmt.Sprint(u.TokenDestinations), "[https://api.example.com]"},
 		"issuer":         {u.Issuer, "https://t9.eu.example.com"},
 		"variables":      {fmt.Sprint(u.ProviderVariables), "map[realm:a b/c?d region:eu tenant:t9]"},
 		"said":           {fmt.Sprint(said), "map[realm:a b/c?d tenant:t9]"},
@@ -119,6 +122,9 @@ func TestCompleteKeeps(t *testing.T) {
 	if violations := set.Complete(&u, &policy, &rotation); len(violations) > 0 {
 		t.Fatal(violations)
 	}
+	if u.APIEndpoint != "" || u.TokenDestinations != nil {
+		t.Errorf("got %q at %q, want no tokens of another server sent to this provider", u.APIEndpoint, u.TokenDestinations)
+	}
 	if u.TokenEndpoint != "https://own.example.com/token" || u.RefreshEndpoint != "" || u.RevocationEndpoint != "" {
 		t.Errorf("got %q, %q, %q, want the client's own token endpoint and none of another server", u.TokenEndpoint, u.RefreshEndpoint, u.RevocationEndpoint)
 	}
@@ -130,6 +136,25 @@ func TestCompleteKeeps(t *testing.T) {
 	}
 	if rotation.Rotator != "okta" || rotation.OverlappingSecrets {
 		t.Errorf("got the rotator %q, overlapping: %t; want that of the profile, since its settings are there", rotation.Rotator, rotation.OverlappingSecrets)
+	}
+}
+
+// TestCompleteSendsTokensNowhereElse: a client that says where its tokens go, or what to
+// call, keeps its word.
+func TestCompleteSendsTokensNowhereElse(t *testing.T) {
+	set := load(t, folder(t, whole))
+	for _, own := range []broker.Upstream{{APIEndpoint: "https://own.example.com/me"}, {TokenDestinations: []string{"https://own.example.com"}}} {
+		u := own
+		u.Provider, u.ProviderVariables = "acme", map[string]string{"tenant": "t9"}
+		if violations := set.Complete(&u, new(broker.TokenPolicy), new(broker.RotationSettings)); len(violations) > 0 {
+			t.Fatal(violations)
+		}
+		if u.APIEndpoint != own.APIEndpoint || !slices.Equal(u.TokenDestinations, own.TokenDestinations) {
+			t.Errorf("got %q at %q, want %q at %q", u.APIEndpoint, u.TokenDestinations, own.APIEndpoint, own.TokenDestinations)
+		}
+	}
+	if p, ok := set.Provider("acme"); !ok || !p.LocksOut {
+		t.Errorf("got %+v, want one that locks out", p)
 	}
 }
 

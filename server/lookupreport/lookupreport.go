@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
@@ -178,12 +179,23 @@ func StageText(s *pb.LookupStage) string {
 	return b.String()
 }
 
+// words are those of text without what a terminal would take for a command, or that turns
+// the direction of what follows: some of it is what strangers' servers answered.
+func words(text string) []string {
+	return strings.Fields(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || unicode.IsSpace(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, text))
+}
+
 // wrap writes text after first, broken between words; further lines are indented as far
 // as first is wide.
 func wrap(b *strings.Builder, first, text string) {
 	indent, column := strings.Repeat(" ", len(first)), len(first)
 	b.WriteString(first)
-	for i, word := range strings.Fields(text) {
+	for i, word := range words(text) {
 		if i > 0 && column+1+len(word) > width {
 			b.WriteString("\n" + indent)
 			column = len(indent)
@@ -247,8 +259,8 @@ func Markdown(r *pb.CheckLookupResponse) string {
 // escape keeps text from being taken for markup.
 func escape(text string) string {
 	var b strings.Builder
-	for _, r := range strings.Join(strings.Fields(text), " ") {
-		if strings.ContainsRune("\\`*_[]<>|#", r) {
+	for _, r := range strings.Join(words(text), " ") {
+		if strings.ContainsRune("\\`*_[]<>|#~", r) {
 			b.WriteByte('\\')
 		}
 		b.WriteRune(r)

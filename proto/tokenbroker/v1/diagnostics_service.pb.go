@@ -1552,7 +1552,8 @@ type ExplainErrorResponse struct {
 	// Output only. How often this client had this cause lately, on all replicas; absent
 	// if that is not known.
 	Recently *RecentFailure `protobuf:"bytes,10,opt,name=recently,proto3" json:"recently,omitempty"`
-	// Output only. The check that would tell more: a line for tokenctl.
+	// Output only. The check that would tell more: a line for tokenctl; empty where none
+	// would.
 	NextCheck     string `protobuf:"bytes,11,opt,name=next_check,json=nextCheck,proto3" json:"next_check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
