@@ -178,14 +178,13 @@ func TestDevices(t *testing.T) {
 	needServers(t)
 	a := newAsking(t, 0, func(config *oidcprovider.Config) { config.DeviceLifetime = deviceLasts })
 	up := newUpstream(t)
-	f := newFront(t, a.provider.Issuer(), a.ca)
+	f := newFront(t, up, "front", a.provider.Issuer(), a.ca)
 	f.slow = 1
-	up.mux.Handle(frontPath+"/", f)
 	s := newSite(t, embeddedStore(t.TempDir()), a.ca, up.ca)
 	a.configure(t, s)
 	n := s.start(t, program(t))
 	const straight, slowed = "clients/straight", "clients/slowed"
-	for name, at := range map[string]string{straight: a.provider.Issuer(), slowed: up.origin + frontPath} {
+	for name, at := range map[string]string{straight: a.provider.Issuer(), slowed: f.base} {
 		a.create(n, &pb.Client{
 			Name: name, GrantType: byDevice, ClientId: "tv", AuthenticationMethod: publicClient, Issuer: a.provider.Issuer(),
 			TokenEndpoint: at + "/token", DeviceAuthorizationEndpoint: at + "/device/auth", DefaultScopes: []string{"openid", "read", "write"},

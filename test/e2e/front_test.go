@@ -14,12 +14,16 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
 // front passes the requests of a server on to a real authorization server, and remembers
 // what is sent and answered. It is safe for concurrent use.
 type front struct {
 	origin string // of what it stands for
+	base   string // URL that stands for it
+	path   string // of base
 	client *http.Client
 
 	mu sync.Mutex // guards the rest
@@ -38,19 +42,25 @@ type front struct {
 	slow int
 }
 
-// newFront makes one for the server at issuer, whose certificate an authority of ca (PEM) issued.
-func newFront(t testing.TB, issuer string, ca []byte) *front {
+// newFront makes one below /name of an upstream, for the server at issuer, whose certificate
+// an authority of ca (PEM) issued.
+func newFront(t testing.TB, up *upstream, name, issuer string, ca []byte) *front {
 	t.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
 		t.Fatal("no authority of the authorization server")
 	}
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
-	return &front{origin: issuer, client: &http.Client{Transport: transport}, used: map[string]int{}, given: map[string]string{}}
+	f := &front{origin: issuer, base: up.origin + "/" + name, path: "/" + name, client: &http.Client{Transport: transport}, used: map[string]int{}, given: map[string]string{}}
+	up.mux.Handle(f.path+"/", f)
+	return f
 }
 
-// frontPath is where an upstream has a front.
-const frontPath = "/front"
+// of has a client's server be asked through it.
+func (f *front) of(client *pb.Client) *pb.Client {
+	client.TokenEndpoint, client.RevocationEndpoint = f.base+"/token", f.base+"/token/revocation"
+	return client
+}
 
 // ServeHTTP implements http.Handler.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -92,7 +102,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // forward sends the request on, whatever has become of its sender.
 func (f *front) forward(r *http.Request, body []byte) (answer []byte, status int, header http.Header, err error) {
-	out, err := http.NewRequest(r.Method, f.origin+strings.TrimPrefix(r.URL.Path, frontPath), bytes.NewReader(body))
+	out, err := http.NewRequest(r.Method, f.origin+strings.TrimPrefix(r.URL.Path, f.path), bytes.NewReader(body))
 	if err != nil {
 		return nil, 0, nil, err
 	}

@@ -84,13 +84,6 @@ func (a *asking) web(name string) *pb.Client {
 	}
 }
 
-// behind has a client's server be asked through a front.
-func (a *asking) behind(up *upstream, client *pb.Client) *pb.Client {
-	client.TokenEndpoint = up.origin + frontPath + "/token"
-	client.RevocationEndpoint = up.origin + frontPath + "/token/revocation"
-	return client
-}
-
 // create registers a client; without a secret where that is "".
 func (a *asking) create(n *node, client *pb.Client, secret string) {
 	a.t.Helper()
