@@ -111,6 +111,15 @@ var thefts = map[string][]theft{
 		{"a redirect", func(u *broker.Upstream) { u.Parameters = map[string]string{"redirect_uri": "https://evil.example"} }, ""},
 		{"an assertion", func(u *broker.Upstream) { u.Parameters = map[string]string{"Client_Assertion": "x"} }, broker.ReasonInvalidRequest},
 	},
+	"IssuerInAnswer": {
+		{"promised", func(u *broker.Upstream) { u.IssuerInAnswer = true }, ""},
+	},
+	"APIEndpoint": {
+		{"another host", func(u *broker.Upstream) { u.APIEndpoint = "https://evil.example/me" }, broker.ReasonInvalidRequest},
+		{"another host that tokens are bound to", func(u *broker.Upstream) {
+			u.APIEndpoint, u.TokenDestinations = "https://evil.example/me", []string{"https://evil.example"}
+		}, broker.ReasonDestinationNotBound},
+	},
 	"IssueBudget.Tokens": {
 		{"one", func(u *broker.Upstream) { u.IssueBudget = broker.IssueBudget{Tokens: 1, Period: time.Hour} }, ""},
 		{"none", func(u *broker.Upstream) { u.IssueBudget.Tokens = 1 }, broker.ReasonInvalidRequest},

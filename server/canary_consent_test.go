@@ -21,7 +21,7 @@ func (c *canary) consentsSucceed(t *testing.T) {
 	usersOf(message)
 	c.do(t, c.peer, pb.ClientService_CreateClient_FullMethodName, &pb.CreateClientRequest{Client: message, Secret: c.secret("users")}, codes.OK)
 	old := clientMessage("old")
-	old.GrantType = pb.GrantType_GRANT_TYPE_PASSWORD
+	old.GrantType, old.Provider = pb.GrantType_GRANT_TYPE_PASSWORD, "example" // which takes it
 	c.do(t, c.peer, pb.ClientService_CreateClient_FullMethodName, &pb.CreateClientRequest{Client: old, Secret: c.secret("old")}, codes.OK)
 	start := &pb.StartAuthorizationRequest{Client: "clients/users", Subject: sampleSubject}
 	c.do(t, c.peer, pb.AuthorizationService_StartAuthorization_FullMethodName, start, codes.OK)

@@ -203,6 +203,7 @@ func TestCanary(t *testing.T) {
 		c.rotationSucceeds(t)
 		c.tokensSucceed(t)
 		c.consentsSucceed(t)
+		c.checksSucceed(t)
 		c.requestsFail(t)
 		c.storeFails(t)
 		c.damagedRecords(t)

@@ -57,6 +57,8 @@ var harmless = map[protoreflect.FullName]string{
 	"tokenbroker.v1.Authorization.refresh_time":                 "a time",
 	"tokenbroker.v1.Authorization.refresh_expire_time":          "a time",
 	"tokenbroker.v1.Authorization.refreshable":                  "yes or no",
+	"tokenbroker.v1.RecentFailure.secret_version":               "a number",
+	"tokenbroker.v1.CheckCost.token_requests":                   "a number",
 	"tokenbroker.v1.Authorization.secret_version":               "a number",
 	"tokenbroker.v1.Consent.user_code":                          "what the user types at the provider's page; of no use without the device code",
 	"tokenbroker.v1.ListAuthorizationsResponse.next_page_token": "a position in a list",

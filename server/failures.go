@@ -76,10 +76,9 @@ func (s *diagnosticsService) ExplainError(ctx context.Context, req *pb.ExplainEr
 	clientName := call.client
 	bare, named := cutClient(clientName)
 	v := visitOf(ctx)
-	if named {
-		if _, err := v.decide(ctx, access.LookupCheck, bare); err != nil {
-			return nil, unseen
-		}
+	// A failure of no client is of all: bare is empty then.
+	if _, err := v.decide(ctx, access.LookupCheck, bare); err != nil && (named || call.caller != v.name()) {
+		return nil, unseen
 	}
 	info := call.reason.Info()
 	response := &pb.ExplainErrorResponse{
@@ -104,5 +103,8 @@ func (s *diagnosticsService) ExplainError(ctx context.Context, req *pb.ExplainEr
 // cutClient returns the id of "clients/{client}"; false for anything else.
 func cutClient(name string) (string, bool) {
 	id, err := clientID("client", name)
-	return id, err == nil
+	if err != nil || broker.CheckID("client", id) != nil {
+		return "", false
+	}
+	return id, true
 }

@@ -29,7 +29,7 @@ var demanded = map[string][]string{
 	"RollbackSecret": {"secret.rollback"}, "RotateSecret": {"secret.promote", "secret.stage", "secret.verify", "secret.retire"},
 	"AbortRotation": {"secret.rollback"}, "AdoptSecret": {"secret.stage"},
 	"GetRotation": {"client.read"}, "ListRotations": {"client.read"}, "WatchRotation": {"client.read"},
-	"ListSecretVersions": {"client.read"}, "CheckLookup": {"lookup.check"},
+	"ListSecretVersions": {"client.read"}, "CheckLookup": {"lookup.check"}, "StreamCheck": {"lookup.check"}, "SweepLookups": {"lookup.check"}, "ExplainError": {"lookup.check"},
 	"StartAuthorization": {"authorization.start"}, "CompleteAuthorization": {"authorization.complete"}, "ImportAuthorization": {"authorization.import"},
 	"GetAuthorization": {"authorization.read"}, "ListAuthorizations": {"authorization.read"},
 	"RevokeAuthorization": {"authorization.revoke"}, "DeleteSubject": {"authorization.revoke"},
@@ -139,6 +139,9 @@ func named(t *testing.T, m method, id string) proto.Message {
 	message := request.ProtoReflect()
 	if client := message.Descriptor().Fields().ByName("client"); client != nil && client.Message() != nil {
 		message = message.Mutable(client).Message()
+	}
+	if check := message.Descriptor().Fields().ByName("check"); check != nil {
+		message = message.Mutable(check).Message()
 	}
 	for _, field := range []protoreflect.Name{"client", "name"} {
 		if f := message.Descriptor().Fields().ByName(field); f != nil && f.Kind() == protoreflect.StringKind && message.Has(f) {

@@ -77,8 +77,13 @@ func messageType(t *testing.T, descriptor protoreflect.MessageDescriptor) protor
 	return found
 }
 
-// invoke calls m, whichever it is. Of a stream it takes the first message, and no
-// options: those that write are written to after the stream was left.
+// reports says that m's stream ends by itself, after any number of messages.
+func (m method) reports() bool {
+	return m.full == pb.DiagnosticsService_StreamCheck_FullMethodName || m.full == pb.DiagnosticsService_SweepLookups_FullMethodName
+}
+
+// invoke calls m, whichever it is. Of a stream it takes the first message, of one that
+// reports the last, and no options: those that write are written to after the stream was left.
 func (p *peer) invoke(ctx context.Context, m method, request proto.Message, options ...grpc.CallOption) (proto.Message, error) {
 	response := m.output.New().Interface()
 	if !m.stream {
@@ -101,6 +106,18 @@ func (p *peer) invoke(ctx context.Context, m method, request proto.Message, opti
 	}
 	if m.full == healthpb.Health_Watch_FullMethodName || m.full == pb.TokenService_WatchToken_FullMethodName || m.full == pb.RotationService_WatchRotation_FullMethodName { // have no end
 		return response, nil
+	}
+	for m.reports() {
+		next := m.output.New().Interface()
+		switch err := stream.RecvMsg(next); err {
+		case nil:
+			p.see(response)
+			response = next
+		case io.EOF:
+			return response, nil
+		default:
+			return nil, err
+		}
 	}
 	if err := stream.RecvMsg(m.output.New().Interface()); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("a stream of one request has a second answer or another end: %w", err)
@@ -151,6 +168,9 @@ func sample(t *testing.T, m method) proto.Message {
 		pb.RotationService_WatchRotation_FullMethodName:      &pb.WatchRotationRequest{Client: name},
 		pb.RotationService_ListSecretVersions_FullMethodName: &pb.ListSecretVersionsRequest{Client: name},
 		pb.DiagnosticsService_CheckLookup_FullMethodName:     &pb.CheckLookupRequest{Client: name},
+		pb.DiagnosticsService_StreamCheck_FullMethodName:     &pb.StreamCheckRequest{Check: &pb.CheckLookupRequest{Client: name}},
+		pb.DiagnosticsService_SweepLookups_FullMethodName:    &pb.SweepLookupsRequest{},
+		pb.DiagnosticsService_ExplainError_FullMethodName:    &pb.ExplainErrorRequest{RequestId: "to be confirmed"},
 
 		pb.AuthorizationService_StartAuthorization_FullMethodName:    &pb.StartAuthorizationRequest{Client: name, Subject: sampleSubject},
 		pb.AuthorizationService_CompleteAuthorization_FullMethodName: &pb.CompleteAuthorizationRequest{Client: name, State: "to be confirmed", Code: "code"},
@@ -187,10 +207,24 @@ func confirmed(t *testing.T, w *world, request proto.Message) proto.Message {
 	if purge, ok := request.(*pb.PurgeClientRequest); ok {
 		purge.Confirm = uidOf(t, w)
 	}
+	if explain, ok := request.(*pb.ExplainErrorRequest); ok {
+		explain.RequestId = w.failOnce(t, "acme")
+	}
 	if complete, ok := request.(*pb.CompleteAuthorizationRequest); ok {
 		complete.State, complete.Code = w.consent(t, "acme")
 	}
 	return request
+}
+
+// failOnce has a call about a client fail and returns its request id.
+func (w *world) failOnce(t *testing.T, id string) string {
+	t.Helper()
+	_, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/" + id, Scopes: []string{"admin"}})
+	failed := problemOf(err).metadata["request_id"]
+	if failed == "" {
+		t.Fatalf("got %v, want a failure with a request id", err)
+	}
+	return failed
 }
 
 func uidOf(t *testing.T, w *world) string {

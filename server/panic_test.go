@@ -58,7 +58,7 @@ func TestPanics(t *testing.T) {
 	}
 	w := newWorld(t, setup{})
 	for _, m := range registered(t, w.server) {
-		if !m.reads() || forCallers(m) {
+		if !m.reads() || forCallers(m) || m.full == pb.DiagnosticsService_SweepLookups_FullMethodName { // in work that they share, or begin
 			continue
 		}
 		for name, cause := range causes {
@@ -166,7 +166,7 @@ func TestCausesStayInside(t *testing.T) {
 	}
 	w := newWorld(t, setup{})
 	for _, m := range registered(t, w.server) {
-		if !m.reads() || strings.HasSuffix(m.full, "/CheckLookup") { // which reports
+		if !m.reads() || strings.HasSuffix(m.full, "/StreamCheck") || strings.HasSuffix(m.full, "/CheckLookup") { // which reports
 			continue
 		}
 		for name, cause := range causes {

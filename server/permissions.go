@@ -66,6 +66,13 @@ type need struct {
 	observes bool
 }
 
+func (n need) alsoFor(req any) []access.Permission {
+	if n.also == nil {
+		return nil
+	}
+	return n.also(req)
+}
+
 type needKind int
 
 const (
@@ -132,7 +139,7 @@ var needs = map[string]need{
 
 	pb.DiagnosticsService_CheckLookup_FullMethodName:  {permission: access.LookupCheck, observes: true},
 	pb.DiagnosticsService_StreamCheck_FullMethodName:  {permission: access.LookupCheck, observes: true},
-	pb.DiagnosticsService_SweepLookups_FullMethodName: {permission: access.LookupCheck, kind: forAny, observes: true},
+	pb.DiagnosticsService_SweepLookups_FullMethodName: {permission: access.LookupCheck, kind: forAny, also: probing, observes: true},
 	pb.DiagnosticsService_ExplainError_FullMethodName: {permission: access.LookupCheck, kind: forAny, observes: true},
 
 	pb.AccessService_WhoAmI_FullMethodName: {kind: forIdentified, observes: true},
@@ -165,6 +172,14 @@ func secretOf(permissions ...access.Permission) func(any) []access.Permission {
 		}
 		return permissions
 	}
+}
+
+// probing asks for the permission of checks that ask authorization servers.
+func probing(req any) []access.Permission {
+	if r, ok := req.(*pb.SweepLookupsRequest); ok && depths[r.GetDepth()] > broker.DepthSecret {
+		return []access.Permission{access.LookupProbe}
+	}
+	return nil
 }
 
 // always asks for permissions whatever the request brings.
@@ -288,6 +303,11 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 	case !v.caller.May(demanded.permission):
 		return denied()
 	case demanded.kind == forAny:
+		for _, p := range demanded.alsoFor(req) {
+			if !v.caller.May(p) {
+				return denied()
+			}
+		}
 		return nil
 	case demanded.kind == forAll:
 		var err error
@@ -299,10 +319,7 @@ func (v *visit) authorize(ctx context.Context, method string, req any) error {
 		v.decision.Allowed = true // the handler says what is wrong with the name, and does nothing else
 		return nil
 	}
-	var also []access.Permission
-	if demanded.also != nil {
-		also = demanded.also(req)
-	}
+	also := demanded.alsoFor(req)
 	if demanded.kind == forNewClient {
 		for _, p := range append(also, demanded.permission) {
 			if !v.mayWith(p, id, nil) {

@@ -17,9 +17,9 @@ import (
 
 // contract is how to provoke each code :: RPC → provocations. Codes that every
 // method has (docs/errors.md) have tests of their own.
-var contract = joined(clientContract, rotationContract, savingContract, consentContract)
+var contract = joined(clientContract, rotationContract, savingContract, consentContract, checkContract)
 
-// clientContract is the part of all services but RotationService.
+// clientContract is the part of TokenService and ClientService.
 var clientContract = map[string][]provocation{
 	"GetToken": {
 		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", getToken("acme", nil)},
@@ -145,11 +145,6 @@ var clientContract = map[string][]provocation{
 	"EnableClient": {
 		{"unknown", codes.NotFound, broker.ReasonClientNotFound, "", setDisabled("nobody", false)},
 		{"deleted", codes.FailedPrecondition, broker.ReasonClientDeleted, "", after(remove, setDisabled("acme", false))},
-	},
-	"CheckLookup": {
-		{"bad name", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", check(&pb.CheckLookupRequest{Client: "acme"})},
-		{"bad id", codes.InvalidArgument, broker.ReasonInvalidRequest, "client", check(&pb.CheckLookupRequest{Client: "clients/A"})},
-		{"unknown depth", codes.InvalidArgument, broker.ReasonInvalidRequest, "depth", check(&pb.CheckLookupRequest{Client: "clients/acme", Depth: 99})},
 	},
 }
 
@@ -314,13 +309,6 @@ func promote(id string, unverified bool) act {
 func retire(id string, number int64) act {
 	return call(func(t *testing.T, w *world) error {
 		_, err := w.rotations.RetireSecret(t.Context(), &pb.RetireSecretRequest{Client: "clients/" + id, SecretVersion: number})
-		return err
-	})
-}
-
-func check(request *pb.CheckLookupRequest) act {
-	return call(func(t *testing.T, w *world) error {
-		_, err := w.diagnostics.CheckLookup(t.Context(), request)
 		return err
 	})
 }

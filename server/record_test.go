@@ -143,7 +143,7 @@ func TestOneEntryPerDecision(t *testing.T) {
 				var want []string
 				switch name := m.full[strings.LastIndexByte(m.full, '/')+1:]; {
 				case strings.HasPrefix(m.full, "/grpc.health."):
-				case strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List") || strings.HasPrefix(name, "Check") || name == "ServerReflectionInfo" || name == "WhoAmI" || strings.HasPrefix(name, "Watch"):
+				case strings.HasPrefix(name, "Get") || strings.HasPrefix(name, "List") || strings.HasPrefix(name, "Check") || m.reports() || name == "ExplainError" || name == "ServerReflectionInfo" || name == "WhoAmI" || strings.HasPrefix(name, "Watch"):
 					want = []string{"allowed"}
 				case name == "ImportClients": // the stream, and its one client
 					want = []string{"allowed", "begun", "allowed"}

@@ -310,9 +310,12 @@ func TestAWarmTokenIsSharedSafely(t *testing.T) {
 func TestCheckLookupOverMTLS(t *testing.T) {
 	w, _, operator := overSockets(t)
 	w.register(t, operator, "acme")
+	stages := slices.DeleteFunc(broker.LookupStages(), func(s broker.LookupStageInfo) bool {
+		return s.Depth > broker.DepthSecret || s.Name == broker.StageCaller // which is there for a check for a caller
+	})
 	whole, err := operator.diagnostics.CheckLookup(t.Context(), &pb.CheckLookupRequest{Client: "clients/acme"})
-	if err != nil || whole.GetRootCause() != nil || len(whole.GetStages()) != len(broker.LookupStages()) {
-		t.Fatalf("got %v, %v, want %d stages without a root cause", whole, err, len(broker.LookupStages()))
+	if err != nil || whole.GetRootCause() != nil || len(whole.GetStages()) != len(stages) {
+		t.Fatalf("got %v, %v, want %d stages without a root cause", whole, err, len(stages))
 	}
 	for _, stage := range whole.GetStages() {
 		if stage.GetOutcome() != pb.StageOutcome_STAGE_OUTCOME_PASSED || stage.GetDuration() == nil {

@@ -90,7 +90,7 @@ func (s *boundStream) letIn(request any) error {
 	if err := s.border.record(c, audit.Allowed, ""); err != nil {
 		return err
 	}
-	s.sent = c.need.kind == forAny
+	s.sent = c.need.kind == forAny && !c.need.observes
 	return nil
 }
 
@@ -127,6 +127,10 @@ func (s *boundStream) SendMsg(m any) error {
 		defer func() { s.call.recorded = false }() // how it ends is yet to come
 	case *pb.ImportClientsResponse:
 		return s.sendUntil(m)
+	case *pb.StreamCheckResponse, *pb.SweepLookupsResponse:
+		err := s.sendUntil(m)
+		s.sent = s.sent || err == nil
+		return err
 	}
 	return s.ServerStream.SendMsg(m)
 }
@@ -134,6 +138,9 @@ func (s *boundStream) SendMsg(m any) error {
 // sendUntil is SendMsg until the context ends: one whose peer does not read waits for it
 // to read, and nothing more is received meanwhile.
 func (s *boundStream) sendUntil(m any) error {
+	if s.ctx.Err() != nil {
+		return s.ctx.Err()
+	}
 	sent := make(chan error, 1)
 	go func() { sent <- s.ServerStream.SendMsg(m) }() // ends with the stream, which the handler's return ends
 	select {

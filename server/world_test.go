@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
@@ -83,6 +84,14 @@ type peer struct {
 	diagnostics pb.DiagnosticsServiceClient
 	consents    pb.AuthorizationServiceClient
 	health      healthpb.HealthClient
+	// seen is given the messages of streams that invoke does not return; nil for nobody.
+	seen func(proto.Message)
+}
+
+func (p *peer) see(m proto.Message) {
+	if p.seen != nil {
+		p.seen(m)
+	}
 }
 
 func newWorld(t *testing.T, s setup) *world {

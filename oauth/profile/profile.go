@@ -217,6 +217,9 @@ type Limits struct {
 	Period            time.Duration `yaml:"period"`
 	MaxLiveTokens     int           `yaml:"max_live_tokens"`
 	SingleActiveToken bool          `yaml:"single_active_token"`
+	// LocksOut says that the provider locks clients out after a few wrong tries: checks
+	// then make none.
+	LocksOut bool `yaml:"locks_out"`
 }
 
 // Secrets fill a client's rotation settings.

@@ -1054,7 +1054,7 @@ type isStreamCheckResponse_Event interface {
 }
 
 type StreamCheckResponse_Stage struct {
-	// A stage has begun: its name. It is sent again with an outcome.
+	// A stage that is done, in order.
 	Stage *LookupStage `protobuf:"bytes,1,opt,name=stage,proto3,oneof"`
 }
 

@@ -44,12 +44,12 @@ type DiagnosticsServiceClient interface {
 	// reports.
 	CheckLookup(ctx context.Context, in *CheckLookupRequest, opts ...grpc.CallOption) (*CheckLookupResponse, error)
 	// StreamCheck is CheckLookup that sends each stage when it is done, and the whole
-	// report last. Errors: INVALID_ARGUMENT only; RESOURCE_EXHAUSTED with RetryInfo where
-	// too many are under way.
+	// report last. A caller that leaves ends the check. Errors: INVALID_ARGUMENT only.
 	StreamCheck(ctx context.Context, in *StreamCheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamCheckResponse], error)
 	// SweepLookups checks all clients, or those of a filter, and sends the report of each
 	// that is not well, now and then how far it is, and a summary by cause at the end. It
-	// goes no deeper than SECRET unless a budget is given.
+	// goes no deeper than SECRET unless a budget is given. A caller that leaves ends it.
+	// Clients that the caller may not check are left out, and not counted.
 	//
 	// Errors: INVALID_ARGUMENT for a bad filter, or a depth without a budget;
 	// PERMISSION_DENIED for a depth beyond SECRET without lookup.probe;
@@ -57,8 +57,10 @@ type DiagnosticsServiceClient interface {
 	// RetryInfo when the list of clients cannot be read.
 	SweepLookups(ctx context.Context, in *SweepLookupsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SweepLookupsResponse], error)
 	// ExplainError says what happened to a call that failed, by its request id: from this
-	// replica's last 10,000 failures. Errors: INVALID_ARGUMENT; NOT_FOUND where this
-	// replica has not seen it, naming what to ask next.
+	// replica's last 10,000 failures. A failure of a client that the caller may not check
+	// is as one that was not seen; so is one of no client, unless the caller made it
+	// or may check all. Errors: INVALID_ARGUMENT; NOT_FOUND where this replica has not seen
+	// it, naming what to ask next.
 	ExplainError(ctx context.Context, in *ExplainErrorRequest, opts ...grpc.CallOption) (*ExplainErrorResponse, error)
 }
 
@@ -147,12 +149,12 @@ type DiagnosticsServiceServer interface {
 	// reports.
 	CheckLookup(context.Context, *CheckLookupRequest) (*CheckLookupResponse, error)
 	// StreamCheck is CheckLookup that sends each stage when it is done, and the whole
-	// report last. Errors: INVALID_ARGUMENT only; RESOURCE_EXHAUSTED with RetryInfo where
-	// too many are under way.
+	// report last. A caller that leaves ends the check. Errors: INVALID_ARGUMENT only.
 	StreamCheck(*StreamCheckRequest, grpc.ServerStreamingServer[StreamCheckResponse]) error
 	// SweepLookups checks all clients, or those of a filter, and sends the report of each
 	// that is not well, now and then how far it is, and a summary by cause at the end. It
-	// goes no deeper than SECRET unless a budget is given.
+	// goes no deeper than SECRET unless a budget is given. A caller that leaves ends it.
+	// Clients that the caller may not check are left out, and not counted.
 	//
 	// Errors: INVALID_ARGUMENT for a bad filter, or a depth without a budget;
 	// PERMISSION_DENIED for a depth beyond SECRET without lookup.probe;
@@ -160,8 +162,10 @@ type DiagnosticsServiceServer interface {
 	// RetryInfo when the list of clients cannot be read.
 	SweepLookups(*SweepLookupsRequest, grpc.ServerStreamingServer[SweepLookupsResponse]) error
 	// ExplainError says what happened to a call that failed, by its request id: from this
-	// replica's last 10,000 failures. Errors: INVALID_ARGUMENT; NOT_FOUND where this
-	// replica has not seen it, naming what to ask next.
+	// replica's last 10,000 failures. A failure of a client that the caller may not check
+	// is as one that was not seen; so is one of no client, unless the caller made it
+	// or may check all. Errors: INVALID_ARGUMENT; NOT_FOUND where this replica has not seen
+	// it, naming what to ask next.
 	ExplainError(context.Context, *ExplainErrorRequest) (*ExplainErrorResponse, error)
 	mustEmbedUnimplementedDiagnosticsServiceServer()
 }
