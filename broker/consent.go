@@ -163,6 +163,7 @@ func (b *Broker) writeConsent(ctx context.Context, c *Client, id, subject string
 	if err != nil {
 		return nil, err
 	}
+	b.forgetRefusals(c, subject) // consent is pending now, no longer missing
 	return b.authorization(c, g.record, id, subject, time.Now()), nil
 }
 

@@ -31,6 +31,10 @@ func grantFaultFigures() string {
 	return fmt.Sprintf("figure grant_faults_tried %d\nfigure grant_faults_survived %d\nfigure grant_faults_unrecoverable %d\n", f.tried, f.survived, f.unrecoverable)
 }
 
+// oneLease is how long a process waits for one that died: as long as a lease lasts, and the
+// pause between two looks.
+const oneLease = 26 * time.Second
+
 // TestGrantFaults fails, hangs, and loses the answer of each call that a refresh makes to
 // the store and to the authorization server, and kills the process before and after each
 // of them. Afterwards exactly one usable grant exists, or the one case where that is
@@ -112,7 +116,11 @@ func (flow grantFlow) run(t *testing.T, target outsideCall, fault lineFault, sto
 	second := w.process(t)
 	lost := false
 	for try := 0; ; try++ { // also what the first one was about to do may yet come
+		begun := time.Now()
 		_, _, err := second.GetToken(t.Context(), of("alice"))
+		if took := time.Since(begun); took > oneLease {
+			t.Errorf("another process waited %v: for one lease after the other", took)
+		}
 		if err == nil {
 			break
 		}

@@ -94,12 +94,17 @@ func (b *Broker) noteGrant(c *Client, subject, path string, generation int64, be
 	if !changed {
 		return
 	}
-	for key := range b.failures.Keys() { // what was asked of the user may have been given
+	b.forgetRefusals(c, subject) // what was asked of the user may have been given
+	b.watchers.wake(c.ID)
+}
+
+// forgetRefusals has the next calls for a subject look at its grant again.
+func (b *Broker) forgetRefusals(c *Client, subject string) {
+	for key := range b.failures.Keys() {
 		if key.uid == c.UID && key.subject == subject {
 			b.failures.Invalidate(key)
 		}
 	}
-	b.watchers.wake(c.ID)
 }
 
 // rereadGrants looks again at those grants in memory that changed elsewhere, and returns

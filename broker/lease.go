@@ -144,6 +144,7 @@ func (m *sharedMint) readGranted(ctx context.Context) error {
 		return err
 	}
 	m.noteGrant(m.c, m.key.subject, path, r.Generation, begun)
+	m.firstSeen(path, version) // who died with the token's lease held the grant's too: they are waited for together
 	m.grant, m.refusal = r.Generation, r.refusal(m.c, m.refreshPolicy(m.c), time.Now())
 	if m.refusal != nil {
 		m.attend(ctx, m.c, &storedGrant{path: path, record: r, secrets: secrets, version: version})

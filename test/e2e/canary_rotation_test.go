@@ -194,14 +194,19 @@ func (c *canarySite) unwraps(store *vaultStore, mount string) {
 	}
 }
 
-// journals returns what the store holds beside secrets and tokens: journals, clients and
-// who used them.
+// journals returns what the store holds beside secrets and tokens: journals, grants,
+// clients and who used them.
 func (v *vaultStore) journals() string {
 	v.t.Helper()
 	keys := []string{"active-rotations"}
 	for _, folder := range []string{"rotations", "usage", "upstream"} {
 		for _, name := range v.list(folder) {
 			keys = append(keys, folder+"/"+name)
+		}
+	}
+	for _, client := range v.list("grants") {
+		for _, name := range v.list("grants/" + client) {
+			keys = append(keys, "grants/"+client+name)
 		}
 	}
 	for _, shard := range v.list("clients") {

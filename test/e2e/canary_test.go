@@ -75,9 +75,10 @@ func (c *canaries) key(algorithm string) signingKey {
 type canarySite struct {
 	*canaries
 	*node
-	site *site
-	up   *upstream
-	ctx  context.Context
+	site  *site
+	up    *upstream
+	ctx   context.Context
+	users *marked
 	// spans are those of everything that the server does; hooks what its webhook was told.
 	spans *collector
 	hooks *receiver
@@ -124,6 +125,7 @@ func (c *canarySite) wander() {
 	must(o.clients.PurgeClient(c.ctx, &pb.PurgeClientRequest{Name: "clients/gone", Confirm: gone.GetClient().GetUid()}))(c.t)
 	c.keys()
 	c.turn()
+	c.grants()
 	c.refusals(name, third)
 	must(o.clients.GetClient(c.ctx, &pb.GetClientRequest{Name: name}))(c.t)
 	must(o.clients.ListClients(c.ctx, &pb.ListClientsRequest{}))(c.t)
@@ -233,7 +235,11 @@ func newCanarySite(t *testing.T, store map[string]any, wrapping ...string) *cana
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, `{"access_token":"x","token_type":%q}`, r.Header.Get("Authorization"))
 	})
-	s, spans := newSite(t, store, up.ca), newCollector(t)
+	marks := &canaries{t: t, scanner: newScanner()}
+	users := marks.users(up)
+	s, spans := newSite(t, store, up.ca, users.ca), newCollector(t)
+	s.addProfiles(t, up.origin, map[string]string{"showing": showing})
+	s.config["authorization"] = map[string]any{"callback_url": users.callback(), "callback_listen": users.callbackAt}
 	s.config["tracing"] = spans.config()
 	if len(wrapping) > 0 {
 		s.config["secrets"] = map[string]any{"wrapping": map[string]any{"creation_paths": wrapping}}
@@ -241,7 +247,7 @@ func newCanarySite(t *testing.T, store map[string]any, wrapping ...string) *cana
 	hooks := newReceiver(t, s)
 	return &canarySite{
 		spans: spans, hooks: hooks,
-		canaries: &canaries{t: t, scanner: newScanner()}, site: s, up: up,
+		canaries: marks, users: users, site: s, up: up,
 		node: s.start(t, program(t)), ctx: t.Context(),
 	}
 }
@@ -260,6 +266,11 @@ func (c *canarySite) search(folders ...string) {
 		}
 		c.scanner.addPieces("a credential as sent", []byte(value))
 	}
+	states := newScanner()
+	for _, state := range c.users.states {
+		states.add("state of a consent", []byte(state))
+	}
+	tokens = append(tokens, c.passedFront()...)
 	issued := newScanner()
 	for i, token := range tokens {
 		issued.addPieces(fmt.Sprintf("access token %d", i), []byte(signatureOf(token)))
@@ -276,6 +287,7 @@ func (c *canarySite) search(folders ...string) {
 	}
 	given, log, heard := c.site.given.String(), c.log.String(), c.site.heard.String()+c.hooks.heard()
 	report("GetToken's answers", c.scanner.scan([]byte(given)))
+	report("the log", states.scan([]byte(log)))
 	if len(issued.scan([]byte(given))) == 0 {
 		c.t.Error("no token in GetToken's answers")
 	}
@@ -379,17 +391,4 @@ func TestCanariesWithEmbeddedStore(t *testing.T) {
 			t.Errorf("%s: mode %v, %v; want 0600", name, info.Mode(), err)
 		}
 	}
-}
-
-func folderOf(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
 }

@@ -23,12 +23,13 @@ import (
 
 // peer is one connection to a server and the services behind it.
 type peer struct {
-	conn        *grpc.ClientConn
-	tokens      pb.TokenServiceClient
-	clients     pb.ClientServiceClient
-	rotations   pb.RotationServiceClient
-	diagnostics pb.DiagnosticsServiceClient
-	health      healthpb.HealthClient
+	conn           *grpc.ClientConn
+	tokens         pb.TokenServiceClient
+	clients        pb.ClientServiceClient
+	rotations      pb.RotationServiceClient
+	diagnostics    pb.DiagnosticsServiceClient
+	authorizations pb.AuthorizationServiceClient
+	health         healthpb.HealthClient
 }
 
 // newPeer connects. All that it is answered, headers and errors included, is
@@ -62,7 +63,7 @@ func newPeer(t testing.TB, address string, creds credentials.TransportCredential
 	t.Cleanup(func() { _ = conn.Close() })
 	return &peer{
 		conn: conn, tokens: pb.NewTokenServiceClient(conn), clients: pb.NewClientServiceClient(conn), rotations: pb.NewRotationServiceClient(conn),
-		diagnostics: pb.NewDiagnosticsServiceClient(conn), health: healthpb.NewHealthClient(conn),
+		diagnostics: pb.NewDiagnosticsServiceClient(conn), authorizations: pb.NewAuthorizationServiceClient(conn), health: healthpb.NewHealthClient(conn),
 	}
 }
 

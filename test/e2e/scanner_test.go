@@ -153,6 +153,20 @@ func (s *scanner) scanFolder(dir string) (found []string, size int, err error) {
 	return found, size, err
 }
 
+// folderOf returns the names in a folder.
+func folderOf(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
 // TestScanner makes sure that what is hidden is found: a search that finds nothing
 // proves nothing else.
 func TestScanner(t *testing.T) {

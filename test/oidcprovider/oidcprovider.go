@@ -64,6 +64,8 @@ type Config struct {
 	ClockTolerance time.Duration
 	// DPoPNonce makes the server want a nonce of its own in each DPoP proof.
 	DPoPNonce bool
+	// DeviceLifetime is how long a device's user has to consent; 10 minutes if zero. Whole seconds.
+	DeviceLifetime time.Duration
 	// RotateRefreshTokens makes each use of a refresh token bring a successor; whoever uses the old one again ends the whole grant.
 	RotateRefreshTokens bool
 }

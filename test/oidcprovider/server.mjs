@@ -153,6 +153,7 @@ function build(issuer, mtlsBase) {
     ttl: {
       ClientCredentials: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime,
       AccessToken: (ctx, token) => token.resourceServer?.accessTokenTTL ?? config.lifetime,
+      ...(config.users ? { DeviceCode: config.users.deviceLifetime } : {}),
     },
     features: {
       devInteractions: { enabled: Boolean(users) },

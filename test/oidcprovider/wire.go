@@ -1,6 +1,7 @@
 package oidcprovider
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,7 @@ type wireConfig struct {
 // wireUsers is what Config says of users' grants, as server.mjs reads it.
 type wireUsers struct {
 	RotateRefreshTokens bool `json:"rotateRefreshTokens"`
+	DeviceLifetime      int  `json:"deviceLifetime"` // seconds
 }
 
 // wireRegistration is Registration as server.mjs reads it.
@@ -64,7 +66,7 @@ func (c Config) wire() wireConfig {
 		w.Clients = append(w.Clients, client.metadata())
 		w.Scopes = append(w.Scopes, client.Scopes...)
 		if client.asksUsers() {
-			w.Users = &wireUsers{RotateRefreshTokens: c.RotateRefreshTokens}
+			w.Users = &wireUsers{RotateRefreshTokens: c.RotateRefreshTokens, DeviceLifetime: int(cmp.Or(c.DeviceLifetime, 10*time.Minute) / time.Second)}
 			w.Scopes = append(w.Scopes, "openid", "offline_access")
 		}
 	}
