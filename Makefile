@@ -78,6 +78,11 @@ fault: ## Fail every outside call in turn; kill, freeze and cut off servers of a
 	cd broker && TOKENBROKER_TEST_FAULTS=all $(GO) test -race -count=1 -timeout=$(TIMEOUT) -run '^(TestRotationFaults|TestGrantFaults)$$'
 	TOKENBROKER_TEST_FAULTS=all $(GO) test -race -count=1 -timeout=$(TIMEOUT) -v -run '^TestFleet' ./test/e2e
 
+.PHONY: diagnosis
+diagnosis: test-servers ## Inject every fault of the catalogue, have it named, and measure what checks of lookups take
+	cd test/diagnosis && $(GO) test -count=1 -timeout=$(TIMEOUT)
+	$(GO) run ./bench -lookups
+
 .PHONY: bench
 bench: ## Measure what a request costs
 	$(GO) run ./bench

@@ -105,12 +105,15 @@ func TestImportsRunOneWay(t *testing.T) {
 		{"embedded", append(ours("oauth", "vault", "server", "client", "cmd", "proto", "plugin"), grpc, vaultAPI, "net/http"), "adapters do not know each other", true},
 		{"plugin", append(ours("oauth", "vault", "embedded", "server", "client", "cmd", "proto/tokenbroker/v1"), vaultAPI), "adapters do not know each other", true},
 		{"server", append(ours("oauth", "vault", "embedded", "client", "cmd", "plugin"), vaultAPI), "adapters do not know each other", true},
+		{"server/audit", append(ours("broker", "proto", "client"), grpc), "whoever has the files can check them", true},
 		{"server/notify", append(ours("proto"), grpc), "webhooks are HTTP and nothing else", true},
 		{"proto", ours("broker", "oauth", "vault", "embedded", "server", "client", "cmd", "internal", "plugin"), "the contract depends on nothing of ours", true},
 		{"client", append(ours("broker", "oauth", "vault", "embedded", "server", "cmd", "internal", "plugin"), vaultAPI), "callers import the contract and no more", true},
 		{"cmd/tokenctl", append(ours("broker", "oauth", "vault", "embedded", "server", "internal/authserver", "internal/devpki", "plugin"), vaultAPI), "the operator's tool speaks to the API", true},
 		{"internal", append(ours("oauth", "vault", "embedded", "server", "client", "cmd", "plugin"), grpc, vaultAPI), "what all may use depends on nobody", true},
 	}
+	// What reads audit files stands on the standard library and asks no server.
+	yet := map[string][]string{"cmd/tokenctl": ours("server/audit")}
 	for _, rule := range rules {
 		t.Run(rule.from, func(t *testing.T) {
 			found := false
@@ -120,7 +123,7 @@ func TestImportsRunOneWay(t *testing.T) {
 				}
 				found = true
 				for _, dep := range p.Deps {
-					if belowAny(dep, rule.never) {
+					if belowAny(dep, rule.never) && !slices.Contains(yet[p.name()], dep) {
 						t.Errorf("%s reaches %s: %s", p.name(), dep, rule.because)
 					}
 				}

@@ -26,6 +26,7 @@ func quickPlan(t *testing.T) plan {
 		rounds: 1, costRounds: 1, sdkCalls: 1000, warmup: 20 * time.Millisecond, closed: 50 * time.Millisecond, open: 50 * time.Millisecond, single: 20 * time.Millisecond,
 		callers: 8, connections: 2, coldTokens: 3, herd: 50, herdPause: 200 * time.Millisecond,
 		vaultTokens: 3, vault: []realvault.Option{realvault.InMemory()}, keys: 300, stormClients: 20, stormRate: 100, stormLifetime: 2 * time.Second,
+		swept: 50, sweeps: 1,
 		long:     longPlan{clients: 300, warm: 100, watches: 20, watchConnections: 2, mixed: 800 * time.Millisecond, sample: 50 * time.Millisecond},
 		profiles: t.TempDir(), progress: t.Output(),
 	}
@@ -33,7 +34,7 @@ func quickPlan(t *testing.T) plan {
 
 func TestEveryFigureIsMeasured(t *testing.T) {
 	p := quickPlan(t)
-	measured, err := measure(t.Context(), p, names(ordinary, long))
+	measured, err := measure(t.Context(), p, names(ordinary, long, lookups))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,11 +68,11 @@ func TestEveryFigureIsMeasured(t *testing.T) {
 }
 
 // vaultFigures are measured on a real Vault.
-var vaultFigures = []string{"cold_vault_vs_bare_calls", "herd_3_replicas_upstream_requests"}
+var vaultFigures = []string{"cold_vault_vs_bare_calls", "herd_3_replicas_upstream_requests", "sweep_10k_vault_s"}
 
 func TestFiguresOfVault(t *testing.T) {
 	harness.SkipIfOff(t)
-	measured, err := measure(t.Context(), quickPlan(t), names(withVault))
+	measured, err := measure(t.Context(), quickPlan(t), names(withVault, lookupsInVault))
 	if errors.Is(err, realvault.ErrMissing) {
 		harness.Missing(t, err)
 	}

@@ -66,6 +66,9 @@ var table = []figure{
 	{"mixed_failed_calls", exactly, 0, "Calls that fail in minutes of a mixed load: warm, cold and renewed tokens, lists, watches that come and go."},
 	{"mixed_heap_end_vs_begin", atMost, 1.25, "Reachable memory in the last quarter of that load, against the second quarter."},
 	{"mixed_goroutines_end_vs_begin", atMost, 1.25, "The same for goroutines."},
+	{"check_token_ms_beyond_round_trips", atMost, 50, "Milliseconds that a check of a lookup down to the token takes beyond the sum of its own round trips; median."},
+	{"sweep_10k_s", atMost, 3, "Seconds of a sweep over 10,000 clients of an embedded store, down to the secret, by a server that has read none of them."},
+	{"sweep_10k_vault_s", atMost, 30, "The same on a real Vault."},
 }
 
 // String returns the bound as the document writes it.

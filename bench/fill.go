@@ -27,6 +27,11 @@ func (w *world) fill(ctx context.Context, file string, n int, name func(int) str
 		return err
 	}
 	defer func() { err = joinClose(err, store.Close) }()
+	return w.fillStore(ctx, store, n, name)
+}
+
+// fillStore is fill for a store that is open.
+func (w *world) fillStore(ctx context.Context, store broker.Store, n int, name func(int) string) error {
 	gathered := &gathering{Store: store, written: map[string]secret.Value{}}
 	upstream, b, err := newBroker(gathered, telemetry.New("bench"), childConfig{Alone: true, Cached: 1000})
 	if err != nil {
@@ -45,7 +50,7 @@ func (w *world) fill(ctx context.Context, file string, n int, name func(int) str
 		if err := gathered.flush(ctx); err != nil {
 			return err
 		}
-		w.p.printf("filled %s with %d of %d clients", file, from+len(chunk), n)
+		w.p.printf("filled a store with %d of %d clients", from+len(chunk), n)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 //
 //	go run ./bench                     all of it but what takes long, about seven minutes
 //	go run ./bench -long               what takes long: million, watches and mixed
+//	go run ./bench -lookups            what checks of lookups take
 //	go run ./bench -only warm          one scenario
 //	go run ./bench -profile DIR        also CPU and allocation profiles of both servers
 //
@@ -67,15 +68,20 @@ var scenarios = []struct {
 	{"million", long, measureMillion},
 	{"watches", long, measureWatches},
 	{"mixed", long, measureMixed},
+	{"check", lookups, measureCheck},
+	{"sweep", lookups, measureSweep},
+	{"vaultsweep", lookupsInVault, measureSweepInVault},
 }
 
 // kind says when a scenario is run.
 type kind int
 
 const (
-	ordinary  kind = iota
-	withVault      // unless real servers are turned off
-	long           // on demand
+	ordinary       kind = iota
+	withVault           // unless real servers are turned off
+	long                // on demand
+	lookups             // of checks of lookups, on demand
+	lookupsInVault      // the same, unless real servers are turned off
 )
 
 // names returns the scenarios of those kinds.
@@ -93,8 +99,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := fullPlan()
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	all := names(ordinary, withVault, long)
+	all := names(ordinary, withVault, long, lookups, lookupsInVault)
 	only := flags.String("only", "", "run this `scenario` alone: "+strings.Join(all, ", "))
+	checks := flags.Bool("lookups", false, "run the scenarios about checks of lookups")
 	longOnes := flags.Bool("long", false, "run the scenarios that take long")
 	flags.IntVar(&p.long.clients, "clients", p.long.clients, "clients of the scenario million")
 	flags.IntVar(&p.long.watches, "watches", p.long.watches, "streams of the scenario watches")
@@ -116,6 +123,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch {
 	case *only != "":
 		chosen = []string{*only}
+	case *checks && harness.Off():
+		chosen = names(lookups)
+		p.printf("%s=none: without the figures that need a Vault", harness.ServersVariable)
+	case *checks:
+		chosen = names(lookups, lookupsInVault)
 	case *longOnes:
 		chosen = names(long)
 	case harness.Off():

@@ -37,6 +37,8 @@ type plan struct {
 	stormClients  int
 	stormRate     float64
 	stormLifetime time.Duration
+	// swept clients are swept by that many sweeps.
+	swept, sweeps int
 	// long is how much the long scenarios do.
 	long longPlan
 	// profiles is the folder for profiles; "" writes none.
@@ -52,6 +54,7 @@ func fullPlan() plan {
 		rounds: 31, costRounds: 15, sdkCalls: 2_000_000, warmup: 2 * time.Second, closed: 600 * time.Millisecond, open: 600 * time.Millisecond, single: 200 * time.Millisecond,
 		callers: 64, connections: 4, coldTokens: 400, herd: 1000, herdPause: time.Second,
 		vaultTokens: 400, keys: 100_000, stormClients: 2000, stormRate: 1500, stormLifetime: 30 * time.Second,
+		swept: 10_000, sweeps: 3,
 		long: longPlan{clients: 1_000_000, warm: 100_000, watches: 10_000, watchConnections: 100, mixed: 10 * time.Minute, sample: 5 * time.Second},
 	}
 }

@@ -68,7 +68,7 @@ func TestListAuthorizations(t *testing.T) {
 func TestImportAuthorization(t *testing.T) {
 	w := newConsents(t)
 	w.register(t, "crm", broker.RefreshToken)
-	w.register(t, "old", broker.Password)
+	w.register(t, "old", broker.Password, func(n *broker.NewClient) { n.Upstream.Provider = "old" })
 	w.register(t, "machine", "")
 	a := w.bring(t, imported(subject))
 	if a.State != broker.AuthorizationActive || !a.Refreshable || !slices.Equal(a.Scopes, []string{"read"}) || a.GrantTime.IsZero() {

@@ -27,7 +27,11 @@ func boundFixture(t *testing.T, binding broker.TokenBinding, edits ...func(*brok
 		}
 		cfg.CheckSecret = checkAnySecret
 	})
-	f.create(t, "acme", append(edits, func(n *broker.NewClient) { n.Upstream.TokenBinding = binding })...)
+	f.create(t, "acme", append(edits, func(n *broker.NewClient) {
+		if n.Upstream.TokenBinding = binding; binding == broker.BoundByCertificate {
+			n.Upstream.Authentication.Method = broker.TLSClientAuth
+		}
+	})...)
 	return f
 }
 

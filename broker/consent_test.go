@@ -65,7 +65,7 @@ func TestStartAuthorizationRefuses(t *testing.T) {
 	w.register(t, "crm", broker.AuthorizationCode)
 	w.register(t, "tv", broker.DeviceCode)
 	w.register(t, "machine", "")
-	w.register(t, "nowhere", broker.AuthorizationCode, func(n *broker.NewClient) { n.Upstream.AuthorizationEndpoint = "" })
+	w.register(t, "imported", broker.RefreshToken)
 	w.register(t, "off", broker.AuthorizationCode)
 	if _, err := w.SetDisabled(t.Context(), "off", true); err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func TestStartAuthorizationRefuses(t *testing.T) {
 		{"no such client", broker.AuthorizationStart{ClientID: "nobody", Subject: "a"}, broker.ReasonClientNotFound},
 		{"disabled", broker.AuthorizationStart{ClientID: "off", Subject: "a"}, broker.ReasonClientDisabled},
 		{"no user's grant", broker.AuthorizationStart{ClientID: "machine", Subject: "a"}, broker.ReasonAuthorizationNotOffered},
-		{"no endpoint", broker.AuthorizationStart{ClientID: "nowhere", Subject: "a"}, broker.ReasonAuthorizationNotOffered},
+		{"grants that are imported", broker.AuthorizationStart{ClientID: "imported", Subject: "a"}, broker.ReasonAuthorizationNotOffered},
 		{"scope", broker.AuthorizationStart{ClientID: "crm", Subject: "a", Scopes: []string{"all"}}, broker.ReasonScopeNotAllowed},
 		{"device with a redirect_uri", broker.AuthorizationStart{ClientID: "tv", Subject: "a", RedirectURI: ownPage}, broker.ReasonInvalidRequest},
 		{"open redirect", broker.AuthorizationStart{ClientID: "crm", Subject: "a", RedirectURI: "https://evil.example/"}, broker.ReasonInvalidRequest},

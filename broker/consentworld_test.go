@@ -44,6 +44,7 @@ func openConsentsOn(t *testing.T, store *brokertest.Faulty, upstream *brokertest
 	t.Helper()
 	return &consents{users: users, fixture: open(t, nil, store, upstream, func(cfg *broker.Config) {
 		cfg.RequestToken, cfg.AuthorizationServer, cfg.CallbackURL = users.RequestToken, users, callback
+		cfg.Providers = brokertest.Profiles{"old": {Name: "old", GrantTypes: []broker.GrantType{broker.Password}}}
 	})}
 }
 
@@ -52,7 +53,10 @@ func (w *consents) register(t *testing.T, id string, grant broker.GrantType, edi
 	t.Helper()
 	return w.create(t, id, append([]func(*broker.NewClient){func(n *broker.NewClient) {
 		u := &n.Upstream
-		u.Grant, u.Issuer, u.RedirectURIs = grant, issuer, []string{ownPage}
+		u.Grant, u.Issuer = grant, issuer
+		if grant == broker.AuthorizationCode {
+			u.RedirectURIs = []string{ownPage}
+		}
 		u.AuthorizationEndpoint, u.DeviceAuthorizationEndpoint = issuer+"/authorize", issuer+"/device_authorization"
 		u.RevocationEndpoint = issuer + "/revoke"
 		u.AllowedScopes = append(u.AllowedScopes, "openid")

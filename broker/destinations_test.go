@@ -108,8 +108,17 @@ var thefts = map[string][]theft{
 		{"a URL", func(u *broker.Upstream) { u.AllowedResources = []string{"https://evil.example/token"} }, ""},
 	},
 	"Parameters": {
-		{"a redirect", func(u *broker.Upstream) { u.Parameters = map[string]string{"redirect_uri": "https://evil.example"} }, ""},
+		{"a redirect", func(u *broker.Upstream) { u.Parameters = map[string]string{"redirect_uri": "https://evil.example"} }, broker.ReasonInvalidRequest},
 		{"an assertion", func(u *broker.Upstream) { u.Parameters = map[string]string{"Client_Assertion": "x"} }, broker.ReasonInvalidRequest},
+	},
+	"IssuerInAnswer": {
+		{"promised", func(u *broker.Upstream) { u.IssuerInAnswer = true }, ""},
+	},
+	"APIEndpoint": {
+		{"another host", func(u *broker.Upstream) { u.APIEndpoint = "https://evil.example/me" }, broker.ReasonInvalidRequest},
+		{"another host that tokens are bound to", func(u *broker.Upstream) {
+			u.APIEndpoint, u.TokenDestinations = "https://evil.example/me", []string{"https://evil.example"}
+		}, broker.ReasonDestinationNotBound},
 	},
 	"IssueBudget.Tokens": {
 		{"one", func(u *broker.Upstream) { u.IssueBudget = broker.IssueBudget{Tokens: 1, Period: time.Hour} }, ""},

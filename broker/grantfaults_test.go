@@ -107,7 +107,7 @@ func (flow grantFlow) run(t *testing.T, target outsideCall, fault lineFault, sto
 	synctest.Wait()
 	calls, struck := first.line.seen()
 	if !clean && !struck {
-		t.Fatalf("the refresh has not made the call %s", target)
+		t.Fatalf("the refresh has not made the call %s, but %v; GetToken: %v", target, calls, err)
 	}
 	second := w.process(t)
 	lost := false

@@ -157,7 +157,10 @@ func TestSubjectsAreChecked(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFixture(t)
-			f.create(t, "acme", func(n *broker.NewClient) { n.Upstream.Grant = test.grant })
+			f.create(t, "acme", func(n *broker.NewClient) {
+				u := &n.Upstream
+				u.Grant, u.AuthorizationEndpoint, u.DeviceAuthorizationEndpoint = test.grant, origin+"/authorize", origin+"/device"
+			})
 			test.query.ClientID = "acme"
 			_, _, err := f.GetToken(t.Context(), test.query)
 			wantReason(t, "GetToken", err, test.want)

@@ -92,28 +92,28 @@ var lookupStages = []LookupStageInfo{
 	{StageStoreReachable, DepthIndex, "the store answers"},
 	{StageStoreUnsealed, DepthIndex, "the store is unsealed"},
 	{StageStoreAuthenticated, DepthIndex, "the store knows the broker"},
-	{StageStoreUsable, DepthIndex, "the store is a KV version 2 engine with the broker's own data"},
+	{StageStoreUsable, DepthIndex, "the store holds the broker's own data (in Vault: KV version 2)"},
 	{StageStorePermitted, DepthIndex, "the store's policy lets the broker read"},
 	{StageIndex, DepthIndex, "the client is registered"},
 	{StageCaller, DepthIndex, "the caller may have the token"},
 	{StageClientState, DepthIndex, "the client is neither disabled nor deleted"},
-	{StageSettings, DepthIndex, "its settings are sound: endpoints, provider, client_id"},
+	{StageSettings, DepthIndex, "the client's settings are sound: endpoints, provider, client_id"},
 	{StageSecretPresent, DepthSecret, "the secret's value is there"},
-	{StageSecretIntact, DepthSecret, "it is the one that was staged"},
-	{StageSecretFit, DepthSecret, "it fits the authentication method, and looks like a secret"},
-	{StageDestination, DepthSecret, "it may be sent to the token endpoint"},
-	{StageOtherSecrets, DepthSecret, "the versions beside it could be used"},
+	{StageSecretIntact, DepthSecret, "the secret is the one that was staged"},
+	{StageSecretFit, DepthSecret, "the secret fits the authentication method, and looks like one"},
+	{StageDestination, DepthSecret, "the secret may be sent to the token endpoint"},
+	{StageOtherSecrets, DepthSecret, "the pending and the previous secret could be used"},
 	{StageDNS, DepthConnect, "the token endpoint's name has an address"},
-	{StageTCP, DepthConnect, "its addresses take connections"},
-	{StageTLS, DepthConnect, "its certificate is good"},
+	{StageTCP, DepthConnect, "the addresses take connections"},
+	{StageTLS, DepthConnect, "the server's certificate is good"},
 	{StageHTTP, DepthConnect, "what answers there is a token endpoint"},
-	{StageClock, DepthConnect, "its clock and this host's agree"},
-	{StageMetadata, DepthConnect, "the client's settings are what its metadata offers"},
+	{StageClock, DepthConnect, "the server's clock and this host's agree"},
+	{StageMetadata, DepthConnect, "the client's settings are what the server's metadata offers"},
 	{StageAuthorization, DepthToken, "the user's grant is alive, where one is needed"},
 	{StageTokenRequest, DepthToken, "a token is given for the client's credentials"},
-	{StageTokenScopes, DepthToken, "it has the scopes that were asked for"},
-	{StageTokenExpiry, DepthToken, "its expiry is known"},
-	{StageTokenRefresh, DepthToken, "the next one can be had"},
+	{StageTokenScopes, DepthToken, "the token has the scopes that were asked for"},
+	{StageTokenExpiry, DepthToken, "the token's expiry is known"},
+	{StageTokenRefresh, DepthToken, "the next token can be had"},
 	{StageNoSecret, DepthEnforcement, "a missing secret is refused"},
 	{StageWrongSecret, DepthEnforcement, "a wrong secret is refused"},
 	{StageAPIToken, DepthAPI, "the API takes the token"},
@@ -362,6 +362,10 @@ func (b *Broker) checkClient(ctx context.Context, w *walk, c *Client) {
 		return
 	}
 	w.add(StageClientState, OutcomePassed, "")
+	if _, err := keyWithout(c, w.check.Query, settingsOf(c)); err != nil {
+		w.fail(StageSettings, err)
+		return
+	}
 	b.checkSettings(w, c)
 	var current SecretVersion
 	if w.deep(DepthSecret) {

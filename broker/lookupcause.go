@@ -54,10 +54,10 @@ func (r LookupReport) RootCause() (RootCause, bool) {
 	case failed.Reason == ReasonUpstreamRefused || failed.Reason == ReasonInternal || failed.Reason == ReasonStoreFailed:
 		cause.Confidence = Unknown
 	}
-	if failed.Name != StageTokenRequest || !slices.Contains(vague, failed.Reason) {
+	if failed.Name != StageTokenRequest {
 		return cause, true
 	}
-	for _, reason := range explains {
+	for _, reason := range explanationsOf(failed.Reason) {
 		j := slices.IndexFunc(r.Stages[:i], func(s LookupStage) bool { return s.Outcome == OutcomeWarned && s.Reason == reason })
 		if j < 0 || reason == ReasonUpstreamClockSkew && !r.signed() {
 			continue
@@ -69,6 +69,17 @@ func (r LookupReport) RootCause() (RootCause, bool) {
 		cause.Also = append(cause.Also, reason)
 	}
 	return cause, true
+}
+
+// explanationsOf are the warnings that explain how a token request failed.
+func explanationsOf(reason Reason) []Reason {
+	switch {
+	case slices.Contains(vague, reason):
+		return explains
+	case reason == ReasonUpstreamMalformed: // which speaks of the server alone
+		return []Reason{ReasonUpstreamNotOAuth}
+	}
+	return nil
 }
 
 // signed reports whether the client authenticates by an assertion, which has times.

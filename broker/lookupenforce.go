@@ -35,7 +35,7 @@ func (b *Broker) checkEnforcement(ctx context.Context, w *walk, c *Client, curre
 	if !w.deep(DepthEnforcement) {
 		return
 	}
-	if len(otherMethods(method)) == 0 && method != ClientSecretJWT {
+	if !guessable(method) {
 		w.add(StageWrongSecret, OutcomeSkipped, "", "a key cannot be guessed as a secret can")
 		return
 	}

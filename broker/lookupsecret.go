@@ -29,7 +29,12 @@ func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) SecretVer
 	}
 	defer value.Wipe()
 	w.add(StageSecretPresent, OutcomePassed, "", fmt.Sprintf("version %d at %s", current.Number, c.place(current)))
-	w.add(StageSecretIntact, OutcomePassed, "", current.Fingerprint)
+	if b.writtenOver(ctx, c, current) {
+		w.add(StageSecretIntact, OutcomeWarned, ReasonSecretChangedOutside,
+			"somebody wrote another value over "+c.place(current)+" by hand; tokens are got with the one that was staged, until that is pushed out")
+	} else {
+		w.add(StageSecretIntact, OutcomePassed, "", current.Fingerprint)
+	}
 	switch err := b.checkSecret(c.Upstream.secretUse(), value); {
 	case err != nil:
 		w.fail(StageSecretFit, err)
@@ -50,6 +55,17 @@ func (b *Broker) checkSecrets(ctx context.Context, w *walk, c *Client) SecretVer
 	w.add(StageDestination, OutcomePassed, "", "bound to "+strings.Join(current.Destinations, " "))
 	b.checkOtherSecrets(ctx, w, c)
 	return current
+}
+
+// writtenOver reports whether a later value lies over one of c's, as people leave it who
+// write to the store by hand: it is not used, and pushes the right one out in the end.
+func (b *Broker) writtenOver(ctx context.Context, c *Client, version SecretVersion) bool {
+	if !version.Reference.IsZero() {
+		return false // its owner may write what they will
+	}
+	value, err := b.latestValue(ctx, c, version)
+	value.Wipe()
+	return err == nil || ReasonOf(err) == ReasonRecordCorrupt || ReasonOf(err) == ReasonRecordDeleted
 }
 
 // checkOtherSecrets warns of a pending or previous version that could not be used, or a

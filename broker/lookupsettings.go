@@ -60,6 +60,9 @@ var (
 	notWord         = regexp.MustCompile(`[^a-z0-9]+`)
 )
 
+// environments :: what environmentOf says → how people call it.
+var environments = map[string]string{"test": "a test environment", "production": "production"}
+
 // environmentOf guesses what a text says about its environment: "test", "production", or
 // "" if nothing.
 func environmentOf(text string) string {
@@ -95,7 +98,7 @@ func mixedEnvironments(c *Client) []string {
 	for _, t := range texts {
 		if environment := environmentOf(t.text); environment != "" {
 			seen[environment] = true
-			evidence = append(evidence, fmt.Sprintf("%s looks like %s", t.name, environment))
+			evidence = append(evidence, t.name+" looks like "+environments[environment])
 		}
 	}
 	if len(seen) < 2 {
@@ -132,7 +135,9 @@ func decodes(text string) bool {
 }
 
 var (
-	uuid       = regexp.MustCompile(`(?i)^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+	uuid = regexp.MustCompile(`(?i)^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+	// escaped is an encoded character that secrets have and URLs do not: + / = : @ & or space.
+	escaped    = regexp.MustCompile(`(?i)%(2b|2f|3d|3a|40|26|20|25)`)
 	assignment = regexp.MustCompile(`(?i)^(client_secret|clientsecret|secret|password)\s*[:=]|^(bearer|basic)\s`)
 )
 
@@ -163,6 +168,8 @@ func secretDoubts(c *Client, value secret.Value) []string {
 		return []string{"it is a UUID, as the secret's id is at this provider; its value is another text"}
 	case strings.HasPrefix(text, "http://") || strings.HasPrefix(text, "https://"):
 		return []string{"it is a URL"}
+	case escaped.MatchString(text) && decodes(text):
+		return []string{"it is percent-encoded already; the broker encodes it where that is needed"}
 	case strings.Count(text, ".") == 2 && strings.HasPrefix(text, "eyJ"):
 		return []string{"it is a JWT, perhaps an access token; those end, and are no client secret"}
 	}

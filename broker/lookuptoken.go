@@ -115,7 +115,7 @@ func (b *Broker) checkRequest(ctx context.Context, w *walk, c *Client, current S
 	}
 	e := AsError(err)
 	evidence := evidenceOf(e)
-	if e.Reason == ReasonClientRejected {
+	if slices.Contains(mayBeMethod, e.Reason) {
 		if reason, more := b.tryOtherMethod(ctx, w, c, current, value, key); reason != "" {
 			w.add(StageTokenRequest, OutcomeFailed, reason, append(evidence, more...)...)
 			return nil, value
@@ -140,42 +140,6 @@ func (b *Broker) askingHarms(c *Client) string {
 		return "the client's tokens are limited"
 	}
 	return ""
-}
-
-// tryOtherMethod tries whether the server takes the secret by another method, if a wrong
-// try is left: the method that its metadata offers, else the other common one.
-func (b *Broker) tryOtherMethod(ctx context.Context, w *walk, c *Client, current SecretVersion, value secret.Value, key tokenKey) (Reason, []string) {
-	methods := otherMethods(c.Upstream.Authentication.Method)
-	if why := b.harms(c); len(methods) == 0 || why != "" {
-		return "", nil
-	}
-	var evidence []string
-	for _, method := range methods {
-		if err := b.spendTry(ctx, w, c); err != nil {
-			if len(evidence) == 0 {
-				evidence = append(evidence, "other methods were not tried: "+AsError(err).Detail)
-			}
-			return "", evidence
-		}
-		other := c.clone()
-		other.Upstream.Authentication = Authentication{Method: method}
-		token, err := b.askOnce(ctx, other, current, value, key)
-		if err == nil {
-			b.dropToken(ctx, other, current, value, token.AccessToken)
-			return ReasonAuthenticationMethodWrong, []string{fmt.Sprintf("by %s the same secret gets a token", method)}
-		}
-		evidence = append(evidence, fmt.Sprintf("by %s it is refused too (%s)", method, ReasonOf(err)))
-	}
-	return "", evidence
-}
-
-// otherMethods are what else a client secret may be sent by, the likeliest first.
-func otherMethods(method AuthenticationMethod) []AuthenticationMethod {
-	all := []AuthenticationMethod{ClientSecretPost, ClientSecretBasic, ClientSecretBasicRaw}
-	if !slices.Contains(all, method) {
-		return nil
-	}
-	return slices.DeleteFunc(all, func(m AuthenticationMethod) bool { return m == method })
 }
 
 // askOnce makes one request for a token that nobody is given.

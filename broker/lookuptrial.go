@@ -2,8 +2,12 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"net/url"
 	"slices"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/internal/secret"
 )
 
 // trialDay is the window in which wrong tries are counted.
@@ -49,6 +53,67 @@ func nextTry(tries []wrongTry) string {
 		return "no time: none is allowed"
 	}
 	return tries[0].Time.Add(trialDay).Format(time.RFC3339)
+}
+
+// mayBeMethod are refusals by which servers mean, among other things, that a secret came
+// by a method that they do not take: some call it a malformed request, some say nothing.
+var mayBeMethod = []Reason{ReasonClientRejected, ReasonRequestRejected, ReasonUpstreamRefused}
+
+// tryOtherMethod tries whether the server takes the secret by another method, as far as
+// wrong tries are left. It returns AUTHENTICATION_METHOD_WRONG if one does, and what was
+// seen.
+func (b *Broker) tryOtherMethod(ctx context.Context, w *walk, c *Client, current SecretVersion, value secret.Value, key tokenKey) (Reason, []string) {
+	methods := otherMethods(c.Upstream.Authentication.Method, c.Upstream.ClientID, value)
+	if why := b.harms(c); len(methods) == 0 || why != "" {
+		return "", nil
+	}
+	var evidence []string
+	for _, method := range methods {
+		if err := b.spendTry(ctx, w, c); err != nil {
+			if len(evidence) == 0 {
+				evidence = append(evidence, "other methods were not tried: "+AsError(err).Detail)
+			}
+			return "", evidence
+		}
+		other := c.clone()
+		other.Upstream.Authentication = Authentication{Method: method}
+		token, err := b.askOnce(ctx, other, current, value, key)
+		if err == nil {
+			b.dropToken(ctx, other, current, value, token.AccessToken)
+			return ReasonAuthenticationMethodWrong, []string{fmt.Sprintf("by %s the same secret gets a token", method)}
+		}
+		evidence = append(evidence, fmt.Sprintf("by %s it is refused too (%s)", method, ReasonOf(err)))
+	}
+	return "", evidence
+}
+
+// otherMethods are what else a client secret may be sent by, the likeliest first. The two
+// forms of Basic are one where the form-encoding (RFC 6749 §2.3.1) changes nothing.
+func otherMethods(method AuthenticationMethod, clientID string, value secret.Value) []AuthenticationMethod {
+	var others []AuthenticationMethod
+	switch method {
+	case ClientSecretBasic:
+		others = []AuthenticationMethod{ClientSecretPost, ClientSecretBasicRaw}
+	case ClientSecretBasicRaw:
+		others = []AuthenticationMethod{ClientSecretBasic, ClientSecretPost}
+	case ClientSecretPost:
+		others = []AuthenticationMethod{ClientSecretBasic, ClientSecretBasicRaw}
+	}
+	text := clientID + value.RevealString()
+	if url.QueryEscape(text) != text {
+		return others
+	}
+	twin := ClientSecretBasicRaw
+	if method == ClientSecretBasicRaw {
+		twin = ClientSecretBasic
+	}
+	return slices.DeleteFunc(others, func(m AuthenticationMethod) bool { return m == twin })
+}
+
+// guessable reports whether a method sends, or signs with, a secret that others could
+// guess, and not a key.
+func guessable(method AuthenticationMethod) bool {
+	return slices.Contains([]AuthenticationMethod{ClientSecretBasic, ClientSecretBasicRaw, ClientSecretPost, ClientSecretJWT}, method)
 }
 
 // harms says why wrong tries must not be made with c; "" if they may.

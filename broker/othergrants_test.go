@@ -109,7 +109,7 @@ func TestAssertionsOfSubjects(t *testing.T) {
 		f := newFixture(t)
 		f.create(t, "acme", func(n *broker.NewClient) {
 			n.Upstream.Grant, n.Upstream.AssertionSubject = broker.JWTBearer, "admin@example.com"
-			n.Upstream.Authentication.Method = broker.NoAuthentication
+			n.Upstream.Authentication.Method, n.Secret = broker.NoAuthentication, input("-----BEGIN a key")
 		})
 		for _, subject := range []string{"", "alice@example.com", "bob@example.com", "", "alice@example.com"} {
 			if _, _, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: "acme", Subject: subject}); err != nil {
@@ -138,8 +138,11 @@ func TestAssertionsOfSubjects(t *testing.T) {
 // TestPasswords are sent each time, to where they are bound, with a warning.
 func TestPasswords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t)
-		f.create(t, "acme", withGrant(broker.Password))
+		memory := brokertest.NewMemory()
+		f := open(t, memory, brokertest.NewFaulty(memory), brokertest.NewUpstream(), func(cfg *broker.Config) {
+			cfg.Providers = brokertest.Profiles{"old": {Name: "old", GrantTypes: []broker.GrantType{broker.Password}}}
+		})
+		f.create(t, "acme", func(n *broker.NewClient) { n.Upstream.Grant, n.Upstream.Provider = broker.Password, "old" })
 		if _, err := f.StoreGranted(t.Context(), "acme", "alice", broker.TokenResponse{}, "alice@example.com", "correct-horse"); err != nil {
 			t.Fatal(err)
 		}
@@ -170,24 +173,30 @@ func TestPasswords(t *testing.T) {
 
 // TestAPublicClient has no secret and needs none.
 func TestAPublicClient(t *testing.T) {
-	f := newFixture(t)
-	f.create(t, "acme", func(n *broker.NewClient) {
-		n.Upstream.Authentication.Method, n.Secret = broker.NoAuthentication, broker.SecretInput{}
+	synctest.Test(t, func(t *testing.T) {
+		w := newGrantWorld(rotating())
+		p := w.process(t)
+		p.createUsers(t, func(n *broker.NewClient) {
+			n.Upstream.Authentication.Method, n.Secret, n.Rotation = broker.NoAuthentication, broker.SecretInput{}, broker.RotationSettings{}
+		})
+		w.consent(t, p, "alice")
+		token := p.tokenOf(t, "alice")
+		if sent := w.upstream.Requests()[0]; token.SecretVersion != 0 || !sent.Secret.IsZero() || !slices.Equal(sent.Destinations, []string{origin}) {
+			t.Errorf("sent a secret %t to %q", !sent.Secret.IsZero(), sent.Destinations)
+		}
+		report, err := p.CheckLookup(t.Context(), broker.LookupCheck{
+			ClientID: users, Depth: broker.DepthToken, Permitted: broker.DepthToken, Query: broker.TokenQuery{Subject: "alice"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cause, failed := report.RootCause(); failed {
+			t.Errorf("CheckLookup: %+v", cause)
+		}
+		if got, want := w.process(t).tokenOf(t, "alice").ID, token.ID; got != want {
+			t.Errorf("another replica has %s, want the shared %s", got, want)
+		}
 	})
-	token := f.token(t, "acme")
-	if sent := f.upstream.Requests()[0]; token.SecretVersion != 0 || !sent.Secret.IsZero() || !slices.Equal(sent.Destinations, []string{origin}) {
-		t.Errorf("sent a secret %t to %q", !sent.Secret.IsZero(), sent.Destinations)
-	}
-	report, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: "acme", Depth: broker.DepthSecret, Permitted: broker.DepthAPI})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cause, failed := report.RootCause(); failed {
-		t.Errorf("CheckLookup: %+v", cause)
-	}
-	if got, want := f.replica(t).token(t, "acme").ID, token.ID; got != want {
-		t.Errorf("another replica has %s, want the shared %s", got, want)
-	}
 }
 
 // introspecting is an authorization server that is asked about tokens.

@@ -64,13 +64,16 @@ type UsageFailure struct {
 // notedUse is who was given a token in one quarter of an hour. It is immutable.
 type notedUse struct {
 	quarter int64 // since 1970
+	// first is one of callers. Most tokens have one caller, and with many tokens in use
+	// what a look into a map touches is in no cache of the processor.
+	first   string
 	callers map[string]bool
 }
 
 // knows reports whether nothing is new about a use: it is noted, or the quarter has as
 // many callers as are kept.
 func (n *notedUse) knows(caller string, quarter int64) bool {
-	return n != nil && n.quarter >= quarter && (n.callers[caller] || len(n.callers) >= maxUsageCallers)
+	return n != nil && n.quarter >= quarter && (n.first == caller || n.callers[caller] || len(n.callers) >= maxUsageCallers)
 }
 
 // NoteUse notes that caller, by its name in the access table, was given t at now. It is
@@ -163,9 +166,12 @@ func (l *ledger) note(t *Token, caller string, quarter int64, now time.Time) {
 	}
 	next := &notedUse{quarter: quarter, callers: map[string]bool{}}
 	if noted != nil && noted.quarter >= quarter { // of calls at its end, the slower one
-		next.quarter, next.callers = noted.quarter, maps.Clone(noted.callers)
+		next.quarter, next.first, next.callers = noted.quarter, noted.first, maps.Clone(noted.callers)
 	}
 	next.callers[caller] = true
+	if next.first == "" {
+		next.first = caller
+	}
 	t.noted.Store(next)
 	c := l.clientLocked(t.uid, t.clientID, now)
 	if c == nil {

@@ -109,7 +109,7 @@ func checkAssertion(v *violations, prefix string, u Upstream) {
 		v.add(prefix+"assertion.audience", "is not sent by %s", PrivateKeyBearer)
 	}
 	algorithms := u.secretUse().Method.SigningAlgorithms()
-	if a.SigningAlgorithm != "" && !slices.Contains(algorithms, a.SigningAlgorithm) {
+	if u.asserts() && a.SigningAlgorithm != "" && !slices.Contains(algorithms, a.SigningAlgorithm) {
 		v.add(prefix+"assertion.signing_algorithm", "is not one of %v", algorithms)
 	}
 	checkText(v, prefix+"assertion.key_id", a.KeyID, maxClientIDLength)

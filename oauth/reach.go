@@ -59,12 +59,25 @@ func (c *Client) Reach(ctx context.Context, target broker.ReachTarget) []broker.
 		sight := stage(ctx)
 		now := time.Now()
 		sight.Duration, r.begun = now.Sub(r.begun), now
-		r.sights = append(r.sights, sight)
+		r.add(sight)
 		if sight.Err != nil {
 			break
 		}
 	}
 	return r.sights
+}
+
+// add appends what was seen at a stage. A handshake that was found wanting only by the
+// request behind it was wanting all the same: servers of TLS 1.3 refuse a missing client
+// certificate after it, and a proxy's tunnel is shaken hands in with the request.
+func (r *reach) add(sight broker.Sight) {
+	if last := len(r.sights) - 1; sight.Stage == broker.StageHTTP && broker.ReasonOf(sight.Err) == broker.ReasonUpstreamTLS {
+		r.sights[last].Err, r.sights[last].Warning = sight.Err, ""
+		r.sights[last].Connections += sight.Connections
+		r.sights[last].Duration += sight.Duration
+		return
+	}
+	r.sights = append(r.sights, sight)
 }
 
 func (r *reach) close() {
@@ -237,8 +250,18 @@ func (r *reach) handshake(ctx context.Context) broker.Sight {
 	seen.reach(stageHandshaking)
 	limited, cancel := context.WithTimeout(ctx, r.timeout/2)
 	defer cancel()
-	conn := tls.Client(r.conn, r.door.TLSConfig(r.endpoint))
-	if err := conn.HandshakeContext(limited); err != nil {
+	config := r.door.TLSConfig(r.endpoint)
+	wanted := false // written and read by the handshake alone, then by us
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		wanted = true
+		return new(tls.Certificate), nil // none
+	}
+	conn := tls.Client(r.conn, config)
+	err := conn.HandshakeContext(limited)
+	if wanted {
+		sight.Evidence = []string{"the server asks for a client certificate"}
+	}
+	if err != nil {
 		a := &attempt{op: opReach, origin: originOf(r.endpoint), progress: seen}
 		detail, ok := a.tlsFailure(err)
 		if !ok || limited.Err() != nil {
@@ -249,10 +272,10 @@ func (r *reach) handshake(ctx context.Context) broker.Sight {
 	}
 	state := conn.ConnectionState()
 	leaf := state.PeerCertificates[0]
-	sight.Evidence = []string{
-		tls.VersionName(state.Version) + ", " + tls.CipherSuiteName(state.CipherSuite),
-		"certificate " + r.name(leaf.Subject.String()) + ", issued by " + r.name(leaf.Issuer.String()) + ", valid until " + utc(leaf.NotAfter),
-	}
+	sight.Evidence = append(sight.Evidence,
+		tls.VersionName(state.Version)+", "+tls.CipherSuiteName(state.CipherSuite),
+		"certificate for "+r.name(strings.Join(certified(leaf), ", "))+", issued by "+r.name(leaf.Issuer.String())+", valid until "+utc(leaf.NotAfter),
+	)
 	if end := earliestEnd(state.VerifiedChains); time.Until(end) < certificateEnds {
 		sight.Warning = broker.ReasonUpstreamCertificateEnds
 		sight.Evidence = append(sight.Evidence, fmt.Sprintf("its chain ends in %s", time.Until(end).Round(time.Hour)))
@@ -262,6 +285,15 @@ func (r *reach) handshake(ctx context.Context) broker.Sight {
 
 // name cleans a name of a certificate, which is the server's word.
 func (r *reach) name(text string) string { return scrubber{}.clean(text, maxDescription) }
+
+// certified returns the names and addresses that a certificate is for.
+func certified(leaf *x509.Certificate) []string {
+	names := slices.Clone(leaf.DNSNames)
+	for _, address := range leaf.IPAddresses {
+		names = append(names, address.String())
+	}
+	return names
+}
 
 // earliestEnd returns when the longest living chain ends.
 func earliestEnd(chains [][]*x509.Certificate) time.Time {
@@ -319,74 +351,6 @@ func (r *reach) ask(ctx context.Context) broker.Sight {
 	if err != nil {
 		kind = "a body over 1 MiB"
 	}
-	sight.Warning, sight.Evidence, sight.Err = r.judge(a, r.res, doc, kind, body)
-	return sight
-}
-
-// judge says whether what answered may be a token endpoint.
-func (r *reach) judge(a *attempt, res *http.Response, doc document, kind string, body []byte) (broker.Reason, []string, error) {
-	said := fmt.Sprintf("answered %d with %s", res.StatusCode, kind)
-	fail := func(reason broker.Reason, what string) (broker.Reason, []string, error) {
-		return "", nil, a.fail(reason, nil, "%s%s", said, what)
-	}
-	page := strings.HasPrefix(kind, "an HTML")
-	switch status := res.StatusCode; {
-	case doc.failed():
-		code := doc.text("error")
-		if _, known := codes[code]; !known {
-			code = "an error of its own" // nobody asked for it, so it has no meaning worth quoting
-		}
-		return "", []string{said + ", as a token endpoint does: " + code}, nil
-	case status == http.StatusNetworkAuthenticationRequired:
-		return fail(broker.ReasonUpstreamNotOAuth, ": a captive portal (RFC 6585 §6)")
-	case status == http.StatusTooManyRequests:
-		return broker.ReasonUpstreamRateLimited, []string{said}, nil
-	case status == http.StatusNotFound || status == http.StatusGone:
-		return fail(broker.ReasonEndpointWrong, ": nothing is there")
-	case status == http.StatusMethodNotAllowed && r.target.Provider == "":
-		return fail(broker.ReasonEndpointWrong, ": it takes no POST")
-	case status == http.StatusProxyAuthRequired:
-		return fail(broker.ReasonUpstreamProxy, ": something on the way wants a login")
-	case status >= 500:
-		return fail(broker.ReasonUpstreamUnavailable, "")
-	case isSOAP(body):
-		return fail(broker.ReasonUpstreamNotOAuth, ": a SOAP service")
-	case page:
-		return fail(broker.ReasonUpstreamNotOAuth, ": a page for people, such as a login page or a portal")
-	case kind == "neither a JSON object nor a form" && r.target.Provider == "" && status < 400:
-		return fail(broker.ReasonUpstreamNotOAuth, "")
-	case status < 300 && r.target.Provider == "":
-		return broker.ReasonUpstreamNotOAuth, []string{said + ", where a token endpoint answers 400 or 401 (RFC 6749 §5.2)"}, nil
-	case doc.readable() && r.target.Provider == "":
-		return broker.ReasonUpstreamNotOAuth, []string{said + " without the member error (RFC 6749 §5.2): an API, but perhaps not a token endpoint"}, nil
-	}
-	return "", []string{said}, nil
-}
-
-func isSOAP(body []byte) bool {
-	start := string(body[:min(len(body), 1024)])
-	return strings.Contains(start, "schemas.xmlsoap.org/soap/envelope") || strings.Contains(start, "www.w3.org/2003/05/soap-envelope")
-}
-
-// clock is [broker.StageClock].
-func (r *reach) clock(context.Context) broker.Sight {
-	sight := broker.Sight{Stage: broker.StageClock}
-	theirs := serverTime(r.res.Header)
-	if theirs.IsZero() {
-		sight.Evidence = []string{"the answer has no Date"}
-		return sight
-	}
-	// A Date counts whole seconds, cut off; it was made between sending and now.
-	low, high := time.Until(theirs), theirs.Add(time.Second).Sub(r.sent)
-	switch {
-	case low > clockDiffers:
-		sight.Warning = broker.ReasonUpstreamClockSkew
-		sight.Evidence = []string{fmt.Sprintf("its clock is %s ahead of this host's", low.Round(time.Second))}
-	case high < -clockDiffers:
-		sight.Warning = broker.ReasonUpstreamClockSkew
-		sight.Evidence = []string{fmt.Sprintf("its clock is %s behind this host's", (-high).Round(time.Second))}
-	default:
-		sight.Evidence = []string{"its clock and this host's agree within " + clockDiffers.String()}
-	}
+	sight.Evidence, sight.Warning, sight.Err = r.judge(a, r.res, doc, kind, body)
 	return sight
 }

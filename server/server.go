@@ -103,6 +103,8 @@ type Config struct {
 	// Access, if not nil, is the access table instead of Callers. Whoever made it runs it.
 	Access *access.Reloader
 	Limits Limits
+	// Version is what callers are told of the release; "" tells nothing.
+	Version string
 	// Bearer verifies the tokens that callers show in the authorization metadata; nil
 	// looks at none. Whoever made it runs it.
 	Bearer *bearer.Verifier
@@ -182,7 +184,7 @@ func New(cfg Config) (*Server, error) {
 	pb.RegisterRotationServiceServer(s.grpc, &rotationService{broker: cfg.Broker})
 	pb.RegisterAuthorizationServiceServer(s.grpc, &authorizationService{broker: cfg.Broker})
 	pb.RegisterDiagnosticsServiceServer(s.grpc, &diagnosticsService{broker: cfg.Broker, failures: s.border.failures})
-	pb.RegisterAccessServiceServer(s.grpc, accessService{})
+	pb.RegisterAccessServiceServer(s.grpc, accessService{version: cfg.Version})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setServing(healthpb.HealthCheckResponse_NOT_SERVING)

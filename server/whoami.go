@@ -11,12 +11,13 @@ import (
 
 type accessService struct {
 	pb.UnsafeAccessServiceServer
+	version string
 }
 
 var _ pb.AccessServiceServer = accessService{}
 
 // WhoAmI implements AccessService.
-func (accessService) WhoAmI(ctx context.Context, _ *pb.WhoAmIRequest) (*pb.WhoAmIResponse, error) {
+func (s accessService) WhoAmI(ctx context.Context, _ *pb.WhoAmIRequest) (*pb.WhoAmIResponse, error) {
 	v := visitOf(ctx)
 	response := &pb.WhoAmIResponse{Identities: v.peer.Identities(), Caller: v.name()}
 	if !v.notAfter.IsZero() {
@@ -24,6 +25,9 @@ func (accessService) WhoAmI(ctx context.Context, _ *pb.WhoAmIRequest) (*pb.WhoAm
 	}
 	for _, g := range v.caller.Grants() {
 		response.Grants = append(response.Grants, grantToProto(g))
+	}
+	if response.GetCaller() != "" {
+		response.ServerTime, response.ServerVersion = timestamppb.Now(), s.version
 	}
 	return response, nil
 }

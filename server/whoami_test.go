@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -18,6 +19,10 @@ func TestWhoAmI(t *testing.T) {
 		row("client.read", `"label:team=crm"`, ""))
 	got, err := pb.NewAccessServiceClient(w.conn).WhoAmI(t.Context(), &pb.WhoAmIRequest{})
 	must(t, err)
+	if away := time.Since(got.GetServerTime().AsTime()); away < 0 || away > time.Minute {
+		t.Errorf("the server's time is %v away", away)
+	}
+	got.ServerTime = nil
 	want := &pb.WhoAmIResponse{
 		Identities: []string{"insecure-loopback"}, Caller: "tester",
 		Grants: []*pb.Grant{
@@ -46,7 +51,7 @@ func TestWhoAmIOverTLS(t *testing.T) {
 	}
 	got, err = ask(w.connectTLS(t, a, a.caller(t, "spiffe://example.org/stranger")))
 	must(t, err)
-	if got.GetCaller() != "" || len(got.GetGrants()) != 0 || !strings.HasSuffix(strings.Join(got.GetIdentities(), ""), "/stranger") {
+	if got.GetCaller() != "" || len(got.GetGrants()) != 0 || got.GetServerTime() != nil || got.GetServerVersion() != "" || !strings.HasSuffix(strings.Join(got.GetIdentities(), ""), "/stranger") {
 		t.Errorf("got %v, want the identity of a stranger and nothing else", got)
 	}
 	_, err = ask(w.connectTLS(t, a, nil))

@@ -39,6 +39,7 @@ type commands struct {
 	Audit       auditCommand       `cmd:"" help:"Check audit files."`
 	Provider    providerCommand    `cmd:"" help:"List, show and check profiles of providers."`
 	VaultPolicy vaultPolicyCommand `cmd:"" help:"Print the least Vault policy that the broker needs."`
+	Doctor      doctorCommand      `cmd:"" help:"Look at everything that a configuration needs on this machine: files, certificates, store, clock, ports."`
 	Health      healthCommand      `cmd:"" help:"Ask a running server whether it is healthy; for container health checks."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }

@@ -139,6 +139,11 @@ func (c *healthCommand) Run(ctx context.Context, p *process) error {
 	if err != nil {
 		return err
 	}
+	return c.ask(ctx, p, cfg)
+}
+
+// ask prints what the server says of its health.
+func (c *healthCommand) ask(ctx context.Context, p *process, cfg *config) error {
 	creds, err := healthCredentials(cfg.Listen)
 	if err != nil {
 		return err

@@ -128,7 +128,7 @@ func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
 	}
 	border := server.Config{
 		Broker: s.broker, TLS: cfg.Listen.tls(), Plaintext: cfg.Listen.InsecurePlaintext, UNIX: cfg.Listen.UNIXSocket.Path != "",
-		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Metrics: s.metrics, Tracing: s.tracing, Logger: log,
+		Callers: cfg.Callers, Access: s.access, Limits: cfg.Limits, Version: version, Metrics: s.metrics, Tracing: s.tracing, Logger: log,
 	}
 	if cfg.JWT != nil {
 		issuers := *cfg.JWT

@@ -29,7 +29,7 @@ func TestComplete(t *testing.T) {
 		name, line string // a blank at the end begins a new word
 		want       string
 	}{
-		{"commands", "", "context client provider secret rotate rotations token whoami completion version"},
+		{"commands", "", "context client provider secret rotate rotations token check sweep explain watch access audit doctor whoami completion man version"},
 		{"begun command", "rotat", "rotate rotations"},
 		{"below a command", "secret r", "rollback retire"},
 		{"clients", "secret stage ", "acme-billing acme-crm zeta"},
@@ -41,7 +41,7 @@ func TestComplete(t *testing.T) {
 		{"flags", "rotate --d", "--drop-tokens --dry-run"},
 		{"flags of all commands", "whoami --c", "--config --context"},
 		{"flag of a flag", "rotate --x=", ""},
-		{"enumeration", "whoami -o ", "json text yaml"},
+		{"enumeration", "whoami -o ", "json markdown text yaml"},
 		{"enumeration behind =", "whoami --output=j", "--output=json"},
 		{"states", "rotations list --state ro", "rolled-back"},
 		{"until", "rotate --until p", "promoted"},
@@ -49,6 +49,11 @@ func TestComplete(t *testing.T) {
 		{"contexts of a flag", "--context t", "test"},
 		{"shells", "completion ", "bash fish zsh"},
 		{"files", "secret stage --file ", ":files"},
+		{"client of a check", "check --depth token acme-c", "acme-crm"},
+		{"depths", "check --depth ", "api connect enforcement index secret token"},
+		{"depths of a sweep", "sweep --depth t", "token"},
+		{"client behind a caller", "access explain crm z", "zeta"},
+		{"audit files", "audit verify ", ":files"},
 		{"value of no kind", "secret retire --secret-version ", ""},
 		{"context that cannot be asked", "--context other rotate ", ""},
 		{"no such configuration", "--config /nowhere rotate ", ""},

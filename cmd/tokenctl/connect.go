@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/tokenbroker/tokenbroker/client"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
@@ -19,10 +21,13 @@ const (
 
 // services are those of one broker, on one connection.
 type services struct {
-	rotations pb.RotationServiceClient
-	tokens    pb.TokenServiceClient
-	clients   pb.ClientServiceClient
-	access    pb.AccessServiceClient
+	rotations   pb.RotationServiceClient
+	tokens      pb.TokenServiceClient
+	clients     pb.ClientServiceClient
+	access      pb.AccessServiceClient
+	diagnostics pb.DiagnosticsServiceClient
+	consents    pb.AuthorizationServiceClient
+	health      healthpb.HealthClient
 }
 
 // call runs work with the services of the chosen context, for at most --timeout, else
@@ -53,7 +58,8 @@ func (s *session) call(ctx context.Context, otherwise time.Duration, work func(c
 	}
 	err = work(within, &services{
 		rotations: pb.NewRotationServiceClient(conn), tokens: pb.NewTokenServiceClient(conn),
-		clients: pb.NewClientServiceClient(conn), access: pb.NewAccessServiceClient(conn),
+		clients: pb.NewClientServiceClient(conn), access: pb.NewAccessServiceClient(conn), diagnostics: pb.NewDiagnosticsServiceClient(conn),
+		consents: pb.NewAuthorizationServiceClient(conn), health: healthpb.NewHealthClient(conn),
 	})
 	if err != nil {
 		return problemOf(ctx, err)

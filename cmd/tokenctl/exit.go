@@ -21,6 +21,7 @@ const (
 	exitNeedsOperator = 10
 	exitNotRotated    = 11
 	exitUnknownCall   = 12
+	exitFault         = 13
 	exitInterrupted   = 130
 )
 
@@ -47,6 +48,7 @@ func exitStatuses() []exitCause {
 		{exitNeedsOperator, nil, "The rotation does not go on before a person has acted; the message says how."},
 		{exitNotRotated, nil, "The rotation is over and the new secret is not the current one: failed, aborted or rolled back."},
 		{exitUnknownCall, []codes.Code{codes.Unimplemented}, "The broker does not have this call: it is older than tokenctl."},
+		{exitFault, nil, "A check found something broken, or `audit verify` or `access explain` says no; what was printed says what mends it."},
 		{exitInterrupted, []codes.Code{codes.Canceled}, "Ctrl-C. What has begun at the broker goes on."},
 	}
 }

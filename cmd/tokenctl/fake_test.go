@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -37,6 +39,8 @@ type fake struct {
 	pb.UnimplementedTokenServiceServer
 	pb.UnimplementedClientServiceServer
 	pb.UnimplementedAccessServiceServer
+	pb.UnimplementedDiagnosticsServiceServer
+	diagnosed
 
 	t       *testing.T
 	ca      *devpki.Authority
@@ -96,6 +100,10 @@ func (f *fake) serve(network, address string, options ...grpc.ServerOption) {
 	pb.RegisterTokenServiceServer(server, f)
 	pb.RegisterClientServiceServer(server, f)
 	pb.RegisterAccessServiceServer(server, f)
+	pb.RegisterDiagnosticsServiceServer(server, f)
+	well := health.NewServer()
+	well.SetServingStatus(tokenServiceName, healthpb.HealthCheckResponse_SERVING)
+	healthpb.RegisterHealthServer(server, well)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }()
 	f.t.Cleanup(func() { server.Stop(); <-served })
@@ -294,7 +302,7 @@ func (f *fake) GetToken(context.Context, *pb.GetTokenRequest) (*pb.GetTokenRespo
 // WhoAmI implements AccessService.
 func (f *fake) WhoAmI(context.Context, *pb.WhoAmIRequest) (*pb.WhoAmIResponse, error) {
 	return &pb.WhoAmIResponse{
-		Identities: []string{operatorIdentity, "dns:ops.example.org"}, Caller: "oncall", ExpireTime: timestamppb.New(time.Now().Add(72*time.Hour + time.Minute)),
+		Identities: []string{operatorIdentity, "dns:ops.example.org"}, Caller: "oncall", ServerTime: timestamppb.New(time.Now().Add(f.skew)), ServerVersion: "devel", ExpireTime: timestamppb.New(time.Now().Add(72*time.Hour + time.Minute)),
 		Grants: []*pb.Grant{{
 			Rule: 2, Permissions: []string{"token.get", "secret.stage"}, Clients: []string{"prefix:acme-"}, ExceptClients: []string{"acme-billing"},
 			Scopes: &pb.Restriction{DefaultValues: []string{"read"}, AllowedValues: []string{"write"}}, Limits: &pb.UseLimits{RequestsPerSecond: 50, ScopeSets: 3},
@@ -309,7 +317,9 @@ func (f *fake) ListClients(_ context.Context, r *pb.ListClientsRequest) (*pb.Lis
 	at := slices.Index(names, r.GetPageToken()) + 1
 	page := &pb.ListClientsResponse{}
 	if strings.HasPrefix(names[at], prefix) {
-		page.Clients = []*pb.Client{{Name: "clients/" + names[at]}}
+		page.Clients = []*pb.Client{{Name: "clients/" + names[at], UpdateTime: timestamppb.New(checkedAt), SecretVersions: []*pb.SecretVersion{
+			{Number: 1, Stage: pb.SecretStage_SECRET_STAGE_PREVIOUS}, {Number: 2, Stage: pb.SecretStage_SECRET_STAGE_CURRENT},
+		}}}
 	}
 	if at+1 < len(names) {
 		page.NextPageToken = names[at]

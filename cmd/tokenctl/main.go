@@ -47,8 +47,16 @@ type commands struct {
 	Rotate     rotateCommand     `cmd:"" help:"Change a client's secret in one go, and watch it."`
 	Rotations  rotationsCommand  `cmd:"" help:"See, watch and abort rotations."`
 	Token      tokenCommand      `cmd:"" help:"Get access tokens."`
+	Check      checkCommand      `cmd:"" help:"Say why a client gets no token, link by link, and what mends it."`
+	Sweep      sweepCommand      `cmd:"" help:"Check all clients, and say what keeps how many from their tokens."`
+	Explain    explainCommand    `cmd:"" help:"Say what happened to a call that failed, by its request id."`
+	Watch      watchCommand      `cmd:"" help:"Follow a client's access tokens; they are hidden without --show-token."`
+	Access     accessCommand     `cmd:"" help:"Ask who may have what."`
+	Audit      auditCommand      `cmd:"" help:"Check audit files."`
+	Doctor     doctorCommand     `cmd:"" help:"Look at the way from here to the broker, at the broker, and at what a restored store may have wrong."`
 	Whoami     whoamiCommand     `cmd:"" help:"Ask the broker who you are and what you may do."`
 	Completion completionCommand `cmd:"" help:"Print the completion script of a shell."`
+	Man        manCommand        `cmd:"" help:"Write the manual page."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
 }
 
@@ -56,7 +64,7 @@ type commands struct {
 type globals struct {
 	Config  string        `help:"Configuration file; by default $$XDG_CONFIG_HOME/tokenctl/config.yaml or ~/.config/tokenctl/config.yaml ($$TOKENCTL_CONFIG)." placeholder:"FILE" complete:"file"`
 	Context string        `help:"Context of the configuration file; its current one by default ($$TOKENCTL_CONTEXT)." placeholder:"NAME" complete:"context"`
-	Output  string        `short:"o" help:"text for people; json or yaml, with times by RFC 3339, for programs." placeholder:"text|json|yaml" enum:"text,json,yaml" default:"text"`
+	Output  string        `short:"o" help:"text for people; json or yaml, with times by RFC 3339, for programs." placeholder:"text|json|yaml" enum:"text,json,yaml,markdown" default:"text"`
 	Timeout time.Duration `help:"How long to wait at most: by default 1m, 20m to verify, and without end to watch." placeholder:"DURATION"`
 }
 
@@ -119,6 +127,10 @@ func (s *session) run(ctx context.Context, args, environ []string) error {
 		if s.Timeout < 0 {
 			return usage("--timeout must be above 0")
 		}
+		if _, writes := parsed.Selected().Target.Addr().Interface().(interface{ markdown() }); s.Output == outputMarkdown && !writes {
+			s.Output = outputText
+			return usage("--output markdown is for `tokenctl check`; here it is text, json or yaml")
+		}
 		parsed.BindTo(ctx, (*context.Context)(nil))
 		return parsed.Run(s)
 	})
@@ -136,7 +148,7 @@ const appHelp = `The operator's tool of tokenbroker: changes the secrets of clie
 
 Begin with "tokenctl context set", then "tokenctl whoami". A secret is never an argument or an environment variable: you are asked for it, or it comes from a file or standard input.
 
-Exit statuses say the cause: 0 done, 2 usage, 3 not allowed, 4 not found, 5 precondition, 6 unavailable, 7 aborted, 8 deadline, 10 needs an operator; docs/tokenctl.md has all.`
+Exit statuses say the cause: 0 done, 2 usage, 3 not allowed, 4 not found, 5 precondition, 6 unavailable, 7 aborted, 8 deadline, 10 needs an operator, 13 a check found a fault; docs/tokenctl.md has all.`
 
 // catch runs work and swallows a panic with value done, which is how kong says
 // that --help was all there was to do.

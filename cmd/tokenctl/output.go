@@ -21,6 +21,8 @@ const (
 	outputText = "text"
 	outputJSON = "json"
 	outputYAML = "yaml"
+	// outputMarkdown is of some commands only.
+	outputMarkdown = "markdown"
 )
 
 // show prints an answer: as text makes it for people, or as the protocol spells it.

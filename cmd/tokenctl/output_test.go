@@ -140,7 +140,7 @@ func listedStates(t *testing.T) []string {
 // TestVocabulary: each word is one of the API, and what it is called here exists.
 func TestVocabulary(t *testing.T) {
 	methods := map[string]bool{}
-	for _, service := range []grpc.ServiceDesc{pb.RotationService_ServiceDesc, pb.TokenService_ServiceDesc, pb.AccessService_ServiceDesc, pb.ClientService_ServiceDesc} {
+	for _, service := range []grpc.ServiceDesc{pb.RotationService_ServiceDesc, pb.TokenService_ServiceDesc, pb.AccessService_ServiceDesc, pb.ClientService_ServiceDesc, pb.DiagnosticsService_ServiceDesc} {
 		for _, m := range service.Methods {
 			methods[m.MethodName] = true
 		}

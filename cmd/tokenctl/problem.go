@@ -39,7 +39,11 @@ type problem struct {
 	Hint string `json:"hint,omitempty"`
 
 	cause error // for errors.Is
+	told  bool  // what was printed says it already
 }
+
+// fault is how a command ends that has found and printed what is broken.
+func fault(message string) error { return &problem{Status: exitFault, Message: message, told: true} }
 
 // Error implements error.
 func (p *problem) Error() string { return p.Message }
@@ -63,6 +67,14 @@ func withHint(err error, format string, args ...any) error {
 	return &p
 }
 
+// needing says which permission a call lacks that the broker refused.
+func needing(err error, permission string) error {
+	if p := problemOf(context.Background(), err); err != nil && p.Reason == "CALLER_NOT_ALLOWED" {
+		return withHint(err, "this needs the permission %s; `tokenctl whoami` shows what you may do", permission)
+	}
+	return err
+}
+
 // recoveries says what each class of action means here.
 var recoveries = map[string]string{
 	"RETRY":            "try again",
@@ -71,6 +83,7 @@ var recoveries = map[string]string{
 	"FIX_CLIENT":       "correct the client's settings, here or at the provider",
 	"ROTATE_SECRET":    "a new secret is needed",
 	"FIX_STORE":        "the broker's store needs an operator",
+	"REAUTHORIZE":      "the user must consent again",
 	"CONTACT_PROVIDER": "only the operator of the authorization server can mend it",
 	"CONTACT_OPERATOR": "only the operator of the broker can mend it",
 }
@@ -126,7 +139,7 @@ func (p *problem) guess(ctx context.Context, code codes.Code) {
 		p.Status, p.Message, p.Hint = exitInterrupted, "interrupted", "what the broker has begun goes on"
 	case code == codes.Unavailable:
 		p.Message = "the broker did not answer: " + p.Message
-		p.Hint = "check address, ca_file and server_name of the context (`tokenctl context show`), and that the broker runs"
+		p.Hint = "check address, ca_file and server_name of the context (`tokenctl context show`), and that the broker runs; `tokenctl doctor` looks at each"
 	case code == codes.DeadlineExceeded:
 		p.Message, p.Hint = "no answer in time", "the broker may go on with what it has begun; --timeout gives it longer"
 	case code == codes.Unimplemented:
@@ -148,6 +161,9 @@ func codeName(code codes.Code) string {
 
 // report prints a problem to standard error, in the form of --output.
 func (s *session) report(p *problem) {
+	if p.told {
+		return
+	}
 	shown := *p
 	shown.Message, shown.Detail, shown.Hint = s.scrubber.scrub(p.Message), s.scrubber.scrub(p.Detail), s.scrubber.scrub(p.Hint)
 	shown.Fields = nil

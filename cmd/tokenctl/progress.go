@@ -2,11 +2,7 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"time"
-
-	"golang.org/x/term"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
@@ -14,25 +10,14 @@ import (
 // progress prints a rotation as it goes on: a line for each step, and at a terminal a
 // last line that is written over. For programs it prints each message.
 type progress struct {
+	screen
 	session *session
-	out     io.Writer
-	// terminal is where out ends, if it is one, and its width; else 0.
-	width int
 
 	shown *pb.RotationEvent // the last event that was printed
 	stuck bool              // whether that was said
-	drawn bool              // whether a line is there to be written over
 }
 
-func newProgress(s *session) progress {
-	p := progress{session: s, out: s.stdout}
-	if file, ok := s.stdout.(*os.File); ok && s.Output == outputText {
-		if width, _, err := term.GetSize(int(file.Fd())); err == nil {
-			p.width = width
-		}
-	}
-	return p
-}
+func newProgress(s *session) progress { return progress{screen: newScreen(s), session: s} }
 
 // show prints what is new in a message.
 func (p *progress) show(message *pb.WatchRotationResponse) error {
@@ -68,28 +53,4 @@ func nowLine(now time.Time, r *pb.Rotation) string {
 		line += ", goes on in " + about(next.AsTime().Sub(now))
 	}
 	return line
-}
-
-// line prints a line that stays.
-func (p *progress) line(text string) {
-	p.end()
-	fmt.Fprintln(p.out, text)
-}
-
-// transient draws the line that is written over; without a terminal there is none.
-func (p *progress) transient(text string) {
-	if p.width < 2 {
-		return
-	}
-	runes := []rune(clean(text))
-	fmt.Fprintf(p.out, "\r\x1b[2K%s", string(runes[:min(len(runes), p.width-1)]))
-	p.drawn = true
-}
-
-// end takes the line away that is written over.
-func (p *progress) end() {
-	if p.drawn {
-		_, _ = io.WriteString(p.out, "\r\x1b[2K")
-		p.drawn = false
-	}
 }

@@ -57,11 +57,16 @@ func (c *rotationsListCommand) Run(ctx context.Context, s *session) error {
 	})
 }
 
+// rotationOf is the id of the client that a rotation is of.
+func rotationOf(r *pb.Rotation) string {
+	client, _, _ := strings.Cut(strings.TrimPrefix(r.GetName(), clientPrefix), "/")
+	return client
+}
+
 func rotationTable(w io.Writer, now time.Time, rotations []*pb.Rotation) {
 	var rows [][]string
 	for _, r := range rotations {
-		client, _, _ := strings.Cut(strings.TrimPrefix(r.GetName(), clientPrefix), "/")
-		rows = append(rows, []string{client, stateWord(r.GetState()) + yes(r.GetStuck(), " (stuck)"), number(r.GetSecretVersion()), when(now, r.GetUpdateTime()), when(now, r.GetNextTime()), r.GetReason()})
+		rows = append(rows, []string{rotationOf(r), stateWord(r.GetState()) + yes(r.GetStuck(), " (stuck)"), number(r.GetSecretVersion()), when(now, r.GetUpdateTime()), when(now, r.GetNextTime()), r.GetReason()})
 	}
 	if len(rows) == 0 {
 		fmt.Fprintln(w, "none")

@@ -26,6 +26,10 @@ func vocabulary() map[string]string {
 		"AbortRotation":      "tokenctl rotations abort CLIENT",
 		"GetToken":           "tokenctl token get CLIENT",
 		"WhoAmI":             "tokenctl whoami",
+		"WatchToken":         "tokenctl watch CLIENT",
+		"SweepLookups":       "tokenctl sweep",
+		"ExplainError":       "tokenctl explain REQUEST",
+		"CheckLookup":        "tokenctl check CLIENT",
 		"allow_unverified":   "--allow-unverified",
 		"accept_gap":         "--accept-gap",
 		"drop_tokens":        "--drop-tokens",
@@ -40,7 +44,7 @@ func translated(text string) (lines []string) {
 	words := vocabulary()
 	for _, found := range apiWord.FindAllString(text, -1) {
 		if here, known := words[found]; known {
-			lines = append(lines, found+" is `"+strings.ReplaceAll(here, " CLIENT", "")+"`")
+			lines = append(lines, found+" is `"+strings.ReplaceAll(strings.ReplaceAll(here, " CLIENT", ""), " REQUEST", "")+"`")
 			delete(words, found)
 		}
 	}

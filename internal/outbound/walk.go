@@ -16,9 +16,11 @@ func (d *Door) Dialer(to *url.URL) *net.Dialer {
 	return d.newDialer(d.CheckAddress)
 }
 
-// TLSConfig returns the settings of a handshake with a URL's host.
+// TLSConfig returns the settings of a handshake with a URL's host, which are the caller's:
+// made anew, for a transport changes its own when it is first used.
 func (d *Door) TLSConfig(to *url.URL) *tls.Config {
-	config := d.direct.TLSClientConfig.Clone()
+	config := newTLSConfig(d.roots)
 	config.ServerName = to.Hostname()
+	config.NextProtos = []string{"h2", "http/1.1"} // as requests offer
 	return config
 }

@@ -217,8 +217,8 @@ type Limits struct {
 	Period            time.Duration `yaml:"period"`
 	MaxLiveTokens     int           `yaml:"max_live_tokens"`
 	SingleActiveToken bool          `yaml:"single_active_token"`
-	// LocksOut says that clients are locked out after a few wrong tries: a check then
-	// makes none.
+	// LocksOut says that the provider locks clients out after a few wrong tries: checks
+	// then make none.
 	LocksOut bool `yaml:"locks_out"`
 }
 

@@ -111,7 +111,8 @@ func (s *Set) Provider(name string) (broker.Provider, bool) {
 	}
 	provider := broker.Provider{
 		Name: p.Name, Title: p.Title, BuiltIn: s.builtIn[name], Sources: slices.Clone(p.Sources), Unverified: slices.Clone(p.Unverified),
-		StatusPage: p.StatusPage, Hints: map[broker.Reason]string{}, Definition: p.definition, Refresh: p.refreshPolicy(), IssuerInAnswer: p.Consent.IssuerInAnswer, LocksOut: p.Limits.LocksOut,
+		StatusPage: p.StatusPage, Hints: map[broker.Reason]string{}, Definition: p.definition, Refresh: p.refreshPolicy(),
+		IssuerInAnswer: p.Consent.IssuerInAnswer, LocksOut: p.Limits.LocksOut,
 	}
 	for _, variable := range slices.Sorted(maps.Keys(p.Variables)) {
 		v := p.Variables[variable]

@@ -26,9 +26,9 @@ const (
 // Finding is one thing that is wrong with audit files.
 type Finding struct {
 	// Where is file:line, or the chain where no line is to blame.
-	Where string
+	Where string `json:"where"`
 	// Problem says what is wrong.
-	Problem string
+	Problem string `json:"problem"`
 }
 
 // String returns both on one line.
@@ -37,33 +37,35 @@ func (f Finding) String() string { return f.Where + ": " + f.Problem }
 // ChainReport is what was found of one chain: what one process wrote, unless its
 // sinks failed meanwhile.
 type ChainReport struct {
-	ID string
+	ID string `json:"id"`
 	// First and Last are the numbers of its first and last line that were read.
-	First, Last uint64
+	First uint64 `json:"first"`
+	Last  uint64 `json:"last"`
 	// Begin and End are the times of these lines.
-	Begin, End string
+	Begin string `json:"begin"`
+	End   string `json:"end"`
 	// Entries counts decisions: not starts and checkpoints.
-	Entries uint64
-	Ending  Ending
+	Entries uint64 `json:"entries"`
+	Ending  Ending `json:"ending"`
 	// After are the lines that it follows, as chain/number.
-	After []string
+	After []string `json:"after"`
 	// Checkpoint is the time of the last checkpoint; "" if there is none.
-	Checkpoint string
+	Checkpoint string `json:"checkpoint"`
 	// Unproven counts the lines behind it, which only the key can prove, and of whose
 	// number nothing does; and those before the first one, where lines before them are
 	// missing.
-	Unproven uint64
+	Unproven uint64 `json:"unproven"`
 }
 
 // Report is what [Verify] found.
 type Report struct {
 	// Chains are in the order of their first lines' times.
-	Chains []ChainReport
+	Chains []ChainReport `json:"chains"`
 	// Findings are what is wrong. More says how many more there were.
-	Findings []Finding
-	More     int
+	Findings []Finding `json:"findings"`
+	More     int       `json:"more"`
 	// Notes are what an operator should know and what proves nothing.
-	Notes []Finding
+	Notes []Finding `json:"notes"`
 }
 
 // Sound reports whether nothing is wrong: every line from the first to the last of

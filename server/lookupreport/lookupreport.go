@@ -62,6 +62,10 @@ var confidences = map[pb.Confidence]string{
 	pb.Confidence_CONFIDENCE_UNKNOWN: "unknown: the link is broken, why is not known",
 }
 
+// legend says how the list of stages is to be read.
+const legend = "How it should be, link by link. ok: it is so; look: it works, but somebody should look; FAIL: it is not so; " +
+	"-: not looked at, mostly because of what failed before."
+
 // fact is a name and what is said of it.
 type fact struct{ name, text string }
 
@@ -74,6 +78,8 @@ func facts(r *pb.CheckLookupResponse) []fact {
 		}
 	}
 	if cause := r.GetRootCause(); cause != nil {
+		add("Where", cause.GetStage())
+		add("What was seen", strings.Join(evidenceOf(r, cause.GetStage()), "; "))
 		add("What mends it", cause.GetRemedy())
 		add("How sure", confidences[cause.GetConfidence()])
 		if also := cause.GetAlso(); len(also) > 0 {
@@ -88,6 +94,18 @@ func facts(r *pb.CheckLookupResponse) []fact {
 	}
 	add("Status page", r.GetStatusPage())
 	return list
+}
+
+// evidenceOf returns what was seen at a stage, of which a headline takes a little.
+func evidenceOf(r *pb.CheckLookupResponse, stage string) []string {
+	const most = 3
+	for _, s := range r.GetStages() {
+		if s.GetName() == stage {
+			evidence := s.GetEvidence()
+			return evidence[:min(len(evidence), most)]
+		}
+	}
+	return nil
 }
 
 func cost(c *pb.CheckCost) string {
@@ -106,7 +124,7 @@ func cost(c *pb.CheckCost) string {
 		}
 	}
 	if len(parts) == 0 {
-		return "nothing outside"
+		return "nothing: nobody but the store was asked"
 	}
 	return strings.Join(parts, ", ")
 }
@@ -119,7 +137,8 @@ func Text(r *pb.CheckLookupResponse) string {
 	for _, f := range facts(r) {
 		wrap(&b, fmt.Sprintf("%-15s", f.name+":"), f.text)
 	}
-	b.WriteString("\nStages\n")
+	b.WriteByte('\n')
+	wrap(&b, "", legend)
 	for _, s := range r.GetStages() {
 		b.WriteString(StageText(s))
 	}
@@ -214,14 +233,14 @@ func Markdown(r *pb.CheckLookupResponse) string {
 	for _, f := range facts(r) {
 		b.WriteString("- " + f.name + ": " + escape(f.text) + "\n")
 	}
-	b.WriteString("\n| stage | outcome | reason | seen |\n| --- | --- | --- | --- |\n")
+	b.WriteString("\n| how it should be | outcome | reason | seen |\n| --- | --- | --- | --- |\n")
 	for _, s := range r.GetStages() {
 		outcome := strings.ToLower(strings.TrimPrefix(s.GetOutcome().String(), "STAGE_OUTCOME_"))
 		seen := make([]string, 0, len(s.GetEvidence()))
 		for _, e := range s.GetEvidence() {
 			seen = append(seen, escape(e))
 		}
-		b.WriteString("| " + s.GetName() + " | " + outcome + " | " + s.GetReason() + " | " + strings.Join(seen, "; ") + " |\n")
+		b.WriteString("| " + s.GetName() + ": " + escape(s.GetTitle()) + " | " + outcome + " | " + s.GetReason() + " | " + strings.Join(seen, "; ") + " |\n")
 	}
 	for _, part := range []struct {
 		title string

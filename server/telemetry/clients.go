@@ -38,7 +38,8 @@ func (m *Metrics) ObserveCensus(census func() broker.Census) {
 		prometheus.NewDesc("tokenbroker_clients_unwell", "Active clients that can get no token, by root cause, as the last visit of all found by looking down to the secret.", []string{"reason"}, nil),
 		prometheus.GaugeValue,
 		func() map[broker.Reason]float64 {
-			values := map[broker.Reason]float64{}
+			// One is always there, so that a query can tell that nothing is unwell from a metric that is not.
+			values := map[broker.Reason]float64{broker.ReasonSecretNotSet: 0}
 			for reason, n := range census().Unwell {
 				values[reason] = float64(n)
 			}

@@ -71,7 +71,14 @@ type WhoAmIResponse struct {
 	// the identities, or several that belong to different callers.
 	Caller string `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
 	// Output only. What the access table grants to the caller.
-	Grants        []*Grant `protobuf:"bytes,4,rep,name=grants,proto3" json:"grants,omitempty"`
+	Grants []*Grant `protobuf:"bytes,4,rep,name=grants,proto3" json:"grants,omitempty"`
+	// Output only. The server's time when it answered: a peer whose clock is another sees
+	// certificates and tokens expire at the wrong moment. Absent for a peer that the table
+	// does not list.
+	ServerTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	// Output only. Which release the server is, such as "v1.2.3"; empty for a peer that the
+	// table does not list.
+	ServerVersion string `protobuf:"bytes,6,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -132,6 +139,20 @@ func (x *WhoAmIResponse) GetGrants() []*Grant {
 		return x.Grants
 	}
 	return nil
+}
+
+func (x *WhoAmIResponse) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetServerVersion() string {
+	if x != nil {
+		return x.ServerVersion
+	}
+	return ""
 }
 
 // Grant is one row of the access table: each of its permissions for each of its clients.
@@ -414,7 +435,7 @@ var File_tokenbroker_v1_access_service_proto protoreflect.FileDescriptor
 const file_tokenbroker_v1_access_service_proto_rawDesc = "" +
 	"\n" +
 	"#tokenbroker/v1/access_service.proto\x12\x0etokenbroker.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rWhoAmIRequest\"\xb4\x01\n" +
+	"\rWhoAmIRequest\"\x98\x02\n" +
 	"\x0eWhoAmIResponse\x12\x1e\n" +
 	"\n" +
 	"identities\x18\x01 \x03(\tR\n" +
@@ -422,7 +443,10 @@ const file_tokenbroker_v1_access_service_proto_rawDesc = "" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x16\n" +
 	"\x06caller\x18\x03 \x01(\tR\x06caller\x12-\n" +
-	"\x06grants\x18\x04 \x03(\v2\x15.tokenbroker.v1.GrantR\x06grants\"\xf8\x02\n" +
+	"\x06grants\x18\x04 \x03(\v2\x15.tokenbroker.v1.GrantR\x06grants\x12;\n" +
+	"\vserver_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\x12%\n" +
+	"\x0eserver_version\x18\x06 \x01(\tR\rserverVersion\"\xf8\x02\n" +
 	"\x05Grant\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\x05R\x04rule\x12 \n" +
 	"\vpermissions\x18\x02 \x03(\tR\vpermissions\x12\x18\n" +
@@ -472,17 +496,18 @@ var file_tokenbroker_v1_access_service_proto_goTypes = []any{
 var file_tokenbroker_v1_access_service_proto_depIdxs = []int32{
 	5, // 0: tokenbroker.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	2, // 1: tokenbroker.v1.WhoAmIResponse.grants:type_name -> tokenbroker.v1.Grant
-	3, // 2: tokenbroker.v1.Grant.scopes:type_name -> tokenbroker.v1.Restriction
-	3, // 3: tokenbroker.v1.Grant.audiences:type_name -> tokenbroker.v1.Restriction
-	3, // 4: tokenbroker.v1.Grant.resources:type_name -> tokenbroker.v1.Restriction
-	4, // 5: tokenbroker.v1.Grant.limits:type_name -> tokenbroker.v1.UseLimits
-	0, // 6: tokenbroker.v1.AccessService.WhoAmI:input_type -> tokenbroker.v1.WhoAmIRequest
-	1, // 7: tokenbroker.v1.AccessService.WhoAmI:output_type -> tokenbroker.v1.WhoAmIResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	5, // 2: tokenbroker.v1.WhoAmIResponse.server_time:type_name -> google.protobuf.Timestamp
+	3, // 3: tokenbroker.v1.Grant.scopes:type_name -> tokenbroker.v1.Restriction
+	3, // 4: tokenbroker.v1.Grant.audiences:type_name -> tokenbroker.v1.Restriction
+	3, // 5: tokenbroker.v1.Grant.resources:type_name -> tokenbroker.v1.Restriction
+	4, // 6: tokenbroker.v1.Grant.limits:type_name -> tokenbroker.v1.UseLimits
+	0, // 7: tokenbroker.v1.AccessService.WhoAmI:input_type -> tokenbroker.v1.WhoAmIRequest
+	1, // 8: tokenbroker.v1.AccessService.WhoAmI:output_type -> tokenbroker.v1.WhoAmIResponse
+	8, // [8:9] is the sub-list for method output_type
+	7, // [7:8] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_access_service_proto_init() }
