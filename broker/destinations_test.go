@@ -108,7 +108,7 @@ var thefts = map[string][]theft{
 		{"a URL", func(u *broker.Upstream) { u.AllowedResources = []string{"https://evil.example/token"} }, ""},
 	},
 	"Parameters": {
-		{"a redirect", func(u *broker.Upstream) { u.Parameters = map[string]string{"redirect_uri": "https://evil.example"} }, ""},
+		{"a redirect", func(u *broker.Upstream) { u.Parameters = map[string]string{"redirect_uri": "https://evil.example"} }, broker.ReasonInvalidRequest},
 		{"an assertion", func(u *broker.Upstream) { u.Parameters = map[string]string{"Client_Assertion": "x"} }, broker.ReasonInvalidRequest},
 	},
 	"IssuerInAnswer": {

@@ -102,7 +102,7 @@ func TestWidth(t *testing.T) {
 func TestMarkdownShowsWhatWasSeenAsText(t *testing.T) {
 	text := lookupreport.Markdown(failed())
 	for line := range strings.Lines(text) {
-		if !strings.Contains(line, "| TOKEN_REQUEST |") {
+		if !strings.Contains(line, "| TOKEN_REQUEST: ") {
 			continue
 		}
 		if got := strings.Count(line, "|") - strings.Count(line, `\|`); got != 5 {
