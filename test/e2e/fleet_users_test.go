@@ -68,7 +68,7 @@ func TestFleetOfAUser(t *testing.T) {
 				}
 				tokens.Store(got.GetTokenId(), true)
 				calls.Add(1)
-				pause(ctx, 20*time.Millisecond)
+				pause(ctx, 100*time.Millisecond)
 			}
 		})
 	}

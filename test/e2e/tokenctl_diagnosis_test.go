@@ -21,7 +21,7 @@ func wellAndUnwell() []deskStep {
 		{"as a caller", "", "check desk --as crm", 0, []string{"ok    CALLER_PERMITTED"}},
 		{"as nobody", "", "check desk --as nobody", 2, []string{"not the name of a caller"}},
 		{"not allowed", "", "check desk --context caller", 3, []string{"CALLER_NOT_ALLOWED", "this needs the permission lookup.check"}},
-		{"Markdown", "", "check drawer -o markdown", 0, []string{"| STORE_REACHABLE | passed |"}},
+		{"Markdown", "", "check drawer -o markdown", 0, []string{"| STORE_REACHABLE: the store answers | passed |"}},
 		{"sweep", "", "sweep", 0, []string{"2 clients checked", "0 with a fault"}},
 		{"sweep with tokens", "", "sweep --depth token --probes 10 --all", 13, []string{"FAIL  drawer  CLIENT_REJECTED", "ok    desk", "1 with a fault"}},
 		{"a sweep of a filter", "", "sweep --filter prefix=de", 0, []string{"1 client checked"}},
