@@ -51,7 +51,8 @@ func (b *Broker) allNames(ctx context.Context) []string {
 	defer n.mu.Unlock()
 	if now := time.Now(); n.time.IsZero() || now.Sub(n.time) >= namesFor {
 		n.time, n.list = now, nil
-		ctx, cancel := context.WithTimeout(ctx, listNamesFor)
+		// Others use the list too, so it does not end with the call that happened to begin it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), listNamesFor)
 		defer cancel()
 		shards, _ := b.store.List(ctx, "clients/") // a hint that cannot be had is none
 		for _, shard := range shards {
