@@ -20,7 +20,7 @@ BREAKING_AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo m
 # How long each fuzz target runs.
 FUZZTIME ?= 10s
 # A hanging test is killed with all its stacks after this long.
-TIMEOUT ?= 10m
+TIMEOUT ?= 20m
 
 .PHONY: all
 all: format lint test-fast ## Format, lint and run the quick tests (default)
