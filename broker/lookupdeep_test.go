@@ -394,10 +394,10 @@ func TestCheckForACaller(t *testing.T) {
 // TestNearMisses are offered to who may know them.
 func TestNearMisses(t *testing.T) {
 	f := newFixture(t)
-	for _, id := range []string{"acme-crm", "acme-crn", "billing"} {
+	for _, id := range []string{"acme-crm", "acme-crn", "billing", "demo"} {
 		f.create(t, id)
 	}
-	for asked, want := range map[string]string{"acme-cmr": "acme-crm, acme-crn", "acmecrm": "acme-crm", "zzzz": ""} {
+	for asked, want := range map[string]string{"acme-cmr": "acme-crm, acme-crn", "acmecrm": "acme-crm", "zzzz": "", "biling": "billing", "dmo": "demo", "dm": ""} {
 		report, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: asked, NearMisses: func(string) bool { return true }})
 		if err != nil {
 			t.Fatal(err)

@@ -66,14 +66,18 @@ func (b *Broker) allNames(ctx context.Context) []string {
 	return n.list
 }
 
-// isNear reports whether two names differ by two edits at most, or only in what stands
-// between their words.
+// isNear reports whether two names differ by two edits at most, short ones by one, or only
+// in what stands between their words.
 func isNear(a, b string) bool {
 	plain := func(s string) string { return notWord.ReplaceAllString(s, "") }
 	if plain(a) == plain(b) {
 		return true
 	}
-	if difference := len(a) - len(b); difference > 2 || difference < -2 || len(a) < 4 {
+	most := 2
+	if len(a) <= 5 {
+		most = 1
+	}
+	if difference := len(a) - len(b); difference > most || difference < -most || len(a) < 3 {
 		return false
 	}
 	row := make([]int, len(b)+1)
@@ -92,5 +96,5 @@ func isNear(a, b string) bool {
 			row[j+1] = min(cost, row[j]+1, diagonal+1)
 		}
 	}
-	return row[len(b)] <= 2
+	return row[len(b)] <= most
 }
