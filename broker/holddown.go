@@ -151,7 +151,7 @@ func fromUpstream(r Reason) bool {
 	switch r {
 	case ReasonClientRejected, ReasonGrantRejected, ReasonGrantTypeRejected, ReasonScopeRejected, ReasonTargetRejected,
 		ReasonRequestRejected, ReasonTokenTypeUnsupported, ReasonScopeNotGranted, ReasonTokenExpired,
-		ReasonTokenNotBound, ReasonTokenBoundElsewhere, ReasonTokenInactive:
+		ReasonTokenNotBound, ReasonTokenBoundElsewhere, ReasonTokenInactive, ReasonPasswordRejected:
 		return true
 	}
 	return strings.HasPrefix(string(r), "UPSTREAM_")

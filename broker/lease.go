@@ -212,7 +212,7 @@ func (m *sharedMint) adoptable(r *tokenRecord) *Token {
 // sharedHoldDown returns the fleet's last failure while it is not yet time to ask
 // again.
 func (m *sharedMint) sharedHoldDown(ctx context.Context, s *sharedFailure, firstSeen time.Time) error {
-	if s == nil || s.SecretVersion != m.current.Number {
+	if s == nil || s.SecretVersion != m.current.Number || s.Grant != m.grant {
 		return nil
 	}
 	f, now := s.failure(m.c.ID, firstSeen), time.Now()
@@ -288,6 +288,7 @@ func (m *sharedMint) hold(ctx context.Context, r *tokenRecord, version uint64) (
 		err = m.noteFailure(ctx, m.c, m.current, m.key, err)
 		if f, ok := m.failures.GetIfPresent(m.key); ok && fromUpstream(ReasonOf(err)) {
 			r.Failure = f.shared()
+			r.Failure.Grant = m.grant
 		}
 		_, writeErr := m.write(ctx, m.path, version, &r.header, r)
 		if writeErr != nil {

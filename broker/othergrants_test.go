@@ -163,7 +163,7 @@ func TestPasswords(t *testing.T) {
 		time.Sleep(time.Hour)
 		f.upstream.Script(brokertest.Step{Err: &broker.Error{Reason: broker.ReasonGrantRejected}})
 		_, _, err = f.GetToken(t.Context(), q)
-		wantReason(t, "a password that is refused", err, broker.ReasonGrantRejected)
+		wantReason(t, "a password that is refused", err, broker.ReasonPasswordRejected)
 		time.Sleep(time.Minute)
 		if _, _, err = f.GetToken(t.Context(), q); err != nil {
 			t.Errorf("a minute later: %v; the client must not be parked", err)

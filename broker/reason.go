@@ -157,6 +157,7 @@ const (
 	ReasonRefreshTokenMissing     Reason = "REFRESH_TOKEN_MISSING"
 	ReasonRefreshTokenExpired     Reason = "REFRESH_TOKEN_EXPIRED"
 	ReasonRefreshTokenRejected    Reason = "REFRESH_TOKEN_REJECTED"
+	ReasonPasswordRejected        Reason = "PASSWORD_REJECTED"
 	ReasonRefreshTokenReused      Reason = "REFRESH_TOKEN_REUSED"
 	ReasonRefreshAnswerLost       Reason = "REFRESH_ANSWER_LOST"
 	ReasonGrantOfOldClient        Reason = "GRANT_OF_OLD_CLIENT"

@@ -80,6 +80,10 @@ func (b *Broker) requestAfter(ctx context.Context, c *Client, version SecretVers
 	return b.request(ctx, c, version, value, ask)
 }
 
+// grantRefusals is what GRANT_REJECTED is where it is about what one subject or caller
+// brought, and not about the client :: grant → reason.
+var grantRefusals = map[GrantType]Reason{TokenExchange: ReasonSubjectTokenRejected, Password: ReasonPasswordRejected}
+
 // request gets a token with a secret's value, trying again after failures that may
 // be gone the next moment. A request that may have reached the server is not
 // repeated where each one counts.
@@ -97,9 +101,9 @@ func (b *Broker) request(ctx context.Context, c *Client, version SecretVersion, 
 		return nil, err
 	}
 	token, err := b.requestSpent(ctx, c, version, request, ask)
-	if c.Upstream.Grant == TokenExchange && ReasonOf(err) == ReasonGrantRejected {
+	if reason, ok := grantRefusals[c.Upstream.Grant]; ok && ReasonOf(err) == ReasonGrantRejected {
 		e := *AsError(err)
-		e.Reason = ReasonSubjectTokenRejected
+		e.Reason = reason
 		err = &e
 	}
 	if token != nil && grant != nil {

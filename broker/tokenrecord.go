@@ -37,9 +37,11 @@ type sharedFailure struct {
 	// Told is what every caller is told beside it.
 	Told          map[string]string `json:"told,omitempty"`
 	SecretVersion int64             `json:"secret_version"`
-	Count         int               `json:"count"`
-	Hold          time.Duration     `json:"hold"`
-	WaitingHold   time.Duration     `json:"waiting_hold"`
+	// Grant is the generation of the user's grant that it is about; 0 of other clients.
+	Grant       int64         `json:"grant,omitempty"`
+	Count       int           `json:"count"`
+	Hold        time.Duration `json:"hold"`
+	WaitingHold time.Duration `json:"waiting_hold"`
 	// Time is when it happened. A reader whose clock differs waits from when it first
 	// saw the failure at most.
 	Time    time.Time `json:"time"`

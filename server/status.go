@@ -150,6 +150,7 @@ var codeOf = map[broker.Reason]codes.Code{
 	broker.ReasonRefreshTokenMissing:     codes.FailedPrecondition,
 	broker.ReasonRefreshTokenExpired:     codes.FailedPrecondition,
 	broker.ReasonRefreshTokenRejected:    codes.FailedPrecondition,
+	broker.ReasonPasswordRejected:        codes.FailedPrecondition,
 	broker.ReasonRefreshTokenReused:      codes.FailedPrecondition,
 	broker.ReasonRefreshAnswerLost:       codes.FailedPrecondition,
 	broker.ReasonGrantOfOldClient:        codes.FailedPrecondition,

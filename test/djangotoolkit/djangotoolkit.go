@@ -23,6 +23,7 @@ import (
 const (
 	ClientCredentials = "client-credentials"
 	AuthorizationCode = "authorization-code"
+	Password          = "password"
 )
 
 // Config says what a server knows.
@@ -35,13 +36,15 @@ type Config struct {
 	Grace time.Duration
 	// Lifetime of access tokens; ten minutes if 0.
 	Lifetime time.Duration
+	// Password is that of the one user, "ada"; "" for none.
+	Password string
 }
 
 // Client is a registered client.
 type Client struct {
 	ID     string `json:"id"`
 	Secret string `json:"secret"`
-	// Grant is ClientCredentials or AuthorizationCode.
+	// Grant is ClientCredentials, AuthorizationCode or Password.
 	Grant        string   `json:"grant"`
 	RedirectURIs []string `json:"redirect_uris"`
 }
@@ -153,7 +156,7 @@ func (c Config) line(dir string, authority *harness.Authority) ([]byte, error) {
 	}
 	return json.Marshal(map[string]any{
 		"dir": dir, "cert_file": certFile, "key_file": keyFile, "scopes": c.Scopes, "clients": c.Clients,
-		"grace_seconds": int(c.Grace.Seconds()), "lifetime_seconds": int(lifetime.Seconds()),
+		"password": c.Password, "grace_seconds": int(c.Grace.Seconds()), "lifetime_seconds": int(lifetime.Seconds()),
 	})
 }
 

@@ -96,7 +96,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 
 def main():
     call_command("migrate", verbosity=0)
-    user = User.objects.create_user("ada")
+    user = User.objects.create_user("ada", password=config["password"] or None)
     for client in config["clients"]:
         Application.objects.create(
             name=client["id"],
