@@ -397,7 +397,7 @@ func TestNearMisses(t *testing.T) {
 	for _, id := range []string{"acme-crm", "acme-crn", "billing", "demo"} {
 		f.create(t, id)
 	}
-	for asked, want := range map[string]string{"acme-cmr": "acme-crm, acme-crn", "acmecrm": "acme-crm", "zzzz": "", "biling": "billing", "dmo": "demo", "dm": ""} {
+	for asked, want := range map[string]string{"acme-cmr": "acme-crm, acme-crn", "acmecrm": "acme-crm", "zzzz": "", "biling": "billing", "dmo": "demo", "dmeo": "demo", "dm": ""} {
 		report, err := f.CheckLookup(t.Context(), broker.LookupCheck{ClientID: asked, NearMisses: func(string) bool { return true }})
 		if err != nil {
 			t.Fatal(err)

@@ -66,11 +66,12 @@ func (b *Broker) allNames(ctx context.Context) []string {
 	return n.list
 }
 
-// isNear reports whether two names differ by two edits at most, short ones by one, or only
+// isNear reports whether two names differ by two edits at most, short ones by one or by
+// two letters that were swapped, or only
 // in what stands between their words.
 func isNear(a, b string) bool {
 	plain := func(s string) string { return notWord.ReplaceAllString(s, "") }
-	if plain(a) == plain(b) {
+	if plain(a) == plain(b) || swapped(a, b) {
 		return true
 	}
 	most := 2
@@ -97,4 +98,18 @@ func isNear(a, b string) bool {
 		}
 	}
 	return row[len(b)] <= most
+}
+
+// swapped reports whether two letters that stand side by side are all that two names
+// differ in.
+func swapped(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) - 1 {
+		if a[i] != b[i] {
+			return a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
+		}
+	}
+	return false
 }
