@@ -67,8 +67,7 @@ func (b *Broker) allNames(ctx context.Context) []string {
 }
 
 // isNear reports whether two names differ by two edits at most, short ones by one or by
-// two letters that were swapped, or only
-// in what stands between their words.
+// two letters that were swapped, or only in what stands between their words.
 func isNear(a, b string) bool {
 	plain := func(s string) string { return notWord.ReplaceAllString(s, "") }
 	if plain(a) == plain(b) || swapped(a, b) {
