@@ -59,7 +59,7 @@ func (r LookupReport) RootCause() (RootCause, bool) {
 	}
 	for _, reason := range explanationsOf(failed.Reason) {
 		j := slices.IndexFunc(r.Stages[:i], func(s LookupStage) bool { return s.Outcome == OutcomeWarned && s.Reason == reason })
-		if j < 0 || reason == ReasonUpstreamClockSkew && !r.signed() {
+		if j < 0 || reason == ReasonUpstreamClockSkew && !r.assertion {
 			continue
 		}
 		if cause.Confidence != Likely || cause.Reason == failed.Reason {
@@ -80,13 +80,4 @@ func explanationsOf(reason Reason) []Reason {
 		return []Reason{ReasonUpstreamNotOAuth}
 	}
 	return nil
-}
-
-// signed reports whether the client authenticates by an assertion, which has times.
-func (r LookupReport) signed() bool { return r.assertion }
-
-// Summary returns one sentence about the cause, and one about what mends it.
-func (c RootCause) Summary() (summary, remedy string) {
-	info := c.Reason.Info()
-	return info.Summary, info.Remedy
 }

@@ -256,6 +256,25 @@ func TestDeepCheckNamesTheCause(t *testing.T) {
 	}
 }
 
+// TestOddAnswersAreNoRefusal: only what says that a credential is not taken passes.
+func TestOddAnswersAreNoRefusal(t *testing.T) {
+	for _, reason := range []broker.Reason{broker.ReasonTokenTypeUnsupported, broker.ReasonUpstreamTLS, broker.ReasonUpstreamRedirected, broker.ReasonUpstreamRateLimited} {
+		t.Run(string(reason), func(t *testing.T) {
+			p := newProbed(t, nil)
+			p.create(t, "acme")
+			p.takes = func(req broker.TokenRequest) error {
+				if req.Secret.RevealString() == password {
+					return nil
+				}
+				return refuse(reason)
+			}
+			if s := stageOf(t, p.walk(t, broker.DepthEnforcement), broker.StageNoSecret); s.Outcome != broker.OutcomeWarned || s.Reason != reason {
+				t.Errorf("%s %s, want it warned of %s", s.Outcome, s.Reason, reason)
+			}
+		})
+	}
+}
+
 // TestCheckDoesNoHarm: what could do harm is not tried, and says so.
 func TestCheckDoesNoHarm(t *testing.T) {
 	tests := []struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/internal/secret"
@@ -44,6 +45,10 @@ func (b *Broker) checkEnforcement(ctx context.Context, w *walk, c *Client, curre
 	b.mustRefuse(ctx, w, StageWrongSecret, c, c, current, wrong, key, value)
 }
 
+// refusals are what a server says that does not take a credential. All else says nothing
+// of that: a handshake that failed, or a token that came in an odd form.
+var refusals = []Reason{ReasonClientRejected, ReasonGrantRejected, ReasonGrantTypeRejected, ReasonRequestRejected, ReasonUpstreamRefused}
+
 // mustRefuse makes one wrong try as the client asked, and makes sure that it is refused.
 // A token that comes of it is revoked with the right secret.
 func (b *Broker) mustRefuse(ctx context.Context, w *walk, stage string, asked, c *Client, current SecretVersion, wrong secret.Value, key tokenKey, right secret.Value) {
@@ -60,7 +65,7 @@ func (b *Broker) mustRefuse(ctx context.Context, w *walk, stage string, asked, c
 			what = "it gave a token, which is revoked"
 		}
 		w.add(stage, OutcomeFailed, ReasonAuthenticationNotEnforced, what)
-	case fromUpstream(e.Reason) && !transient(e.Reason) && e.Reason != ReasonUpstreamRateLimited:
+	case slices.Contains(refusals, e.Reason):
 		w.add(stage, OutcomePassed, "", append([]string{"refused with " + string(e.Reason)}, evidenceOf(e)...)...)
 	default:
 		w.add(stage, OutcomeWarned, e.Reason, evidenceOf(e)...)

@@ -121,9 +121,6 @@ func clientIDDoubts(id string) []string {
 		doubts = append(doubts, "it has quotes around it")
 	case strings.Contains(id, "%") && decodes(id):
 		doubts = append(doubts, "it is percent-encoded already; the broker encodes it where that is needed")
-	case strings.Contains(id, "@") && strings.Contains(id, "."):
-		// some providers use addresses, and people enter their own
-		return nil
 	}
 	return doubts
 }
