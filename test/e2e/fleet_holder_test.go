@@ -12,36 +12,61 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
 )
 
 // TestFleetHolderKilled kills the replica that gets a cold token for the fleet, as
 // `kill -9` does, at every write and while it asks. Callers of the others wait and
 // get a token, when the lease is over at the latest; the server is asked no more
-// often than that takes.
+// often than that takes. Where tokens are limited, each one that may have been issued
+// counts, and no other.
 func TestFleetHolderKilled(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, sharedStore(t))
 	kills := []struct {
 		name     string
-		write    int // of the token's record: 1 is the lease, 2 the token; 0 is in between
+		write    int // about the client; 0 is while the server is asked
 		kind     faultKind
 		waits    bool // for the lease of the dead
 		requests int64
+		limit    func(*pb.Client)
+		issued   int // counted by the limit
 	}{
-		{"lease-lost", 1, before, false, 1},
-		{"lease-written", 1, after, true, 1},
-		{"asking", 0, "", true, 2},
-		{"token-lost", 2, before, true, 2},
-		{"token-written", 2, after, false, 1},
+		// The lease is written first, the token last.
+		{"lease-lost", 1, before, false, 1, nil, 0},
+		{"lease-written", 1, after, true, 1, nil, 0},
+		{"asking", 0, "", true, 2, nil, 0},
+		{"token-lost", 2, before, true, 2, nil, 0},
+		{"token-written", 2, after, false, 1, nil, 0},
+		// Before a limited token is asked for it is noted, and afterwards how long it lives.
+		{"limited-lease-lost", 1, before, false, 1, twoLive, 1},
+		{"limited-lease-written", 1, after, true, 1, twoLive, 1},
+		{"limited-note-lost", 2, before, true, 1, twoLive, 1},
+		{"limited-note-written", 2, after, true, 1, twoLive, 2},
+		{"limited-asking", 0, "", true, 2, twoLive, 2},
+		{"limited-lifetime-lost", 3, before, true, 2, twoLive, 2},
+		{"limited-lifetime-written", 3, after, true, 2, twoLive, 2},
+		{"limited-token-lost", 4, before, true, 2, twoLive, 2},
+		{"limited-token-written", 4, after, false, 1, twoLive, 1},
+		{"budget-note-written", 2, after, true, 1, twoAnHour, 2},
+		{"budget-asking", 0, "", true, 2, twoAnHour, 2},
+		{"budget-token-lost", 3, before, true, 2, twoAnHour, 2},
+		{"budget-token-written", 3, after, false, 1, twoAnHour, 1},
 	}
 	var running sync.WaitGroup
 	for _, k := range kills {
+		if k.limit == nil {
+			k.limit = func(*pb.Client) {}
+		}
 		victim := f.a.node
 		client := f.register(f.b, k.name, func(nth int64) {
 			if k.write == 0 && nth == 1 {
 				victim.Kill()
 			}
-		})
+		}, k.limit)
 		tried := inject(t, "kill -9 of the holder, %s %s", k.name, k.kind)
 		f.a.tap.arm(client.uid, &fault{nth: k.write, kind: k.kind, hit: victim.Kill})
 		_, err := victim.token(t.Context(), client.name)
@@ -64,7 +89,7 @@ func TestFleetHolderKilled(t *testing.T) {
 			case !k.waits && took > leaseEnds/2:
 				err = fmt.Errorf("the others had a token after %v, and nobody held the lease", took)
 			}
-			tried.survived(errors.Join(err, f.servesOnly(client.name, id, f.b, f.c), client.wasAsked(k.requests), f.leaseIsFree(client)))
+			tried.survived(errors.Join(err, f.servesOnly(client.name, id, f.b, f.c), client.wasAsked(k.requests), f.leaseIsFree(client), f.countsIssued(client, k.issued)))
 		})
 	}
 	running.Wait()
@@ -74,6 +99,24 @@ func TestFleetHolderKilled(t *testing.T) {
 		}
 	}
 	f.stop()
+}
+
+func twoLive(c *pb.Client) { c.MaxLiveTokens = 2 }
+
+func twoAnHour(c *pb.Client) {
+	c.IssueBudget = &pb.IssueBudget{Tokens: 2, Period: durationpb.New(time.Hour)}
+}
+
+// countsIssued demands that so many tokens count against a client's limits; 0 is for a
+// client without.
+func (f *fleet) countsIssued(c *registered, want int) error {
+	if want == 0 {
+		return nil
+	}
+	if issued, _ := f.store.read("upstream/"+c.uid, 0)["issued"].([]any); len(issued) != want {
+		return fmt.Errorf("%d tokens count against the limit, want %d", len(issued), want)
+	}
+	return nil
 }
 
 // TestFleetHolderFrozen stops a holder, as SIGSTOP does, past its lease: once while it
