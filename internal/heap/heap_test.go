@@ -3,8 +3,11 @@ package heap_test
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/heap"
 )
@@ -17,6 +20,47 @@ func TestPercent(t *testing.T) {
 			t.Errorf("%d MiB: got %d, want %d", live>>20, got, want)
 		}
 	}
+}
+
+// TestAHeapThatGrows gets no more room than it should have: the pace follows at once.
+func TestAHeapThatGrows(t *testing.T) {
+	t.Setenv("GOGC", "") // sets it back afterwards
+	if err := os.Unsetenv("GOGC"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- heap.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	var kept [][]byte
+	for _, live := range []int{0, 150 << 20} {
+		for size := 0; size < live; size += 1 << 20 {
+			kept = append(kept, make([]byte, 1<<20))
+		}
+		runtime.GC()
+		// What else this process holds is little.
+		least, most := heap.Percent(uint64(live)+32<<20), heap.Percent(uint64(live))
+		deadline := time.Now().Add(3 * time.Second)
+		for pace() < least || pace() > most {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d MiB live: the pace is %d, want %d to %d", live>>20, pace(), least, most)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	runtime.KeepAlive(kept)
+}
+
+// pace returns the GOGC in force.
+func pace() int {
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(sample)
+	return int(sample[0].Value.Uint64())
 }
 
 // TestRun sets the pace and sets it back, and leaves the operator's choice alone.
