@@ -154,19 +154,26 @@ func servedFrom(token *broker.Token, started time.Time) telemetry.ServedFrom {
 // sharedAnswer makes the answer that a token is served with as long as there is nothing
 // to warn of; nil if it cannot be encoded.
 func sharedAnswer(token *broker.Token) any {
-	shared, err := answer.Of(newResponse(token), serverTimeField)
+	shared, err := responseForm.Answer(describe(token), token.Access.Reveal())
 	if err != nil {
 		return (*answer.Answer)(nil)
 	}
 	return shared
 }
 
-var serverTimeField = (&pb.GetTokenResponse{}).ProtoReflect().Descriptor().Fields().ByName("server_time").Number()
+var responseForm = answer.FormOf(&pb.GetTokenResponse{}, "server_time", "access_token")
 
 // newResponse returns what all callers of a token are told.
 func newResponse(token *broker.Token) *pb.GetTokenResponse {
+	response := describe(token)
+	response.AccessToken = token.Access.RevealString()
+	return response
+}
+
+// describe is newResponse without the token itself.
+func describe(token *broker.Token) *pb.GetTokenResponse {
 	return &pb.GetTokenResponse{
-		AccessToken: token.Access.RevealString(), TokenType: token.Type,
+		TokenType: token.Type,
 		IssueTime: timestamppb.New(token.IssueTime), ExpireTime: timestamppb.New(token.ExpireTime),
 		ExpirySource: expirySources[token.ExpirySource], RefreshAfter: timestamppb.New(token.RefreshAfter),
 		Scopes: token.Scopes, TokenId: token.ID, SecretVersion: token.SecretVersion, IssuedTokenType: token.IssuedTokenType,

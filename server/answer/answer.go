@@ -5,7 +5,11 @@
 package answer
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
@@ -14,37 +18,70 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
+// Form is what the answers of one method have in common. It is immutable and safe for
+// concurrent use.
+type Form struct {
+	kind protoreflect.MessageType
+	// clock is the number of the field with the time, long of the one with a long text.
+	clock, long protowire.Number
+}
+
+// FormOf returns the form of messages like m. clock names their field with the time, a
+// google.protobuf.Timestamp, and long a string that is most of a message. It panics if
+// there are no such fields.
+func FormOf(m proto.Message, clock, long protoreflect.Name) *Form {
+	message := m.ProtoReflect()
+	number := func(name protoreflect.Name, kind protoreflect.Kind) protowire.Number {
+		field := message.Descriptor().Fields().ByName(name)
+		if field == nil || field.Kind() != kind || field.IsList() {
+			panic(fmt.Sprintf("answer: %s has no field %s that can be used", message.Descriptor().FullName(), name))
+		}
+		return field.Number()
+	}
+	return &Form{kind: message.Type(), clock: number(clock, protoreflect.MessageKind), long: number(long, protoreflect.StringKind)}
+}
+
 // Answer is a message that is encoded already, but for the time at which it is sent. It
 // is immutable and safe for concurrent use.
 type Answer struct {
-	wire buffer
-	kind protoreflect.MessageType
-	// clock is the number of the field that holds the time.
-	clock protowire.Number
+	form *Form
+	// front is all but the long text and the time; long is the text, which somebody else
+	// may have too: it is most of what a server with many answers keeps.
+	front, long buffer
+	room        [roomSize]byte // of front if that fits, so that both lie together
 }
 
-// Of encodes m, whose field of the number clock is unset and a google.protobuf.Timestamp.
-// It keeps no part of m.
-func Of(m proto.Message, clock protowire.Number) (*Answer, error) {
-	wire, err := proto.Marshal(m)
+// roomSize is enough for most of what is not the long text.
+const roomSize = 160
+
+// Answer encodes m, whose fields with the time and the long text are unset. It keeps no
+// part of m, but it keeps text, which must not be changed any more.
+func (f *Form) Answer(m proto.Message, text []byte) (*Answer, error) {
+	if !utf8.Valid(text) {
+		return nil, errors.New("answer: the text is not UTF-8")
+	}
+	a := &Answer{form: f, long: buffer{text}}
+	front, err := proto.MarshalOptions{}.MarshalAppend(a.room[:0], m)
 	if err != nil {
 		return nil, err
 	}
-	return &Answer{wire: buffer{wire}, kind: m.ProtoReflect().Type(), clock: clock}, nil
+	front = protowire.AppendVarint(protowire.AppendTag(front, f.long, protowire.BytesType), uint64(len(text)))
+	a.front.SliceBuffer = front
+	return a, nil
 }
 
 // At returns the message with the time now.
 func (a *Answer) At(now time.Time) *Sent {
 	s := &Sent{answer: a}
-	s.tail.SliceBuffer = appendTime(s.room[:0], a.clock, now)
-	s.wire = [2]mem.Buffer{&a.wire, &s.tail}
+	s.tail.SliceBuffer = appendTime(s.room[:0], a.form.clock, now)
+	s.wire = [3]mem.Buffer{&a.front, &a.long, &s.tail}
 	return s
 }
 
 // Sent is an [Answer] at some time. It is immutable and safe for concurrent use.
 type Sent struct {
 	answer *Answer
-	wire   [2]mem.Buffer
+	wire   [3]mem.Buffer
 	tail   buffer
 	room   [tailSize]byte // of tail, so that all is one object
 }
@@ -52,8 +89,8 @@ type Sent struct {
 // ProtoReflect implements proto.Message, so that what stands between handler and wire
 // may read what is sent.
 func (s *Sent) ProtoReflect() protoreflect.Message {
-	m := s.answer.kind.New()
-	wire := append(append([]byte(nil), s.answer.wire.SliceBuffer...), s.tail.SliceBuffer...)
+	m := s.answer.form.kind.New()
+	wire := slices.Concat(s.answer.front.SliceBuffer, s.answer.long.SliceBuffer, s.tail.SliceBuffer)
 	// What was encoded here can be decoded.
 	_ = proto.Unmarshal(wire, m.Interface())
 	return m

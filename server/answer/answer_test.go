@@ -3,6 +3,7 @@ package answer_test
 import (
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
@@ -18,8 +20,7 @@ import (
 
 var codec = answer.Codec{CodecV2: encoding.GetCodecV2(protocodec.Name)}
 
-// clock is the field of a GetTokenResponse that has the time.
-var clock = (&pb.GetTokenResponse{}).ProtoReflect().Descriptor().Fields().ByName("server_time").Number()
+var form = answer.FormOf(&pb.GetTokenResponse{}, "server_time", "access_token")
 
 var sentAt = time.Date(2026, 1, 2, 3, 4, 5, 678_901_234, time.UTC)
 
@@ -31,9 +32,11 @@ func response() (shared, sent *pb.GetTokenResponse) {
 	return shared, sent
 }
 
-func mustEncode(t testing.TB, m proto.Message) *answer.Answer {
+func mustEncode(t testing.TB, m *pb.GetTokenResponse) *answer.Answer {
 	t.Helper()
-	a, err := answer.Of(m, clock)
+	short := proto.CloneOf(m)
+	short.AccessToken = ""
+	a, err := form.Answer(short, []byte(m.GetAccessToken()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +137,37 @@ func TestSendingLeavesAnAnswerAsItIs(t *testing.T) {
 }
 
 func TestUnsoundMessageIsRefused(t *testing.T) {
-	if _, err := answer.Of(&pb.GetTokenResponse{AccessToken: "\xff"}, clock); err == nil {
+	if _, err := form.Answer(&pb.GetTokenResponse{TokenType: "\xff"}, nil); err == nil {
 		t.Error("a string that is not UTF-8 was encoded")
+	}
+	if _, err := form.Answer(&pb.GetTokenResponse{}, []byte{0xff}); err == nil {
+		t.Error("a long text that is not UTF-8 was encoded")
+	}
+}
+
+// TestSizes has messages that fit beside their answer, and longer ones.
+func TestSizes(t *testing.T) {
+	for size := range 300 {
+		want := &pb.GetTokenResponse{AccessToken: strings.Repeat("a", 7*size), TokenType: strings.Repeat("t", size), ServerTime: timestamppb.New(sentAt)}
+		shared := proto.CloneOf(want)
+		shared.ServerTime = nil
+		if got := decoded(t, mustEncode(t, shared).At(sentAt)); !proto.Equal(got, want) {
+			t.Fatalf("size %d: got %v, want %v", size, got, want)
+		}
+	}
+}
+
+// TestFormsNeedTheirFields: a name that is none is seen when the program starts.
+func TestFormsNeedTheirFields(t *testing.T) {
+	for _, names := range [][2]protoreflect.Name{{"server_tim", "access_token"}, {"server_time", "secret_version"}, {"token_id", "access_token"}, {"server_time", "scopes"}} {
+		t.Run(string(names[0]+" "+names[1]), func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("the form was made")
+				}
+			}()
+			answer.FormOf(&pb.GetTokenResponse{}, names[0], names[1])
+		})
 	}
 }
 
