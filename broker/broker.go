@@ -164,9 +164,11 @@ type Broker struct {
 	purgeDeletedAfter time.Duration
 
 	metaCache atomic.Pointer[metaRecord]
-	clients   *otter.Cache[string, *loadedClient] // id → record as last read
-	tokens    *otter.Cache[tokenKey, *Token]      // key → latest token
-	failures  *otter.Cache[tokenKey, *failure]    // key → why the last mint failed
+	clients   *otter.Cache[clientName, *loadedClient] // id → record as last read
+	tokens    *otter.Cache[tokenKey, *Token]          // key → latest token
+	// scopeLists are those of tokens.
+	scopeLists sharedLists
+	failures   *otter.Cache[tokenKey, *failure] // key → why the last mint failed
 
 	parked *otter.Cache[string, *parking] // uid → that its credentials are rejected
 
@@ -205,7 +207,7 @@ func New(cfg Config) (*Broker, error) {
 		unwrap: cfg.Unwrap, references: cfg.References, secretExpiry: cfg.SecretExpiry,
 		replica: newID(), endpoints: newEndpoints(cfg.Mints, cfg.MintsPerEndpoint), notShared: cfg.Unshared, prewarmed: cfg.Prewarm, feedOn: cfg.Feed, maxBlind: cfg.MaxBlind, made: time.Now(),
 		watchers: watchers{byClient: map[string]map[chan struct{}]bool{}},
-		ledger:   ledger{clients: map[string]*clientLedger{}}, notify: cfg.Notify,
+		ledger:   ledger{clients: map[string]*clientLedger{}, sole: map[string]*notedUse{}}, notify: cfg.Notify,
 		devices: devicePolls{running: map[string]*devicePoll{}},
 		saves:   grantSaves{byPath: map[string]chan struct{}{}},
 		leases:  &ownLeases{ids: map[string]bool{}}, secrets: &keptSecrets{most: cfg.KeepSecret, values: map[secretID]keptSecret{}},
@@ -228,7 +230,7 @@ func New(cfg Config) (*Broker, error) {
 		return n
 	}
 	var errs [8]error
-	b.clients, errs[0] = otter.New(&otter.Options[string, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
+	b.clients, errs[0] = otter.New(&otter.Options[clientName, *loadedClient]{MaximumSize: bound(cfg.CachedClients)})
 	b.tokens, errs[1] = otter.New(&otter.Options[tokenKey, *Token]{
 		MaximumSize:      bound(cfg.CachedTokens),
 		OnAtomicDeletion: func(e otter.DeletionEvent[tokenKey, *Token]) { e.Value.gone.Store(true) },

@@ -236,7 +236,7 @@ func (b *Broker) visit(ctx context.Context, id string, thorough bool, counted *C
 	case c.State() == StatePurged:
 		return b.visited(ctx, c, "purge", func() error { return b.visitPurged(ctx, c, thorough) })
 	}
-	if _, ok := b.clients.GetIfPresent(id); ok { // those that nobody uses stay out of memory
+	if _, ok := b.clients.GetIfPresent(nameOf(id)); ok { // those that nobody uses stay out of memory
 		b.remember(newLoaded(c, begun))
 	}
 	counted.client(c)

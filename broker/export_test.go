@@ -32,3 +32,11 @@ func TokenPath(uid string, u Upstream, scopes, audience, resources string) strin
 	path, _ := (&Broker{}).tokenPath(context.Background(), tokenKey{uid: uid, settings: u.settingsHash(), scopes: scopes, audience: audience, resources: resources})
 	return path
 }
+
+// SharedLists is sharedLists, Of its of; Kept is how many it keeps.
+type SharedLists struct{ lists sharedLists }
+
+func (s *SharedLists) Of(list []string) []string { return s.lists.of(list) }
+func (s *SharedLists) Kept() int                 { return len(s.lists.kept) }
+
+const MaxSharedLists = maxSharedLists

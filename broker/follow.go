@@ -132,7 +132,7 @@ func (b *Broker) settleChanges(ctx context.Context, looked time.Time) {
 	group.SetLimit(rereadsAtOnce)
 	failed := make(chan string, len(b.follower.unsettled))
 	for id := range b.follower.unsettled {
-		if _, ok := b.clients.GetIfPresent(id); !ok {
+		if _, ok := b.clients.GetIfPresent(nameOf(id)); !ok {
 			continue
 		}
 		group.Go(func() error {

@@ -46,7 +46,7 @@ func (b *Broker) GetToken(ctx context.Context, q TokenQuery) (*Token, []Warning,
 
 // serve serves the token at hand, or another one.
 func (b *Broker) serve(ctx context.Context, loaded *loadedClient, fresh bool, q *TokenQuery, now time.Time) (*Token, []Warning, error) {
-	held := loaded.last.Load().tokenFor(q, now)
+	held := b.atHand(loaded, q, now)
 	if held == nil {
 		var err error
 		if held, err = b.lookUp(loaded, q, now); err != nil {

@@ -20,9 +20,10 @@ const (
 
 // loadedClient is a client record in memory.
 type loadedClient struct {
-	// What a call for a token at hand needs comes first, so that it lies together: last,
-	// and what client says of being usable, of the floor, and of minValidity without
-	// a wish of the caller.
+	// What a call for a token at hand needs comes first, so that it lies together: the
+	// tokens, and what client says of being usable, of the floor, and of minValidity
+	// without a wish of the caller.
+	usual            usualToken
 	last             atomic.Pointer[lastServed]
 	usable           bool
 	minSecretVersion int64
@@ -41,6 +42,21 @@ type loadedClient struct {
 	// settings is that of all its keys.
 	settings   string
 	defaultErr error
+}
+
+// clientName is an id as a key of the index. One that is not long lies in the key itself:
+// to compare it touches no memory besides, which with many clients is in no cache.
+type clientName struct {
+	size uint8 // a short id with zero bytes after it is another one
+	head [47]byte
+	tail string
+}
+
+func nameOf(id string) clientName {
+	var name clientName
+	n := copy(name.head[:], id)
+	name.size, name.tail = uint8(n), id[n:]
+	return name
 }
 
 // keyFor returns the token key of a query. SCOPE_NOT_ALLOWED, TARGET_NOT_ALLOWED.
@@ -62,7 +78,7 @@ func (l *loadedClient) keyFor(q *TokenQuery) (tokenKey, error) {
 func (b *Broker) load(ctx context.Context, id string) (loaded *loadedClient, fresh bool, err error) {
 	// Counting the use of a record, which keeps it in memory, touches others in the
 	// cache: lookUp does so once in a while.
-	if entry, ok := b.clients.GetEntryQuietly(id); ok {
+	if entry, ok := b.clients.GetEntryQuietly(nameOf(id)); ok {
 		loaded := entry.Value
 		if b.due(loaded) && loaded.revalidating.CompareAndSwap(false, true) {
 			b.reads.DoChan(id, b.readIntoMemory(b.background, id))
@@ -98,7 +114,7 @@ func (b *Broker) readIntoMemory(begun context.Context, id string) func() (any, e
 
 // keepUnread makes the record that could not be read again due later, not at once.
 func (b *Broker) keepUnread(id string) {
-	b.clients.ComputeIfPresent(id, func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
+	b.clients.ComputeIfPresent(nameOf(id), func(old *loadedClient) (*loadedClient, otter.ComputeOp) {
 		again := newLoaded(old.client, old.readTime)
 		again.tryTime = time.Now()
 		return again, otter.WriteOp
@@ -114,7 +130,7 @@ func (b *Broker) readClient(ctx context.Context, id string) (*Client, error) {
 		err = newError(ReasonClientNotFound, id, "")
 	}
 	if ReasonOf(err) == ReasonClientNotFound {
-		b.clients.Invalidate(id)
+		b.clients.Invalidate(nameOf(id))
 		b.watchers.wake(id)
 	}
 	if err != nil {
@@ -166,7 +182,7 @@ func newLoaded(c *Client, begun time.Time) *loadedClient {
 // restored from a backup.
 func (b *Broker) remember(loaded *loadedClient) {
 	c, changed := loaded.client, false
-	b.clients.Compute(c.ID, func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
+	b.clients.Compute(nameOf(c.ID), func(old *loadedClient, found bool) (*loadedClient, otter.ComputeOp) {
 		newer := found && (old.client.UID != c.UID || old.client.version > c.version)
 		if newer && !old.readTime.Before(loaded.readTime) {
 			old.revalidating.Store(false)
@@ -197,7 +213,7 @@ func (b *Broker) SoonestSecretExpiry() time.Time {
 }
 
 // countUse keeps a record in memory longer than those that are used less.
-func (b *Broker) countUse(loaded *loadedClient) { b.clients.GetIfPresent(loaded.client.ID) }
+func (b *Broker) countUse(loaded *loadedClient) { b.clients.GetIfPresent(nameOf(loaded.client.ID)) }
 
 // Labels returns a client's labels for a decision about access: those in memory, or
 // else of the store; nil if there is no such client or its record cannot be read. Its

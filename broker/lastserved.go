@@ -2,6 +2,7 @@ package broker
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,18 +23,39 @@ type lastServed struct {
 	foundAt           time.Time
 }
 
-// tokenFor returns the token if it is the one that q asks for, is still the latest one
-// of its key and need not be looked up again; else nil. s may be nil.
-func (s *lastServed) tokenFor(q *TokenQuery, now time.Time) *Token {
-	if s == nil || s.over(now) || q.Audience != s.audience || q.Subject != s.subject || q.binding != s.binding || !sameList(q.Scopes, s.scopes) || !sameList(q.Resources, s.resources) {
-		return nil
-	}
-	return s.token
+// serves reports whether the token is the one that q asks for.
+func (s *lastServed) serves(q *TokenQuery) bool {
+	return q.Audience == s.audience && q.Subject == s.subject && q.binding == s.binding && sameList(q.Scopes, s.scopes) && sameList(q.Resources, s.resources)
 }
 
-// over reports whether something else may take the place of s, which may be nil.
-func (s *lastServed) over(now time.Time) bool {
-	return s == nil || s.token.gone.Load() || now.Sub(s.foundAt) >= lookUpEvery
+// usualToken is the token of those who ask for nothing but a token of the client, which
+// are the most: it needs nothing beside it, that would be in no cache either.
+type usualToken struct {
+	token atomic.Pointer[Token]
+	// lookUpAfter is when it has to be looked up again, in ns since the broker was made.
+	lookUpAfter atomic.Int64
+}
+
+// namesNothing reports whether a client's default token is asked for.
+func (q *TokenQuery) namesNothing() bool {
+	return len(q.Scopes)+len(q.Audience)+len(q.Resources)+len(q.Subject)+len(q.binding) == 0
+}
+
+// atHand returns the token that q asks for, if it lies beside the record, is still the
+// latest one of its key and need not be looked up again; else nil.
+func (b *Broker) atHand(loaded *loadedClient, q *TokenQuery, now time.Time) *Token {
+	var token *Token
+	if q.namesNothing() {
+		if now.Sub(b.made) < time.Duration(loaded.usual.lookUpAfter.Load()) {
+			token = loaded.usual.token.Load()
+		}
+	} else if last := loaded.last.Load(); last != nil && now.Sub(last.foundAt) < lookUpEvery && last.serves(q) {
+		token = last.token
+	}
+	if token == nil || token.gone.Load() {
+		return nil
+	}
+	return token
 }
 
 // sameList is slices.Equal that does not look into a list which is shared.
@@ -50,8 +72,14 @@ func (b *Broker) lookUp(loaded *loadedClient, q *TokenQuery, now time.Time) (*To
 	}
 	b.countUse(loaded)
 	token, _ := b.tokens.GetIfPresent(key)
-	// Callers that want different tokens in turn do not take the place from each other.
-	if last := loaded.last.Load(); token != nil && last.over(now) {
+	if token == nil {
+		return nil, nil
+	}
+	if q.namesNothing() {
+		loaded.usual.token.Store(token)
+		loaded.usual.lookUpAfter.Store(int64(now.Add(lookUpEvery).Sub(b.made)))
+	} else if last := loaded.last.Load(); last == nil || last.token.gone.Load() || now.Sub(last.foundAt) >= lookUpEvery {
+		// Callers that want different tokens in turn do not take the place from each other.
 		loaded.last.Store(&lastServed{token: token, scopes: q.Scopes, audience: q.Audience, resources: q.Resources, subject: q.Subject, binding: q.binding, foundAt: now})
 	}
 	return token, nil

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,4 +100,31 @@ func TestATokenInUseStaysInMemory(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNamesAreNotMixedUp: ids of every length are found by all that they are, and by
+// nothing that only looks like them where they are compared.
+func TestNamesAreNotMixedUp(t *testing.T) {
+	f := newFixture(t)
+	tokens := map[string]string{}
+	for length := 1; length <= 128; length++ {
+		for _, end := range []string{"a", "b"} {
+			id := strings.Repeat("n", length-1) + end
+			f.create(t, id)
+			tokens[id] = f.token(t, id).ID
+		}
+	}
+	for id, want := range tokens {
+		if got := f.token(t, id).ID; got != want {
+			t.Errorf("%s: got token %s, want %s", id, got, want)
+		}
+		for _, other := range []string{id + "\x00", id + "c", id[:len(id)-1]} {
+			if got, _, err := f.GetToken(t.Context(), broker.TokenQuery{ClientID: other}); err == nil {
+				t.Errorf("%q got the token %s", other, got.ID)
+			}
+		}
+	}
+	if len(tokens) != 256 {
+		t.Errorf("%d clients, want 256", len(tokens))
+	}
 }

@@ -64,7 +64,7 @@ func (b *Broker) mintFor(ctx context.Context, c *Client, w want, now time.Time) 
 			return nil, err
 		}
 		token = result.(*Token)
-		loaded, ok := b.clients.GetIfPresent(c.ID)
+		loaded, ok := b.clients.GetIfPresent(nameOf(c.ID))
 		if ok && loaded.client.TokenGeneration > token.generation { // revoked while it was asked for
 			if w.key, err = keyOf(loaded.client, w.query); err != nil {
 				return nil, err
@@ -161,8 +161,9 @@ func (b *Broker) mintFromStore(ctx context.Context, seen *Client, w want) (*Toke
 	return token, nil
 }
 
-// install makes token the one that is served.
+// install makes token the one that is served. Nobody else may have it yet.
 func (b *Broker) install(key tokenKey, token *Token) {
+	token.Scopes = b.scopeLists.of(token.Scopes)
 	b.failures.Invalidate(key)
 	b.tokens.Set(key, token)
 	b.watchers.wake(token.clientID)

@@ -113,7 +113,7 @@ func (k *keptSecrets) forget() {
 // fleet shares) stops it. While a good token is there it waits for the store, so that
 // a restart of it does not make every replica ask.
 func (b *Broker) mintInOutage(ctx context.Context, w want, cause error) (*Token, error) {
-	loaded, ok := b.clients.GetIfPresent(w.query.ClientID)
+	loaded, ok := b.clients.GetIfPresent(nameOf(w.query.ClientID))
 	if !ok {
 		return nil, cause
 	}

@@ -126,7 +126,7 @@ func (b *Broker) writeTombstone(ctx context.Context, c *Client) (*Client, error)
 	}
 	c.version = version
 	b.secrets.forgetClient(c.UID)
-	b.clients.Invalidate(c.ID)
+	b.clients.Invalidate(nameOf(c.ID))
 	b.watchers.wake(c.ID)
 	return c, nil
 }

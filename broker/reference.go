@@ -251,7 +251,7 @@ func (b *Broker) followUsed(ctx context.Context) {
 		}
 	}
 	for id := range used {
-		loaded, ok := b.clients.GetIfPresent(id)
+		loaded, ok := b.clients.GetIfPresent(nameOf(id))
 		if !ok {
 			continue
 		}

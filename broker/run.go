@@ -97,7 +97,7 @@ func (b *Broker) refreshUsed(context.Context) {
 		if !held.used.Load() || !now.After(held.RefreshAfter) || held.limited || key.binding != "" || !held.aliveAt(now) {
 			continue
 		}
-		loaded, ok := b.clients.GetIfPresent(held.clientID)
+		loaded, ok := b.clients.GetIfPresent(nameOf(held.clientID))
 		if !ok || loaded.client.usable() != nil || held.SecretVersion < loaded.client.MinSecretVersion {
 			continue
 		}

@@ -48,20 +48,25 @@ type Token struct {
 	// gone says that it is not the latest token of its key in memory any more.
 	gone atomic.Bool
 	// used says that it was served to somebody after those it was got for.
-	used          atomic.Bool
+	used atomic.Bool
+	// grant is the Generation of the user's grant that it was had by; 0 for none.
+	grant         int64
 	SecretVersion int64
 	// expireUnix is ExpireTime by the wall clock, in ns since 1970.
 	expireUnix int64
+	// derived is what Derived keeps.
+	derived atomic.Value
+	// noted is who was lately given it.
+	noted atomic.Pointer[notedUse]
+	ID    string
+	// Scopes may be a list that tokens of other clients share.
+	Scopes     []string
 	IssueTime  time.Time
 	ExpireTime time.Time
 	// mandatoryAfter is when callers begin to wait for a new one.
 	mandatoryAfter time.Time
 	RefreshAfter   time.Time
 	warnings       []Warning
-	// derived is what Derived keeps.
-	derived atomic.Value
-	ID      string
-	Scopes  []string
 
 	Access secret.Value
 	Type   string
@@ -74,10 +79,8 @@ type Token struct {
 	// uid is that client's.
 	uid        string
 	generation int64
-	// subject is whose grant it was had by, and grant that grant's Generation; "" and 0
-	// for no grant.
+	// subject is whose grant it was had by; "" for nobody's.
 	subject string
-	grant   int64
 	// certificate is the thumbprint of the certificate that it is bound to; "" for none.
 	certificate string
 	// refreshIn is when the server wants to be asked again; 0 if it did not say.
@@ -88,8 +91,6 @@ type Token struct {
 	refreshBegun atomic.Int64
 	// unreplaced is why no other token could be had lately; nil if nothing is known.
 	unreplaced atomic.Pointer[failure]
-	// noted is who was lately given it.
-	noted atomic.Pointer[notedUse]
 }
 
 // Derived returns what build makes of t. It is made for the first call and kept as

@@ -61,11 +61,12 @@ type UsageFailure struct {
 	LastTime  time.Time `json:"last_time"`
 }
 
-// notedUse is who was given a token in one quarter of an hour. It is immutable.
+// notedUse is who was given a token in one quarter of an hour. It is immutable, and
+// tokens that have one caller, the same, share it: with many tokens in use, what belongs
+// to one of them is in no cache of the processor.
 type notedUse struct {
 	quarter int64 // since 1970
-	// first is one of callers. Most tokens have one caller, and with many tokens in use
-	// what a look into a map touches is in no cache of the processor.
+	// first is one of callers, which spares most calls a look into a map.
 	first   string
 	callers map[string]bool
 }
@@ -120,6 +121,10 @@ type ledger struct {
 	mu sync.Mutex
 	// clients :: uid → what is known of it; guarded by mu
 	clients map[string]*clientLedger
+	// sole :: caller → that it was given a token and nobody else was, in the quarter of an
+	// hour soleQuarter; guarded by mu
+	sole        map[string]*notedUse
+	soleQuarter int64
 }
 
 // clientLedger is the part of one client.
@@ -133,16 +138,20 @@ type clientLedger struct {
 	unmerged
 }
 
-// unmerged is what is not in the store yet.
+// unmerged is what is not in the store yet. It is small: of most clients in use there is
+// one use, and there may be very many clients.
 type unmerged struct {
-	uses     map[useKey]time.Time
-	failures map[failureKey]UsageFailure
+	uses     []noticedUse
+	failures map[failureKey]UsageFailure // nil for none
 	ends     []tokenEnd
 }
 
-type useKey struct {
+// noticedUse is that a caller was given a token that was got with a secret version,
+// lastly in the quarter of an hour that began at.
+type noticedUse struct {
 	caller  string
 	version int64
+	at      time.Time
 }
 
 type failureKey struct {
@@ -153,7 +162,7 @@ type failureKey struct {
 func (u unmerged) empty() bool { return len(u.uses)+len(u.failures)+len(u.ends) == 0 }
 
 func (u unmerged) clone() unmerged {
-	return unmerged{maps.Clone(u.uses), maps.Clone(u.failures), slices.Clone(u.ends)}
+	return unmerged{slices.Clone(u.uses), maps.Clone(u.failures), slices.Clone(u.ends)}
 }
 
 // note takes in a use that is new.
@@ -164,23 +173,39 @@ func (l *ledger) note(t *Token, caller string, quarter int64, now time.Time) {
 	if noted.knows(caller, quarter) {
 		return
 	}
-	next := &notedUse{quarter: quarter, callers: map[string]bool{}}
-	if noted != nil && noted.quarter >= quarter { // of calls at its end, the slower one
-		next.quarter, next.first, next.callers = noted.quarter, noted.first, maps.Clone(noted.callers)
+	if noted == nil || noted.quarter < quarter {
+		t.noted.Store(l.soleLocked(caller, quarter))
+	} else { // its quarter may be later: of calls at the end of one, this is the slower one
+		next := *noted
+		next.callers = maps.Clone(noted.callers)
+		next.callers[caller] = true
+		t.noted.Store(&next)
 	}
-	next.callers[caller] = true
-	if next.first == "" {
-		next.first = caller
-	}
-	t.noted.Store(next)
 	c := l.clientLocked(t.uid, t.clientID, now)
 	if c == nil {
 		return
 	}
-	key, at := useKey{caller, t.SecretVersion}, time.Unix(quarter*int64(useQuantum/time.Second), 0).UTC()
-	if at.After(c.uses[key]) && (len(c.uses) < maxLedgerUses || !c.uses[key].IsZero()) {
-		c.uses[key] = at
+	use := noticedUse{caller, t.SecretVersion, time.Unix(quarter*int64(useQuantum/time.Second), 0).UTC()}
+	switch i := slices.IndexFunc(c.uses, func(u noticedUse) bool { return u.caller == use.caller && u.version == use.version }); {
+	case i >= 0 && use.at.After(c.uses[i].at):
+		c.uses[i] = use
+	case i < 0 && len(c.uses) < maxLedgerUses:
+		c.uses = append(c.uses, use)
 	}
+}
+
+// soleLocked returns that caller was given a token in the quarter and nobody else was.
+func (l *ledger) soleLocked(caller string, quarter int64) *notedUse {
+	if l.soleQuarter != quarter {
+		l.soleQuarter = quarter
+		clear(l.sole)
+	}
+	use, ok := l.sole[caller]
+	if !ok {
+		use = &notedUse{quarter: quarter, first: caller, callers: map[string]bool{caller: true}}
+		l.sole[caller] = use
+	}
+	return use
 }
 
 // noteFailure takes in a failure of a mint. One of other clients of the same server,
@@ -201,6 +226,9 @@ func (l *ledger) noteFailure(c *Client, version int64, err error, now time.Time)
 		f = UsageFailure{Reason: key.reason, SecretVersion: version, FirstTime: now.UTC().Truncate(time.Second)}
 	}
 	f.Count, f.LastTime = f.Count+1, now.UTC().Truncate(time.Second)
+	if known.failures == nil {
+		known.failures = map[failureKey]UsageFailure{}
+	}
 	known.failures[key] = f // there are only so many reasons, and one version at a time
 }
 
@@ -212,7 +240,7 @@ func (l *ledger) clientLocked(uid, id string, now time.Time) *clientLedger {
 		if len(l.clients) >= maxLedgerClients {
 			return nil
 		}
-		c = &clientLedger{id: id, unmerged: unmerged{uses: map[useKey]time.Time{}, failures: map[failureKey]UsageFailure{}}}
+		c = &clientLedger{id: id}
 		l.clients[uid] = c
 	}
 	if c.empty() {
@@ -264,11 +292,7 @@ func (l *ledger) merged(uid string, news unmerged, now time.Time) {
 	defer l.mu.Unlock()
 	c := l.clients[uid]
 	c.mergeTime, c.failing = now, false
-	for key, at := range news.uses {
-		if c.uses[key].Equal(at) {
-			delete(c.uses, key)
-		}
-	}
+	c.uses = slices.DeleteFunc(c.uses, func(u noticedUse) bool { return slices.Contains(news.uses, u) })
 	for key, f := range news.failures {
 		newer := c.failures[key]
 		if newer.Count -= f.Count; newer.Count <= 0 {

@@ -101,8 +101,8 @@ func (r *usageRecord) take(news unmerged, now time.Time) bool {
 	r.bound(now)
 	fresh := len(news.failures)+len(news.ends) > 0
 	r.Ends = latestEnds(append(slices.Clip(r.Ends), news.ends...))
-	for key, at := range news.uses {
-		fresh = r.takeUse(key, at) || fresh
+	for _, use := range news.uses {
+		fresh = r.takeUse(use) || fresh
 	}
 	for _, f := range news.failures {
 		r.takeFailure(f)
@@ -111,19 +111,19 @@ func (r *usageRecord) take(news unmerged, now time.Time) bool {
 	return fresh
 }
 
-func (r *usageRecord) takeUse(key useKey, at time.Time) bool {
-	i := slices.IndexFunc(r.Callers, func(c usedCaller) bool { return c.Caller == key.caller })
+func (r *usageRecord) takeUse(use noticedUse) bool {
+	i := slices.IndexFunc(r.Callers, func(c usedCaller) bool { return c.Caller == use.caller })
 	if i < 0 {
-		r.Callers = append(r.Callers, usedCaller{key.caller, []usedVersion{{key.version, at}}})
+		r.Callers = append(r.Callers, usedCaller{use.caller, []usedVersion{{use.version, use.at}}})
 		return true
 	}
 	versions := &r.Callers[i].Versions
-	j := slices.IndexFunc(*versions, func(v usedVersion) bool { return v.Version == key.version })
+	j := slices.IndexFunc(*versions, func(v usedVersion) bool { return v.Version == use.version })
 	switch {
 	case j < 0:
-		*versions = append(*versions, usedVersion{key.version, at})
-	case at.After((*versions)[j].Time):
-		(*versions)[j].Time = at
+		*versions = append(*versions, usedVersion{use.version, use.at})
+	case use.at.After((*versions)[j].Time):
+		(*versions)[j].Time = use.at
 	default:
 		return false
 	}
