@@ -27,7 +27,7 @@ func quickPlan(t *testing.T) plan {
 		callers: 8, connections: 2, coldTokens: 3, herd: 50, herdPause: 200 * time.Millisecond,
 		vaultTokens: 3, vault: []realvault.Option{realvault.InMemory()}, keys: 300, stormClients: 20, stormRate: 100, stormLifetime: 2 * time.Second,
 		swept: 50, sweeps: 1,
-		long:     longPlan{clients: 300, warm: 100, watches: 20, watchConnections: 2, mixed: 800 * time.Millisecond, sample: 50 * time.Millisecond},
+		long:     longPlan{clients: 300, vaultClients: 200, warm: 100, watches: 20, watchConnections: 2, mixed: 800 * time.Millisecond, sample: 50 * time.Millisecond},
 		profiles: t.TempDir(), progress: t.Output(),
 	}
 }
@@ -68,11 +68,14 @@ func TestEveryFigureIsMeasured(t *testing.T) {
 }
 
 // vaultFigures are measured on a real Vault.
-var vaultFigures = []string{"cold_vault_vs_bare_calls", "herd_3_replicas_upstream_requests", "sweep_10k_vault_s"}
+var vaultFigures = []string{
+	"cold_vault_vs_bare_calls", "herd_3_replicas_upstream_requests", "sweep_10k_vault_s",
+	"vault_100k_start_s", "vault_100k_rss_mib", "vault_100k_warm_cpu_vs_one", "vault_100k_page_ms",
+}
 
 func TestFiguresOfVault(t *testing.T) {
 	harness.SkipIfOff(t)
-	measured, err := measure(t.Context(), quickPlan(t), names(withVault, lookupsInVault))
+	measured, err := measure(t.Context(), quickPlan(t), names(withVault, longInVault, lookupsInVault))
 	if errors.Is(err, realvault.ErrMissing) {
 		harness.Missing(t, err)
 	}

@@ -46,14 +46,18 @@ func measureKeys(ctx context.Context, w *world, p plan, measured figures) (err e
 	}
 	p.printf("keys: %d tokens warm after %v", p.keys, time.Since(began).Round(time.Millisecond))
 	sets := []struct {
-		keys   int
-		rounds []load
-		name   string
+		requests []mem.BufferSlice
+		keys     int
+		rounds   []load
+		name     string
 	}{{keys: 1}, {keys: min(1000, p.keys), name: "keys_1k"}, {keys: p.keys, name: "keys_100k"}}
+	for i := range sets {
+		sets[i].requests = repeated(requests, sets[i].keys)
+	}
 	for round := range p.costRounds {
 		for i := range sets {
 			set := &sets[(i+round)%len(sets)] // whoever comes first is not always the same
-			all.requests = requests[:set.keys]
+			all.requests = set.requests
 			// Collecting garbage takes as long as many calls and would fall into one half of
 			// a round or the other; just after it, none is due for the length of one.
 			if _, err := process.memory(); err != nil {
@@ -79,6 +83,14 @@ func measureKeys(ctx context.Context, w *world, p plan, measured figures) (err e
 		measured[set.name+"_vs_1"], measured[set.name+"_cpu_vs_1"] = median(rate), median(cpu)
 	}
 	return nil
+}
+
+// repeated returns as many requests as there are, all of their own, for the first so
+// many keys in turn: the client touches equally much memory whatever the keys.
+func repeated(requests []mem.BufferSlice, keys int) []mem.BufferSlice {
+	return each(len(requests), func(i int) mem.BufferSlice {
+		return mem.BufferSlice{mem.SliceBuffer(requests[i%keys].Materialize())}
+	})
 }
 
 // keyRequests are encoded requests for n keys, in an order in which no two that follow

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -19,8 +18,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/devpki"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
-	"github.com/tokenbroker/tokenbroker/test/harness"
-	"github.com/tokenbroker/tokenbroker/test/realvault"
 )
 
 // network is how much a turn takes that a check makes, beside what loopback takes.
@@ -145,23 +142,11 @@ func measureSweep(ctx context.Context, w *world, p plan, measured figures) (err 
 
 // measureSweepInVault is measureSweep on a real Vault.
 func measureSweepInVault(ctx context.Context, w *world, p plan, measured figures) (err error) {
-	server, err := realvault.Open(p.vault...)
-	if errors.Is(err, realvault.ErrMissing) {
-		return fmt.Errorf("%w; run `%s`, or leave these figures out with %s=none", err, harness.Remedy, harness.ServersVariable)
-	}
+	store, _, closeVault, err := w.openVault(p)
 	if err != nil {
 		return err
 	}
-	defer server.Close()
-	place := vaultPlace{Address: server.Addr(), Mount: server.KV(), TokenFile: w.files.path("sweep-token")}
-	if err := os.WriteFile(place.TokenFile, []byte(server.RootToken()), 0o600); err != nil {
-		return err
-	}
-	store, closeStore, err := place.open()
-	if err != nil {
-		return err
-	}
-	defer func() { err = joinClose(err, closeStore) }()
+	defer func() { err = joinClose(err, closeVault) }()
 	if err := w.fillStore(ctx, store, p.swept, sweptClient); err != nil {
 		return fmt.Errorf("fill the store: %w", err)
 	}

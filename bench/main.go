@@ -68,6 +68,7 @@ var scenarios = []struct {
 	{"million", long, measureMillion},
 	{"watches", long, measureWatches},
 	{"mixed", long, measureMixed},
+	{"vaultmany", longInVault, measureManyInVault},
 	{"check", lookups, measureCheck},
 	{"sweep", lookups, measureSweep},
 	{"vaultsweep", lookupsInVault, measureSweepInVault},
@@ -80,6 +81,7 @@ const (
 	ordinary       kind = iota
 	withVault           // unless real servers are turned off
 	long                // on demand
+	longInVault         // the same, unless real servers are turned off
 	lookups             // of checks of lookups, on demand
 	lookupsInVault      // the same, unless real servers are turned off
 )
@@ -99,7 +101,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := fullPlan()
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	all := names(ordinary, withVault, long, lookups, lookupsInVault)
+	all := names(ordinary, withVault, long, longInVault, lookups, lookupsInVault)
 	only := flags.String("only", "", "run this `scenario` alone: "+strings.Join(all, ", "))
 	checks := flags.Bool("lookups", false, "run the scenarios about checks of lookups")
 	longOnes := flags.Bool("long", false, "run the scenarios that take long")
@@ -119,20 +121,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return usageError{fmt.Errorf("want no arguments, positive numbers, and -only one of %s", strings.Join(all, ", "))}
 	}
 	p.progress = stderr
-	chosen := names(ordinary, withVault)
+	kinds := []kind{ordinary, withVault}
 	switch {
-	case *only != "":
-		chosen = []string{*only}
-	case *checks && harness.Off():
-		chosen = names(lookups)
-		p.printf("%s=none: without the figures that need a Vault", harness.ServersVariable)
 	case *checks:
-		chosen = names(lookups, lookupsInVault)
+		kinds = []kind{lookups, lookupsInVault}
 	case *longOnes:
-		chosen = names(long)
-	case harness.Off():
-		chosen = names(ordinary)
+		kinds = []kind{long, longInVault}
+	}
+	if *only == "" && harness.Off() {
+		kinds = kinds[:1]
 		p.printf("%s=none: without the figures that need a Vault", harness.ServersVariable)
+	}
+	chosen := names(kinds...)
+	if *only != "" {
+		chosen = []string{*only}
 	}
 	measured, err := measure(ctx, p, chosen)
 	if err != nil {

@@ -55,7 +55,7 @@ func fullPlan() plan {
 		callers: 64, connections: 4, coldTokens: 400, herd: 1000, herdPause: time.Second,
 		vaultTokens: 400, keys: 100_000, stormClients: 2000, stormRate: 1500, stormLifetime: 30 * time.Second,
 		swept: 10_000, sweeps: 3,
-		long: longPlan{clients: 1_000_000, warm: 100_000, watches: 10_000, watchConnections: 100, mixed: 10 * time.Minute, sample: 5 * time.Second},
+		long: longPlan{clients: 1_000_000, vaultClients: 100_000, warm: 100_000, watches: 10_000, watchConnections: 100, mixed: 10 * time.Minute, sample: 5 * time.Second},
 	}
 }
 

@@ -29,18 +29,11 @@ func vaultClient(i int) string { return fmt.Sprintf("bench-vault-%04d", i) }
 // measureVault measures what needs a real Vault: replicas that share a store, and what
 // a cold token costs there.
 func measureVault(ctx context.Context, w *world, p plan, measured figures) (err error) {
-	server, err := realvault.Open(p.vault...)
-	if errors.Is(err, realvault.ErrMissing) {
-		return fmt.Errorf("%w; run `%s`, or leave these figures out with %s=none", err, harness.Remedy, harness.ServersVariable)
-	}
+	server, place, err := w.startVault(p)
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-	place := vaultPlace{Address: server.Addr(), Mount: server.KV(), TokenFile: w.files.path("vault-token")}
-	if err := os.WriteFile(place.TokenFile, []byte(server.RootToken()), 0o600); err != nil {
-		return err
-	}
 	bare := &bareVault{place: place, token: server.RootToken(), client: &http.Client{Transport: &http.Transport{}}}
 	defer bare.client.CloseIdleConnections()
 	if err := w.registerInVault(ctx, bare); err != nil {
@@ -70,6 +63,40 @@ func measureVault(ctx context.Context, w *world, p plan, measured figures) (err 
 	measured["herd_3_replicas_upstream_requests"] = float64(requests)
 	p.printf("herd: %d callers on each of %d replicas, %d upstream requests", p.herd, replicas, requests)
 	return err
+}
+
+// startVault starts a real Vault, which is the caller's to close.
+func (w *world) startVault(p plan) (*realvault.Server, vaultPlace, error) {
+	server, err := realvault.Open(p.vault...)
+	if errors.Is(err, realvault.ErrMissing) {
+		return nil, vaultPlace{}, fmt.Errorf("%w; run `%s`, or leave these figures out with %s=none", err, harness.Remedy, harness.ServersVariable)
+	}
+	if err != nil {
+		return nil, vaultPlace{}, err
+	}
+	place := vaultPlace{Address: server.Addr(), Mount: server.KV(), TokenFile: w.files.path("vault-token")}
+	if err := os.WriteFile(place.TokenFile, []byte(server.RootToken()), 0o600); err != nil {
+		server.Close()
+		return nil, vaultPlace{}, err
+	}
+	return server, place, nil
+}
+
+// openVault starts a real Vault and opens a store there; closing ends both.
+func (w *world) openVault(p plan) (_ broker.Store, _ vaultPlace, closing func() error, err error) {
+	server, place, err := w.startVault(p)
+	if err != nil {
+		return nil, vaultPlace{}, nil, err
+	}
+	store, closeStore, err := place.open()
+	if err != nil {
+		server.Close()
+		return nil, vaultPlace{}, nil, err
+	}
+	return store, place, func() error {
+		defer server.Close()
+		return closeStore()
+	}, nil
 }
 
 // registerInVault registers clients for the broker, and as many beside them whose

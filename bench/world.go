@@ -32,13 +32,13 @@ const (
 func coldClient(i int) string  { return fmt.Sprintf("bench-cold-%04d", i) }
 func stormClient(i int) string { return fmt.Sprintf("bench-storm-%04d", i) }
 
-// each returns the first n names.
-func each(n int, name func(int) string) []string {
-	names := make([]string, n)
-	for i := range names {
-		names[i] = name(i)
+// each returns the first n items.
+func each[T any](n int, item func(int) T) []T {
+	list := make([]T, n)
+	for i := range list {
+		list[i] = item(i)
 	}
-	return names
+	return list
 }
 
 // upstreamClientID is what the authorization server calls all of them. It is long
