@@ -16,7 +16,7 @@ import (
 
 // TestHelp shows every change of the command line in review.
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "serve", "dev", "check-config", "access", "provider", "vault-policy", "doctor", "health", "version"} {
+	for _, name := range []string{"", "serve", "dev", "check-config", "access", "provider", "vault-policy", "doctor", "health", "completion", "version"} {
 		args, file := []string{"--help"}, "help.txt"
 		if name != "" {
 			args, file = []string{name, "--help"}, "help-"+name+".txt"

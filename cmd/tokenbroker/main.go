@@ -18,6 +18,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tokenbroker/tokenbroker/internal/completion"
 )
 
 // version is set by the build: -ldflags "-X main.version=v1.2.3".
@@ -41,6 +43,7 @@ type commands struct {
 	VaultPolicy vaultPolicyCommand `cmd:"" help:"Print the least Vault policy that the broker needs."`
 	Doctor      doctorCommand      `cmd:"" help:"Look at everything that a configuration needs on this machine: files, certificates, store, clock, ports."`
 	Health      healthCommand      `cmd:"" help:"Ask a running server whether it is healthy; for container health checks."`
+	Completion  completionCommand  `cmd:"" help:"Print the completion script of a shell."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
 
@@ -88,6 +91,10 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	)
 	if err != nil {
 		return err
+	}
+	if len(args) > 0 && args[0] == completion.Word {
+		completer().Complete(ctx, parser.Model, args[1:], stdout)
+		return nil
 	}
 	return catch(done, func() error {
 		if err := checkEnvironment(parser.Model, environ); err != nil {

@@ -81,7 +81,7 @@ func (c *providerListCommand) Run(p *process) error {
 
 type providerShowCommand struct {
 	dirFlag
-	Name string `arg:"" help:"Name of the profile." placeholder:"NAME"`
+	Name string `arg:"" help:"Name of the profile." placeholder:"NAME" complete:"provider"`
 }
 
 // Run prints what a profile means, with example variables, and its YAML.

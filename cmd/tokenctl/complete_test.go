@@ -1,20 +1,19 @@
 package main
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
+
+	"github.com/tokenbroker/tokenbroker/internal/completion"
 )
 
 // completed returns how a command line may go on; the last word is unfinished.
 func (o *operator) completed(words ...string) (texts []string) {
 	o.t.Helper()
-	for line := range strings.Lines(o.run(append([]string{completeWord}, words...)...).want(exitDone).stdout) {
+	for line := range strings.Lines(o.run(append([]string{completion.Word}, words...)...).want(exitDone).stdout) {
 		text, _, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
 		texts = append(texts, text)
 	}
@@ -67,8 +66,11 @@ func TestComplete(t *testing.T) {
 		})
 	}
 	f.refuse(refusal(codes.PermissionDenied, "CALLER_NOT_ALLOWED", "FIX_CALLER", "No."))
-	if got := o.run(completeWord, "rotate", ""); got.stdout+got.stderr != "" {
+	if got := o.run(completion.Word, "rotate", ""); got.stdout+got.stderr != "" {
 		t.Errorf("what cannot be asked is told: %q", got.stdout+got.stderr)
+	}
+	for _, shell := range strings.Split(completion.Shells, ",") {
+		o.run("completion", shell).want(exitDone, "tokenctl "+completion.Word)
 	}
 	if got := o.completed(); got != nil {
 		t.Errorf("got %v for no words", got)
@@ -80,58 +82,4 @@ func sameWords(a, b string) bool {
 	slices.Sort(x)
 	slices.Sort(y)
 	return slices.Equal(x, y)
-}
-
-// TestCompleteInBash types Tab in a real bash, and loads the script into the other
-// shells where there are any.
-func TestCompleteInBash(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Fatalf("no bash: %v", err)
-	}
-	dir := t.TempDir()
-	// Stands for the program: it shows what it is asked and answers it.
-	fake := "#!" + bash + "\nprintf '<%s>' \"$@\" >> " + dir + "/asked\nprintf 'acme-crm\\ta client\\nacme two\\t\\n'\n"
-	if err := os.WriteFile(filepath.Join(dir, "tokenctl"), []byte(fake), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	script := newOperator(t).run("completion", "bash").want(exitDone).stdout
-	for _, test := range []struct{ name, words, asked, want string }{
-		{"word", `tokenctl secret stage ac`, "<__complete><secret><stage><ac>", "acme-crm|acme two|"},
-		{"empty word", `tokenctl rotate ''`, "<__complete><rotate><>", "acme-crm|acme two|"},
-		{"behind =", `tokenctl --output = js`, "<__complete><--output><js>", "acme-crm|acme two|"},
-		{"at =", `tokenctl --output =`, "<__complete><--output><>", "acme-crm|acme two|"},
-		{"= before", `tokenctl --output = json rotate ac`, "<__complete><--output><json><rotate><ac>", "acme-crm|acme two|"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			_ = os.Remove(filepath.Join(dir, "asked"))
-			command := exec.CommandContext(t.Context(), bash, "--norc", "-c", script+"\nCOMP_WORDS=("+test.words+"); COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _tokenctl; printf '%s|' \"${COMPREPLY[@]}\"")
-			command.Env = []string{"PATH=" + dir + ":/bin:/usr/bin"}
-			got, err := command.CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v\n%s", err, got)
-			}
-			if asked, _ := os.ReadFile(filepath.Join(dir, "asked")); string(asked) != test.asked || string(got) != test.want {
-				t.Errorf("it asked %q and got %q, want %q and %q", asked, got, test.asked, test.want)
-			}
-		})
-	}
-}
-
-// TestScriptsAreSound: each shell that is here can read its script.
-func TestScriptsAreSound(t *testing.T) {
-	for _, shell := range []string{"bash", "zsh", "fish"} {
-		t.Run(shell, func(t *testing.T) {
-			script := newOperator(t).run("completion", shell).want(exitDone, completeWord, filesLine).stdout
-			path, err := exec.LookPath(shell)
-			if err != nil {
-				t.Skipf("no %s here", shell)
-			}
-			command := exec.CommandContext(t.Context(), path, "-n", "/dev/stdin")
-			command.Stdin = strings.NewReader(script)
-			if said, err := command.CombinedOutput(); err != nil || len(said) > 0 {
-				t.Errorf("%v: %s", err, said)
-			}
-		})
-	}
 }

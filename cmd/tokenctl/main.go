@@ -24,6 +24,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/tokenbroker/tokenbroker/internal/completion"
 	"github.com/tokenbroker/tokenbroker/internal/hardening"
 )
 
@@ -95,7 +96,7 @@ func main() {
 // run runs one command line and returns its exit status.
 func run(ctx context.Context, args, environ []string, stdin *os.File, stdout, stderr io.Writer) int {
 	s := &session{process: process{stdin: stdin, stdout: stdout, stderr: stderr, getenv: lookup(environ)}}
-	if len(args) > 0 && args[0] == completeWord {
+	if len(args) > 0 && args[0] == completion.Word {
 		return s.complete(ctx, args[1:])
 	}
 	err := s.run(ctx, args, environ)

@@ -1,5 +1,5 @@
-# Completion of tokenctl for bash. Load it with: source <(tokenctl completion bash)
-_tokenctl() {
+# Completion of PROGRAM for bash. Load it with: source <(PROGRAM completion bash)
+_PROGRAM() {
     local i line current="${COMP_WORDS[COMP_CWORD]}"
     local -a words=()
     # bash takes --flag=value for three words, so that the value stands by itself.
@@ -14,6 +14,6 @@ _tokenctl() {
             return
         fi
         COMPREPLY+=("${line%%$'\t'*}")
-    done < <(tokenctl __complete "${words[@]}" "$current" 2>/dev/null)
+    done < <(PROGRAM __complete "${words[@]}" "$current" 2>/dev/null)
 }
-complete -F _tokenctl tokenctl
+complete -F _PROGRAM PROGRAM

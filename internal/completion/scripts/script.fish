@@ -1,9 +1,9 @@
-# Completion of tokenctl for fish. Load it with: tokenctl completion fish | source
-function __tokenctl_complete
+# Completion of PROGRAM for fish. Load it with: PROGRAM completion fish | source
+function __PROGRAM_complete
     set -l words (commandline -opc)
     set -e words[1]
     set -l current (commandline -ct)
-    for line in (tokenctl __complete $words "$current" 2>/dev/null)
+    for line in (PROGRAM __complete $words "$current" 2>/dev/null)
         if test "$line" = ":files"
             __fish_complete_path "$current"
             return
@@ -11,4 +11,4 @@ function __tokenctl_complete
         echo $line
     end
 end
-complete -c tokenctl -f -a '(__tokenctl_complete)'
+complete -c PROGRAM -f -a '(__PROGRAM_complete)'
