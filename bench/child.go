@@ -41,6 +41,8 @@ type childConfig struct {
 	Cached int
 	// EchoBytes is the size of the echo's encoded answer.
 	EchoBytes int
+	// EchoKeys is how many clients it has an answer of their own for; 0 has one for all.
+	EchoKeys int
 }
 
 // usage is what a server has used since it started.

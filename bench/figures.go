@@ -54,6 +54,8 @@ var table = []figure{
 	{"keys_1k_cpu_vs_1", informal, 0, "CPU time of the server process for one of these calls, against the same."},
 	{"keys_100k_vs_1", informal, 0, "GetToken calls a second with 100,000 warm tokens of as many clients, against the same callers with one of them."},
 	{"keys_100k_cpu_vs_1", atMost, 1.3, "CPU time of the server process for one of these calls, against the same."},
+	{"keys_100k_echo_vs_1", informal, 0, "The same for an echo with 100,000 answers in a map, against it with one of them: what no server can do without."},
+	{"keys_100k_echo_cpu_vs_1", informal, 0, "CPU time of the echo's process for one of these calls, against the same."},
 	{"refresh_storm_failed_calls", exactly, 0, "GetToken calls that fail while the tokens of 2,000 clients in use, 30 s long, all end within seconds."},
 	{"refresh_storm_requests_per_token", atMost, 1.01, "Requests to the authorization server for each token that was served until then."},
 	{"refresh_storm_p99_vs_calm", informal, 0, "99th percentile of latency of these calls, against the same before any token has to be replaced."},

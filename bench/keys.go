@@ -14,10 +14,12 @@ import (
 )
 
 func keyClient(i int) string { return fmt.Sprintf("bench-key-%07d", i) }
+func keyName(i int) string   { return "clients/" + keyClient(i) }
 
 // measureKeys compares the same callers on many warm tokens, each of a client of its
 // own, with one. They differ in what is touched and in nothing else: one server holds
-// all tokens all the time.
+// all tokens all the time. An echo that has an answer for each client in a map shows
+// what of that no server can do without.
 func measureKeys(ctx context.Context, w *world, p plan, measured figures) (err error) {
 	file := w.files.path("keys.db")
 	if err := w.fill(ctx, file, p.keys, keyClient); err != nil {
@@ -33,56 +35,92 @@ func measureKeys(ctx context.Context, w *world, p plan, measured figures) (err e
 		return err
 	}
 	defer func() { err = joinClose(err, process.stop) }()
-	all, err := w.keyTarget(ctx, process, requests)
-	defer func() { err = joinClose(err, all.close) }()
+	broker, err := w.keyTarget(ctx, process, getToken, requests)
+	defer func() { err = joinClose(err, broker.close) }()
+	if err != nil {
+		return err
+	}
+	cfg = childConfig{TLS: cfg.TLS, EchoBytes: broker.answerBytes, EchoKeys: p.keys}
+	echoing, err := startProcess(ctx, "echo with many keys", cfg, p.progress)
+	if err != nil {
+		return err
+	}
+	defer func() { err = joinClose(err, echoing.stop) }()
+	echo, err := w.keyTarget(ctx, echoing, echoMethod, requests)
+	defer func() { err = joinClose(err, echo.close) }()
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	for range 2 { // the first call gets a token, the second is served what lies in memory
-		if err := eachOnce(p.keys, p.callers, func(n int) error { return all.call(ctx, n) }); err != nil {
+		if err := eachOnce(p.keys, p.callers, func(n int) error { return broker.call(ctx, n) }); err != nil {
 			return fmt.Errorf("warm: %w", err)
 		}
 	}
 	p.printf("keys: %d tokens warm after %v", p.keys, time.Since(began).Round(time.Millisecond))
-	sets := []struct {
-		requests []mem.BufferSlice
-		keys     int
-		rounds   []load
-		name     string
-	}{{keys: 1}, {keys: min(1000, p.keys), name: "keys_1k"}, {keys: p.keys, name: "keys_100k"}}
+	return measureSets(ctx, p, broker, echo, requests, measured)
+}
+
+// keySet is how one server did with so many keys.
+type keySet struct {
+	target   *target
+	requests []mem.BufferSlice
+	keys     int
+	// figures are named so; "" is what the next ones are compared with.
+	name   string
+	rounds []load
+}
+
+// measureSets compares the broker's sets of keys with each other, and the echo's.
+func measureSets(ctx context.Context, p plan, broker, echo *target, requests []mem.BufferSlice, measured figures) error {
+	thousand := min(1000, p.keys)
+	sets := []keySet{
+		{target: broker, keys: 1},
+		{target: broker, keys: thousand, name: "keys_1k"},
+		{target: broker, keys: p.keys, name: "keys_100k"},
+		{target: echo, keys: 1},
+		{target: echo, keys: p.keys, name: "keys_100k_echo"},
+	}
 	for i := range sets {
 		sets[i].requests = repeated(requests, sets[i].keys)
 	}
 	for round := range p.costRounds {
 		for i := range sets {
 			set := &sets[(i+round)%len(sets)] // whoever comes first is not always the same
-			all.requests = set.requests
-			// Collecting garbage takes as long as many calls and would fall into one half of
-			// a round or the other; just after it, none is due for the length of one.
-			if _, err := process.memory(); err != nil {
+			if err := set.measure(ctx, p); err != nil {
 				return err
 			}
-			l, err := all.fullLoad(ctx, p)
-			if err != nil {
-				return err
-			}
-			set.rounds = append(set.rounds, l)
 		}
 		for _, set := range sets {
 			l := set.rounds[round]
-			p.printf("keys round %d: %d keys, CPU %.1f µs a call, %.0f calls a second", round+1, set.keys, l.cpu/1e3, l.rate)
+			p.printf("keys round %d: %d keys of %s, CPU %.1f µs a call, %.0f calls a second", round+1, set.keys, set.target.method, l.cpu/1e3, l.rate)
 		}
 	}
-	for _, set := range sets[1:] {
+	var one keySet
+	for _, set := range sets {
+		if set.name == "" {
+			one = set
+			continue
+		}
 		var rate, cpu []float64
 		for round, l := range set.rounds {
-			one := sets[0].rounds[round]
-			rate, cpu = append(rate, l.rate/one.rate), append(cpu, l.cpu/one.cpu)
+			rate, cpu = append(rate, l.rate/one.rounds[round].rate), append(cpu, l.cpu/one.rounds[round].cpu)
 		}
 		measured[set.name+"_vs_1"], measured[set.name+"_cpu_vs_1"] = median(rate), median(cpu)
 	}
 	return nil
+}
+
+func (s *keySet) measure(ctx context.Context, p plan) error {
+	s.target.requests = s.requests
+	// Collecting garbage takes as long as many calls and would fall into one half of a
+	// round or the other; just after it, none is due for the length of one.
+	if _, err := s.target.process.memory(); err != nil {
+		return err
+	}
+	l, err := s.target.fullLoad(ctx, p)
+	s.rounds = append(s.rounds, l)
+	return err
 }
 
 // repeated returns as many requests as there are, all of their own, for the first so
@@ -98,7 +136,7 @@ func repeated(requests []mem.BufferSlice, keys int) []mem.BufferSlice {
 func keyRequests(n int) ([]mem.BufferSlice, error) {
 	requests := make([]mem.BufferSlice, 0, n)
 	for _, i := range rand.Perm(n) {
-		encodedRequest, err := proto.Marshal(&pb.GetTokenRequest{Client: "clients/" + keyClient(i)})
+		encodedRequest, err := proto.Marshal(&pb.GetTokenRequest{Client: keyName(i)})
 		if err != nil {
 			return nil, err
 		}
@@ -109,8 +147,8 @@ func keyRequests(n int) ([]mem.BufferSlice, error) {
 
 // keyTarget connects to the server and makes the first of the requests. The target is
 // the caller's to close also when there is an error.
-func (w *world) keyTarget(ctx context.Context, process *process, requests []mem.BufferSlice) (t *target, err error) {
-	t = &target{process: process, method: getToken, requests: requests, slack: answerSlack}
+func (w *world) keyTarget(ctx context.Context, process *process, method string, requests []mem.BufferSlice) (t *target, err error) {
+	t = &target{process: process, method: method, requests: requests, slack: answerSlack}
 	if t.conns, err = w.connect(process.address); err != nil {
 		return t, err
 	}

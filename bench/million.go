@@ -59,7 +59,7 @@ func (w *world) measureMany(ctx context.Context, scenario string, clients int, c
 		return err
 	}
 	defer func() { err = joinClose(err, process.stop) }()
-	all, err := w.keyTarget(ctx, process, requests)
+	all, err := w.keyTarget(ctx, process, getToken, requests)
 	defer func() { err = joinClose(err, all.close) }()
 	if err != nil {
 		return err

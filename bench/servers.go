@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -148,11 +151,23 @@ func serveEcho(ctx context.Context, cfg childConfig, listener net.Listener) erro
 	if err != nil {
 		return err
 	}
+	answers := map[string][]byte{}
+	for i := range cfg.EchoKeys {
+		answers[keyName(i)] = slices.Clone(content)
+	}
 	handle := func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		if err := decode(new(wrapperspb.BytesValue)); err != nil {
+		var request wrapperspb.BytesValue
+		if err := decode(&request); err != nil {
 			return nil, err
 		}
-		return &wrapperspb.BytesValue{Value: content}, nil
+		if cfg.EchoKeys == 0 {
+			return &wrapperspb.BytesValue{Value: content}, nil
+		}
+		own, ok := answers[string(request.GetValue())]
+		if !ok {
+			return nil, status.Error(codes.NotFound, "nobody's answer")
+		}
+		return &wrapperspb.BytesValue{Value: own}, nil
 	}
 	s := grpc.NewServer(grpc.Creds(creds))
 	s.RegisterService(&grpc.ServiceDesc{

@@ -152,7 +152,8 @@ func servedFrom(token *broker.Token, started time.Time) telemetry.ServedFrom {
 }
 
 // sharedAnswer makes the answer that a token is served with as long as there is nothing
-// to warn of; nil if it cannot be encoded.
+// to warn of; nil if it cannot be encoded. It belongs to the token and has no copy of its
+// bytes: nobody wipes those of a token that may be served.
 func sharedAnswer(token *broker.Token) any {
 	shared, err := responseForm.Answer(describe(token), token.Access.Reveal())
 	if err != nil {
