@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"strings"
 
 	"github.com/tokenbroker/tokenbroker/internal/completion"
 	"github.com/tokenbroker/tokenbroker/oauth/profile"
@@ -33,9 +34,14 @@ func (c *completionCommand) Run(p *process) error {
 	return err
 }
 
-// completer completes command lines of this program.
-func completer() completion.Completer {
+// completer completes command lines of this program in such an environment.
+func completer(environ []string) completion.Completer {
 	var own dirFlag
+	for _, entry := range environ {
+		if dir, found := strings.CutPrefix(entry, providersDirVariable+"="); found {
+			own.Dir = dir
+		}
+	}
 	return completion.Completer{
 		Flag: func(name, value string) {
 			if name == "dir" {

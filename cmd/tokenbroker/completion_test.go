@@ -42,6 +42,10 @@ func TestCompletion(t *testing.T) {
 			}
 		})
 	}
+	got := commandIn(t.Context(), []string{providersDirVariable + "=" + own}, completion.Word, "provider", "show", "okr")
+	if got.want(t, 0); got.stdout != "okra\t\n" {
+		t.Errorf("with the folder in a variable: got %q", got.stdout)
+	}
 	for _, shell := range strings.Split(completion.Shells, ",") {
 		if got := command(t, "completion", shell); !strings.Contains(got.stdout, "tokenbroker "+completion.Word) {
 			t.Errorf("%s: got %q", shell, got.stdout)

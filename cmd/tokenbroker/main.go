@@ -93,7 +93,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return err
 	}
 	if len(args) > 0 && args[0] == completion.Word {
-		completer().Complete(ctx, parser.Model, args[1:], stdout)
+		completer(environ).Complete(ctx, parser.Model, args[1:], stdout)
 		return nil
 	}
 	return catch(done, func() error {

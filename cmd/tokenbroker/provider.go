@@ -39,6 +39,9 @@ type providerCommand struct {
 	Check providerCheckCommand `cmd:"" help:"Say everything that is wrong with files of profiles, by line, or what they mean."`
 }
 
+// providersDirVariable is the variable of dirFlag.
+const providersDirVariable = environmentPrefix + "PROVIDERS_DIR"
+
 // dirFlag names profiles besides the built-in ones.
 type dirFlag struct {
 	Dir string `help:"Folder of your own profiles, as the configuration's providers.dir." placeholder:"DIR" env:"TOKENBROKER_PROVIDERS_DIR" type:"path"`
