@@ -8,6 +8,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"slices"
 	"time"
@@ -91,6 +93,10 @@ func (k *signingKey) sign(auth broker.Authentication, payload []byte) (*jose.JSO
 	options := new(jose.SignerOptions).WithType("JWT")
 	if id := cmp.Or(auth.KeyID, k.id); id != "" {
 		options.WithHeader("kid", id)
+	}
+	if k.certificate != nil { // RFC 7515 §4.1.8; by it Microsoft Entra ID finds the key
+		sum := sha256.Sum256(k.certificate.Raw)
+		options.WithHeader("x5t#S256", base64.RawURLEncoding.EncodeToString(sum[:]))
 	}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: k.private}, options)
 	if err != nil {

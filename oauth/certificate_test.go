@@ -3,10 +3,13 @@ package oauth_test
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
@@ -41,6 +46,51 @@ func selfSignedPEM(t *testing.T, key crypto.Signer, change func(*x509.Certificat
 func clientPEM(t *testing.T) string {
 	t.Helper()
 	return pkcs8(t, keys().p256) + selfSignedPEM(t, keys().p256, nil)
+}
+
+// TestCertificateBesideTheKey: an assertion says which certificate its key belongs to,
+// if that was staged with the key.
+func TestCertificateBesideTheKey(t *testing.T) {
+	client, server, last := capture(t)
+	k := keys()
+	own := selfSignedPEM(t, k.rsa, nil)
+	block, _ := pem.Decode([]byte(own))
+	sum := sha256.Sum256(block.Bytes)
+	want := base64.RawURLEncoding.EncodeToString(sum[:])
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := selfSignedPEM(t, k.p256, nil)
+	for _, test := range []struct{ name, secret, want string }{
+		{"none", pkcs8(t, k.rsa), ""},
+		{"behind the key", pkcs8(t, k.rsa) + own, want},
+		{"before the key", own + pkcs8(t, k.rsa), want},
+		{"behind its issuer's", pkcs8(t, k.rsa) + foreign + own, want},
+		{"of another key", pkcs8(t, k.rsa) + foreign, ""},
+		{"damaged", pkcs8(t, k.rsa) + encodePEM("CERTIFICATE", []byte("x")), ""},
+		{"JWK", jwk(t, jose.JSONWebKey{Key: k.rsa}), ""},
+		{"JWK with x5c", jwk(t, jose.JSONWebKey{Key: k.rsa, Certificates: []*x509.Certificate{certificate}}), want},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			req := tokenRequest(server)
+			req.Secret = secret.NewString(test.secret)
+			req.Authentication = broker.Authentication{Method: broker.PrivateKeyJWT, SigningAlgorithm: "PS256"}
+			if _, err := client.RequestToken(t.Context(), req); err != nil {
+				t.Fatal(err)
+			}
+			signed, err := jose.ParseSignedCompact(last.Load().form.Get("client_assertion"), []jose.SignatureAlgorithm{jose.PS256})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := signed.Verify(k.rsa.Public()); err != nil {
+				t.Error(err)
+			}
+			if got, _ := signed.Signatures[0].Header.ExtraHeaders["x5t#S256"].(string); got != test.want {
+				t.Errorf("x5t#S256 is %q, want %q", got, test.want)
+			}
+		})
+	}
 }
 
 func TestCertificatesThatDoNotFit(t *testing.T) {

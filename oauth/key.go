@@ -29,6 +29,8 @@ type signingKey struct {
 	private crypto.Signer // *rsa.PrivateKey, *ecdsa.PrivateKey or ed25519.PrivateKey
 	// id and algorithm are the kid and alg of a JWK (RFC 7517 §4.4, §4.5); "" if none.
 	id, algorithm string
+	// certificate is the one beside it that belongs to it; nil if there is none.
+	certificate *x509.Certificate
 }
 
 // parseKey reads a private key from PEM (PKCS#1, PKCS#8, SEC 1) or from one JWK.
@@ -93,7 +95,26 @@ func parsePEM(text []byte) (*signingKey, error) {
 	case strings.Contains(private.Headers["Proc-Type"], "ENCRYPTED") || private.Headers["DEK-Info"] != "":
 		return nil, encryptedKey()
 	}
-	return parseDER(private)
+	key, err := parseDER(private)
+	if err != nil {
+		return nil, err
+	}
+	key.certificate = certificateOf(text, key.private)
+	return key, nil
+}
+
+// certificateOf returns the certificate of a key among what stands beside it in a PEM;
+// nil if there is none that can be read. What needs one says so itself.
+func certificateOf(text []byte, private crypto.Signer) *x509.Certificate {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil && belongs(c, private) {
+			return c
+		}
+	}
+	return nil
 }
 
 func parseDER(block *pem.Block) (*signingKey, error) {
@@ -149,7 +170,11 @@ func parseJWK(text []byte) (*signingKey, error) {
 	if !ok || !key.Valid() {
 		return nil, unusable("the JWK holds no private key that can sign")
 	}
-	return &signingKey{private: private, id: key.KeyID, algorithm: key.Algorithm}, nil
+	parsed := &signingKey{private: private, id: key.KeyID, algorithm: key.Algorithm}
+	if len(key.Certificates) > 0 && belongs(key.Certificates[0], private) { // RFC 7517 §4.7: the first is the key's
+		parsed.certificate = key.Certificates[0]
+	}
+	return parsed, nil
 }
 
 // weakness says why a key must not, or cannot, be used; "" if it can.

@@ -90,6 +90,19 @@ func keySet(t *testing.T, value string) json.RawMessage {
 	return json.RawMessage(`{"keys":[` + public + `]}`)
 }
 
+// TestKeyWithItsCertificate: the thumbprint in the assertion's header disturbs nobody who
+// does not ask for it.
+func TestKeyWithItsCertificate(t *testing.T) {
+	value := selfSigned(t)
+	server := oidcprovider.Start(t, oidcprovider.Config{
+		Resources: []oidcprovider.Resource{{URI: api, Scopes: []string{"read"}}},
+		Clients:   []oidcprovider.Client{{ID: "certified", AuthMethod: oidcprovider.PrivateKeyJWT, JWKS: keySet(t, value), SigningAlgorithm: "ES256", Scopes: []string{"read"}}},
+	})
+	if _, err := clientOf(t, server).RequestToken(t.Context(), requestOf(t, server.TokenEndpoint(), "certified", value, broker.PrivateKeyJWT)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestClientSecretJWT(t *testing.T) {
 	long := strings.Repeat("s3cr3t-j", 8)
 	algorithms := []string{"", "HS256", "HS384", "HS512"}
