@@ -84,6 +84,25 @@ func belowAny(path string, prefixes []string) bool {
 	return slices.ContainsFunc(prefixes, func(prefix string) bool { return below(path, prefix) })
 }
 
+// TestArchitectureNamesEveryPackage, but for what is there to test, build or measure.
+func TestArchitectureNamesEveryPackage(t *testing.T) {
+	text, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|").FindAllStringSubmatch(string(text), -1) {
+		if info, err := os.Stat(row[1]); err == nil && info.IsDir() {
+			named[row[1]] = true
+		}
+	}
+	for _, p := range allPackages(t) {
+		if name := p.name(); name != "." && !belowAny(name, []string{"test", "tools", "bench", "deploy"}) && !named[name] {
+			t.Errorf("docs/architecture.md does not name %s", name)
+		}
+	}
+}
+
 // TestImportsRunOneWay holds the edges of docs/architecture.md: what a package must
 // not reach, not even through others.
 func TestImportsRunOneWay(t *testing.T) {

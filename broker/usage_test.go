@@ -76,6 +76,24 @@ func TestUsage(t *testing.T) {
 	})
 }
 
+// TestUsesAreTheirClients: tokens that have had one caller, the same, share the note of
+// that. A second caller of one of them is none of the others.
+func TestUsesAreTheirClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		for _, id := range []string{"acme", "zeta"} {
+			f.create(t, id)
+			f.use(t, id, "crm")
+		}
+		f.use(t, "acme", "billing")
+		wantCallers(t, f.usage(t, "zeta"), "crm")
+		f.use(t, "zeta", "billing")
+		for _, id := range []string{"acme", "zeta"} {
+			wantCallers(t, f.usage(t, id), "crm", "billing")
+		}
+	})
+}
+
 // TestReplicasMergeUsage within a quarter of an hour, or at their end, and with few
 // calls to the store however many uses there are.
 func TestReplicasMergeUsage(t *testing.T) {

@@ -47,7 +47,7 @@ func Run(ctx context.Context) error {
 }
 
 // Percent returns the GOGC that leaves [Room] beside live bytes, but at least Go's
-// default, in steps of ten: each change of it costs a collection.
+// default, in steps of ten: finer ones would change the pace and save nothing.
 func Percent(live uint64) int {
 	percent := uint64(mostPercent)
 	if live > 0 {
