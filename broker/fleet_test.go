@@ -56,7 +56,8 @@ func TestOneRequestForTheFleet(t *testing.T) {
 	}
 }
 
-// TestTheCostOfAColdToken in calls to the store.
+// TestTheCostOfAColdToken in calls to the store. The secret is read while the lease is
+// written, so either may come first.
 func TestTheCostOfAColdToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
@@ -70,8 +71,11 @@ func TestTheCostOfAColdToken(t *testing.T) {
 		for _, c := range b.store.Calls() {
 			got = append(got, string(c.Op)+" "+c.Key[:strings.Index(c.Key, "/")])
 		}
-		if want := []string{"read clients", "read tokens", "write tokens", "read secrets", "write tokens"}; !slices.Equal(got, want) {
-			t.Errorf("calls %q, want %q", got, want)
+		if len(got) == 5 {
+			slices.Sort(got[2:4])
+		}
+		if want := []string{"read clients", "read tokens", "read secrets", "write tokens", "write tokens"}; !slices.Equal(got, want) {
+			t.Errorf("calls %q, want %q, the third and fourth in either order", got, want)
 		}
 	})
 }
