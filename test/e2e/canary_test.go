@@ -233,7 +233,7 @@ func newCanarySite(t *testing.T, store map[string]any, wrapping ...string) *cana
 	})
 	up.mux.HandleFunc("/echo-token", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprintf(w, `{"access_token":"x","token_type":%q}`, r.Header.Get("Authorization"))
+		fmt.Fprintf(w, `{"access_token":"x","token_type":%q}`, r.Header.Get("Authorization")+r.PostFormValue("assertion"))
 	})
 	marks := &canaries{t: t, scanner: newScanner()}
 	users := marks.users(up)
@@ -260,9 +260,9 @@ func (c *canarySite) search(folders ...string) {
 		c.t.Errorf("only %d tokens and %d credentials passed: the search would prove little", len(tokens), len(credentials))
 	}
 	for _, credential := range credentials {
-		_, value, _ := strings.Cut(credential, " ") // what follows "Basic"
-		if strings.HasPrefix(credential, "ey") {
-			value = signatureOf(credential)
+		value := credential[strings.LastIndexByte(credential, ' ')+1:] // what follows "Basic" and "Bearer"
+		if strings.HasPrefix(value, "ey") {
+			value = signatureOf(value)
 		}
 		c.scanner.addPieces("a credential as sent", []byte(value))
 	}

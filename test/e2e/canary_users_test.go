@@ -88,6 +88,7 @@ func (c *canarySite) grants() {
 	c.users.provider.ApproveDevice(device.GetAuthorization().GetConsent().GetVerificationUriComplete(), "ann")
 	c.consent()
 	c.brought()
+	c.asserted()
 	c.boundTokens()
 	eventually(c.t, startsWithin, "a device's consent", func() error {
 		got, err := c.authorization(c.t, tv, ada)
@@ -175,6 +176,29 @@ func (c *canarySite) brought() {
 			_, err := c.operator.tokens.GetToken(c.ctx, request)
 			if (err == nil) != (path == "/granted") {
 				c.t.Errorf("%v at %s: %v", grant, path, err)
+			}
+		}
+	}
+}
+
+// asserted signs for a server that takes it, and for those that give away what they were
+// sent.
+func (c *canarySite) asserted() {
+	for _, path := range []string{"/granted", "/echo", "/echo-redirect", "/echo-token"} {
+		byGrant := newClient("grant-asserted"+strings.ReplaceAll(path, "/", "-"), c.up.origin+path)
+		byGrant.GrantType, byGrant.AuthenticationMethod = pb.GrantType_GRANT_TYPE_JWT_BEARER, publicClient
+		byHeader := newClient("header-asserted"+strings.ReplaceAll(path, "/", "-"), c.up.origin+path)
+		byHeader.AuthenticationMethod = pb.AuthenticationMethod_AUTHENTICATION_METHOD_PRIVATE_KEY_BEARER
+		for _, client := range []*pb.Client{byGrant, byHeader} {
+			_, before := c.up.seen()
+			must(c.operator.clients.CreateClient(c.ctx, &pb.CreateClientRequest{Client: client, Secret: keyInput(c.key("ES256").pem)}))(c.t)
+			_, err := c.operator.tokens.GetToken(c.ctx, &pb.GetTokenRequest{Client: client.GetName()})
+			if (err == nil) != (path == "/granted") {
+				c.t.Errorf("%s: %v", client.GetName(), err)
+			}
+			_, after := c.up.seen()
+			if sent := after[len(before):]; len(sent) == 0 || !strings.HasPrefix(strings.TrimPrefix(sent[0], "Bearer "), "ey") {
+				c.t.Errorf("%s sent %d credentials and no assertion: the search would prove little", client.GetName(), len(sent))
 			}
 		}
 	}

@@ -62,17 +62,29 @@ func newUpstream(t testing.TB, secrets ...string) *upstream {
 		t.Fatal(err)
 	}
 	u.mux.HandleFunc(authserver.TokenPath, u.serveToken)
-	server := &http.Server{Handler: u.mux, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{Handler: http.HandlerFunc(u.serve), ErrorLog: log.New(io.Discard, "", 0)}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
 	return u
 }
 
-// serveToken remembers what passes.
-func (u *upstream) serveToken(w http.ResponseWriter, r *http.Request) {
+// serve remembers the credentials that come, wherever they come to.
+func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	form, _ := url.ParseQuery(string(body))
+	u.mu.Lock()
+	for _, credential := range []string{r.Header.Get("Authorization"), form.Get("client_assertion"), form.Get("assertion")} {
+		if credential != "" {
+			u.credentials = append(u.credentials, credential)
+		}
+	}
+	u.mu.Unlock()
+	u.mux.ServeHTTP(w, r)
+}
+
+// serveToken remembers the tokens that it gives.
+func (u *upstream) serveToken(w http.ResponseWriter, r *http.Request) {
 	answer := &answerRecorder{ResponseWriter: w}
 	u.Server.ServeHTTP(answer, r)
 	var granted struct {
@@ -81,11 +93,6 @@ func (u *upstream) serveToken(w http.ResponseWriter, r *http.Request) {
 	_ = json.Unmarshal(answer.body.Bytes(), &granted)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for _, credential := range []string{r.Header.Get("Authorization"), form.Get("client_assertion")} {
-		if credential != "" {
-			u.credentials = append(u.credentials, credential)
-		}
-	}
 	if granted.Token != "" {
 		u.tokens = append(u.tokens, granted.Token)
 	}
