@@ -182,10 +182,9 @@ func (run *rotationRun) accountBusy(ctx context.Context) time.Duration {
 	return 0
 }
 
-// rotate goes on with all active rotations, until ctx ends.
+// rotate goes on with all active rotations, until ctx ends; those that it went on with by
+// then end with the Broker.
 func (b *Broker) rotate(ctx context.Context) {
-	var work sync.WaitGroup
-	defer work.Wait()
 	slots := make(chan struct{}, drivesAtOnce)
 	for ; ctx.Err() == nil; sleep(ctx, activeEvery*9/10+rand.N(activeEvery/5)) {
 		record, _, err := b.readActive(ctx)
@@ -202,10 +201,14 @@ func (b *Broker) rotate(ctx context.Context) {
 				b.rotations.end(a.ID, time.Time{})
 				return
 			}
-			work.Go(func() {
+			begun := b.beside(func() {
 				defer func() { <-slots }()
-				b.driveOne(ctx, a)
+				b.driveOne(a)
 			})
+			if !begun {
+				b.rotations.end(a.ID, time.Time{})
+				return
+			}
 		}
 	}
 }
@@ -215,31 +218,25 @@ func (b *Broker) kick(c *Client) {
 	if !b.rotations.begin(c.ID, time.Time{}) {
 		return
 	}
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
+	if !b.beside(func() { b.driveOne(activeRotation{ID: c.ID, UID: c.UID}) }) {
 		b.rotations.end(c.ID, time.Time{})
-		return
 	}
-	b.running.Add(1)
-	b.mu.Unlock()
-	go func() {
-		defer b.running.Done()
-		b.driveOne(b.background, activeRotation{ID: c.ID, UID: c.UID})
-	}()
 }
 
-func (b *Broker) driveOne(ctx context.Context, a activeRotation) {
+// driveOne goes on with a rotation on a context that outlives the wish to stop: what is
+// begun at a provider must come to its end. Steps after that are another replica's.
+func (b *Broker) driveOne(a activeRotation) {
+	ctx := b.working
 	var next time.Time
 	defer func() { b.rotations.end(a.ID, next) }()
 	_ = b.guarded(ctx, func() error {
 		next = time.Now().Add(activeEvery) // unless it says better
 		var err error
 		next, err = b.drive(ctx, a.ID)
-		if err != nil && ctx.Err() == nil {
+		if err != nil && b.stopping.Err() == nil {
 			b.log.WarnContext(ctx, "rotation does not go on", "client", a.ID, "reason", ReasonOf(err), "cause", err)
 		}
-		if next.IsZero() && ctx.Err() == nil {
+		if next.IsZero() {
 			return b.delistIfOver(ctx, a)
 		}
 		return nil

@@ -14,8 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -186,11 +184,11 @@ type Broker struct {
 	// following are looks at the owners of secrets, by uid.
 	following singleflight.Group
 
-	background context.Context // ends with Close; detached work hangs on it
-	stop       context.CancelFunc
-	mu         sync.Mutex // guards closed against running
-	closed     bool
-	running    sync.WaitGroup
+	// stopping ends when the Broker is to stop, and with it all that only waits; working,
+	// on which detached work hangs, ends with Close.
+	stopping, working context.Context
+	stop, abandon     context.CancelFunc
+	tasks             tasks
 }
 
 // New returns a Broker. It does not touch the store: see [Broker.Ready].
@@ -244,7 +242,8 @@ func New(cfg Config) (*Broker, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make caches: %w", err)
 	}
-	b.background, b.stop = context.WithCancel(context.Background())
+	b.stopping, b.stop = context.WithCancel(context.Background())
+	b.working, b.abandon = context.WithCancel(context.Background())
 	return b, nil
 }
 
@@ -261,71 +260,4 @@ func httpsOnly(endpoint string) error {
 func (b *Broker) Ready(ctx context.Context) error {
 	_, err := b.meta(ctx)
 	return err
-}
-
-// Close stops detached work and waits for it. Calls that wait for that work get
-// SHUTTING_DOWN. The Broker must not be used afterwards.
-func (b *Broker) Close() {
-	b.mu.Lock()
-	b.closed = true
-	b.mu.Unlock()
-	b.stop()
-	b.running.Wait()
-	b.secrets.forget()
-	for _, stop := range []func() bool{
-		b.clients.StopAllGoroutines, b.tokens.StopAllGoroutines, b.failures.StopAllGoroutines, b.parked.StopAllGoroutines,
-		b.seen.StopAllGoroutines, b.skews.StopAllGoroutines, b.publicKeys.StopAllGoroutines, b.grants.StopAllGoroutines,
-	} {
-		stop()
-	}
-}
-
-// detached runs work that belongs to no caller, on a context that ends with Close
-// or after timeout. begun is the context of the call that began it, of which only
-// the trace is kept. It refuses to start after Close.
-func (b *Broker) detached(begun context.Context, timeout time.Duration, work func(context.Context) error) error {
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return newError(ReasonShuttingDown, "", "")
-	}
-	b.running.Add(1)
-	b.mu.Unlock()
-	defer b.running.Done()
-	ctx, cancel := context.WithTimeout(b.carryTrace(begun, b.background), timeout)
-	defer cancel()
-	err := b.guarded(ctx, func() error { return work(ctx) })
-	if err != nil && b.background.Err() != nil {
-		return &Error{Reason: ReasonShuttingDown, Err: err}
-	}
-	return err
-}
-
-// guarded turns a panic of work into INTERNAL. It is for goroutines that nobody
-// else guards: singleflight and errgroup let a panic end the process, and print
-// its value, which may hold anything.
-func (b *Broker) guarded(ctx context.Context, work func() error) (err error) {
-	defer func() {
-		cause := recover()
-		if cause == nil {
-			return
-		}
-		text := fmt.Sprintf("panic of type %T", cause)
-		if e, ok := cause.(runtime.Error); ok {
-			text = e.Error() // holds no data of ours
-		}
-		b.log.ErrorContext(ctx, "shared work panicked", "cause", text, "stack", string(debug.Stack()))
-		err = &Error{Reason: ReasonInternal, Op: "shared work", Err: errors.New(text)}
-	}()
-	return work()
-}
-
-// await waits for a flight, or for the caller to give up, which cancels nothing.
-func await(ctx context.Context, flight <-chan singleflight.Result) (any, error) {
-	select {
-	case result := <-flight:
-		return result.Val, result.Err
-	case <-ctx.Done():
-		return nil, &Error{Reason: ReasonDeadlineExceeded, Op: "wait for the answer", Err: ctx.Err()}
-	}
 }

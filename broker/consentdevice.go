@@ -123,28 +123,32 @@ func (b *Broker) attend(ctx context.Context, c *Client, g *storedGrant) {
 // poll polls until there is an answer, beside its caller. One for the same grant that
 // is under way ends: its consent was replaced.
 func (b *Broker) poll(begun context.Context, p *devicePoll) {
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return
-	}
-	b.running.Add(1)
-	b.mu.Unlock()
-	ctx, cancel := context.WithDeadline(b.carryTrace(begun, b.background), p.consent.ExpireTime.Add(exchangeTimeout))
+	ctx, cancel := context.WithDeadline(b.carryTrace(begun, b.working), p.consent.ExpireTime.Add(exchangeTimeout))
 	p.stop = cancel
 	b.devices.add(p)
-	go func() {
-		defer b.running.Done()
-		defer cancel()
-		defer b.devices.remove(p)
+	finish := func() {
+		b.devices.remove(p)
+		cancel()
+	}
+	polls := b.beside(func() {
+		defer finish()
 		_ = b.guarded(ctx, func() error { p.run(ctx); return nil }) // guarded logs what it caught
-	}()
+	})
+	if !polls {
+		finish()
+	}
 }
 
-// run asks once per interval.
+// run asks once per interval. When the Broker is to stop, another replica may go on at
+// once.
 func (p *devicePoll) run(ctx context.Context) {
+	defer func() {
+		if p.b.stopping.Err() != nil {
+			p.handOver(ctx)
+		}
+	}()
 	interval := p.consent.Interval
-	for sleep(ctx, interval) {
+	for p.b.wait(ctx, interval) {
 		if !p.keepLease(ctx) {
 			return
 		}
@@ -180,17 +184,31 @@ func (p *devicePoll) keepLease(ctx context.Context) bool {
 		return true
 	}
 	sent := time.Now()
-	_, err := p.b.editGrant(ctx, p.client(), p.path, func(r *grantRecord, _ *grantSecrets) error {
-		if k := r.Consent; k == nil || k.Attempt != p.consent.Attempt || k.Poller == nil || k.Poller.ID != p.consent.Poller.ID {
-			return errUnchanged
-		}
-		r.Consent.Poller = &lease{Holder: p.b.replica, ID: p.consent.Poller.ID, Duration: pollLease}
-		return nil
-	})
+	err := p.writeLease(ctx, pollLease)
 	if err == nil {
 		p.renewed = sent
 	}
 	return !errors.Is(err, errUnchanged)
+}
+
+// writeLease makes the lease last for d from now; errUnchanged if it is another one's by
+// now, or the consent is.
+func (p *devicePoll) writeLease(ctx context.Context, d time.Duration) error {
+	_, err := p.b.editGrant(ctx, p.client(), p.path, func(r *grantRecord, _ *grantSecrets) error {
+		if k := r.Consent; k == nil || k.Attempt != p.consent.Attempt || k.Poller == nil || k.Poller.ID != p.consent.Poller.ID {
+			return errUnchanged
+		}
+		r.Consent.Poller = &lease{Holder: p.b.replica, ID: p.consent.Poller.ID, Duration: d}
+		return nil
+	})
+	return err
+}
+
+// handOver ends the lease.
+func (p *devicePoll) handOver(ctx context.Context) {
+	if err := p.writeLease(ctx, 0); err != nil && !errors.Is(err, errUnchanged) {
+		p.b.log.WarnContext(ctx, "a device's consent is not handed over; its lease ends by itself", "client", p.clientID, "reason", ReasonOf(err))
+	}
 }
 
 // client is as much of the client as its grants' path and errors need.

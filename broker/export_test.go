@@ -40,3 +40,12 @@ func (s *SharedLists) Of(list []string) []string { return s.lists.of(list) }
 func (s *SharedLists) Kept() int                 { return len(s.lists.kept) }
 
 const MaxSharedLists = maxSharedLists
+
+// Stored are the types of all that is stored :: where → an empty one.
+func Stored() map[string]any {
+	return map[string]any{
+		"meta": metaRecord{}, "clients": clientRecord{}, "secrets": secretRecord{}, "tokens": tokenRecord{}, "tokens (sealed)": sharedToken{},
+		"upstream": upstreamRecord{}, "grants": grantRecord{}, "grants (sealed)": grantSecrets{}, "rotations": rotationRecord{},
+		"active-rotations": activeRecord{}, "usage": usageRecord{}, "feed": feedRecord{}, "crawl": crawlRecord{},
+	}
+}

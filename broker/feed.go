@@ -110,7 +110,7 @@ func (b *Broker) announce(entry feedEntry) <-chan error {
 // writeAnnouncements writes until nothing is left to tell.
 func (b *Broker) writeAnnouncements() {
 	for more := true; more; {
-		err := b.detached(b.background, flightTimeout, func(ctx context.Context) error {
+		err := b.detached(b.working, flightTimeout, func(ctx context.Context) error {
 			b.announcer.mu.Lock()
 			wait := announceEvery - time.Since(b.announcer.last)
 			b.announcer.mu.Unlock()

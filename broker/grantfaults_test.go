@@ -77,7 +77,7 @@ func (flow grantFlow) eachFault(t *testing.T, target outsideCall) {
 		}
 		return
 	}
-	faults := []brokertest.Fault{brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Hang(), brokertest.CrashBefore()}
+	faults := []brokertest.Fault{brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Hang(), brokertest.CrashBefore(), stopped()}
 	if target.op.Writes() {
 		faults = append(faults, brokertest.LoseBefore(), brokertest.LoseAfter(), brokertest.CrashAfter())
 	}
@@ -132,7 +132,7 @@ func (flow grantFlow) run(t *testing.T, target outsideCall, fault lineFault, sto
 		}
 		time.Sleep(10 * time.Second)
 	}
-	flow.verdict(t, w, second, lost, clean, first.line.isDead() || fault.name != "")
+	flow.verdict(t, w, second, lost, clean, !fault.stops && (first.line.isDead() && storeFault.Name != stopped().Name || fault.name != ""))
 	w.wantNoPlainTokens(t, first, second)
 	return calls
 }

@@ -81,8 +81,8 @@ func (m *grantMint) take(ctx context.Context) (err error) {
 		case err == nil && left == 0:
 			return nil
 		case err == nil:
-			if !sleep(ctx, min(wait, left)) {
-				return &Error{Reason: ReasonUpstreamTimeout, Op: "wait for another use of the refresh token", Client: m.c.ID, Err: ctx.Err()}
+			if !m.wait(ctx, min(wait, left)) {
+				return m.gaveUp(ctx, m.c, "wait for another use of the refresh token")
 			}
 		case reason != ReasonStoreConflict && reason != ReasonStoreAnswerLost:
 			return err
@@ -216,11 +216,11 @@ func (m *grantMint) refresh(ctx context.Context) (*Token, error) {
 			return nil, &Error{Reason: ReasonRefreshAnswerLost, Op: "refresh token", Client: m.c.ID, Detail: fmt.Sprintf("%s: %s", e.Reason, e.Detail), Err: err}
 		case use == useLost && again:
 			m.found = m.record.Spending
-			again = pause(ctx, try, e.RetryAfter) && m.journal(ctx, m.record, m.secrets, m.version) == nil
+			again = m.backOff(ctx, try, e.RetryAfter) && m.journal(ctx, m.record, m.secrets, m.version) == nil
 		case use == useLost:
 			m.found = m.record.Spending
 		default:
-			again = again && transient(e.Reason) && pause(ctx, try, e.RetryAfter)
+			again = again && transient(e.Reason) && m.backOff(ctx, try, e.RetryAfter)
 		}
 		if !again {
 			m.settleUse(ctx, m.found, "")

@@ -94,26 +94,23 @@ func (b *Broker) save(ctx context.Context, ch *grantChange) error {
 		return err
 	}
 	b.log.WarnContext(ctx, "what a refresh brought is not stored yet; trying on", "client", ch.c.ID, "reason", ReasonOf(err))
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
+	if !b.tasks.begin() {
 		b.saves.end(ch.path, done)
 		return err
 	}
-	b.running.Add(1)
 	go func() {
-		defer b.running.Done()
+		defer b.tasks.end()
 		defer b.saves.end(ch.path, done)
-		_ = b.guarded(b.background, func() error { b.keepSaving(ch); return nil }) // logs what it caught
+		_ = b.guarded(b.working, func() error { b.keepSaving(ch); return nil }) // logs what it caught
 	}()
 	return err
 }
 
 // keepSaving tries until the change is stored, or Close has waited long enough.
 func (b *Broker) keepSaving(ch *grantChange) {
-	err := b.saveUntil(b.background, ch)
-	if b.background.Err() != nil && err != nil && !errors.Is(err, errSuperseded) {
-		last, cancel := context.WithTimeout(context.WithoutCancel(b.background), savesAtClose)
+	err := b.saveUntil(b.working, ch)
+	if b.working.Err() != nil && err != nil && !errors.Is(err, errSuperseded) {
+		last, cancel := context.WithTimeout(context.WithoutCancel(b.working), savesAtClose)
 		defer cancel()
 		err = b.saveUntil(last, ch)
 	}
@@ -123,7 +120,7 @@ func (b *Broker) keepSaving(ch *grantChange) {
 	case err != nil:
 		b.log.Error("what a refresh brought is lost: the store was away for as long as this process lived", "client", ch.c.ID, "reason", ReasonOf(err))
 	case ch.saved != nil:
-		ch.saved(b.background)
+		ch.saved(b.working)
 	}
 }
 

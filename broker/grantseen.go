@@ -51,7 +51,7 @@ func (b *Broker) grantHolds(t *Token) bool {
 			return &tried, otter.WriteOp
 		})
 		b.grantReads.DoChan(t.uid+"\x00"+t.subject, func() (any, error) {
-			return nil, b.detached(b.background, readTimeout, func(ctx context.Context) error { return b.lookAtGrant(ctx, t.clientID, id) })
+			return nil, b.detached(b.working, readTimeout, func(ctx context.Context) error { return b.lookAtGrant(ctx, t.clientID, id) })
 		})
 	}
 	return seen.generation == t.grant

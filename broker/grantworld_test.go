@@ -46,7 +46,8 @@ func (w *grantWorld) process(t *testing.T, edits ...func(*broker.Config)) *proce
 			edit(cfg)
 		}
 	})
-	return &process{fixture: f, line: l}
+	f.stopRun = func() {}
+	return (&process{fixture: f, line: l}).stoppable(t)
 }
 
 // createUsers registers the client users.

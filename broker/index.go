@@ -81,7 +81,7 @@ func (b *Broker) load(ctx context.Context, id string) (loaded *loadedClient, fre
 	if entry, ok := b.clients.GetEntryQuietly(nameOf(id)); ok {
 		loaded := entry.Value
 		if b.due(loaded) && loaded.revalidating.CompareAndSwap(false, true) {
-			b.reads.DoChan(id, b.readIntoMemory(b.background, id))
+			b.reads.DoChan(id, b.readIntoMemory(b.working, id))
 		}
 		return loaded, false, nil
 	}

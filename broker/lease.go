@@ -109,8 +109,8 @@ func (b *Broker) mintShared(ctx context.Context, c *Client, current SecretVersio
 			return m.hold(ctx, r, version)
 		}
 		if left := m.leaseLeft(r.Lease, seen); left > 0 {
-			if !sleep(ctx, min(wait, left)) {
-				return nil, &Error{Reason: ReasonUpstreamTimeout, Op: "wait for another replica's token", Client: c.ID, Err: ctx.Err()}
+			if !b.wait(ctx, min(wait, left)) {
+				return nil, b.gaveUp(ctx, c, "wait for another replica's token")
 			}
 			continue
 		}

@@ -34,11 +34,11 @@ func (w want) rejects(t *Token) bool {
 // refreshing fails.
 func (b *Broker) refresh(c *Client, q TokenQuery, key tokenKey, held *Token, now time.Time) []Warning {
 	if held.beginRefresh(now) && b.heldDown(c, key, now, false) == nil {
-		mint := b.mint(b.background, c, want{query: q, key: key, seen: held, background: true})
+		mint := b.mint(b.working, c, want{query: q, key: key, seen: held, background: true})
 		b.flights.DoChan(key.String(), func() (any, error) {
 			token, err := mint()
-			if err != nil { // nobody waits who would be told
-				b.log.WarnContext(b.background, "token not refreshed", "client", c.ID, "reason", ReasonOf(err), "cause", err)
+			if err != nil && b.stopping.Err() == nil { // nobody waits who would be told
+				b.log.WarnContext(b.working, "token not refreshed", "client", c.ID, "reason", ReasonOf(err), "cause", err)
 			}
 			return token, err
 		})
@@ -95,6 +95,9 @@ func (b *Broker) mint(begun context.Context, c *Client, w want) func() (any, err
 		}
 		if err := b.heldDown(c, w.key, time.Now(), !w.background); err != nil {
 			return nil, err
+		}
+		if b.stopping.Err() != nil {
+			return nil, newError(ReasonShuttingDown, c.ID, "")
 		}
 		var token *Token
 		err := b.detached(begun, flightTimeout, func(ctx context.Context) error {

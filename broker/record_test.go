@@ -2,11 +2,14 @@ package broker_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -122,8 +125,44 @@ func everything(t *testing.T) *fixture {
 	return f
 }
 
-// TestRecordFormats notices a change of what is stored. Fields may be added; one
-// that is renamed or removed needs a new schema and a way to read the old one.
+// TestRecordFields notices each field that comes or goes. Which ones need a new schema, since
+// older releases write records without what they do not know: docs/adr/0031.
+func TestRecordFields(t *testing.T) {
+	var fields []string
+	for where, record := range broker.Stored() {
+		fields = append(fields, membersOf(where, reflect.TypeOf(record))...)
+	}
+	slices.Sort(fields)
+	golden(t, "fields.golden.txt", strings.Join(fields, "\n")+"\n")
+	if len(fields) < 150 {
+		t.Errorf("%d fields only", len(fields))
+	}
+}
+
+// membersOf lists the members of the JSON of a type, those of what is in it too.
+func membersOf(path string, t reflect.Type) []string {
+	switch kind := t.Kind(); {
+	case kind == reflect.Pointer, kind == reflect.Slice && t.Elem().Kind() != reflect.Uint8, kind == reflect.Map:
+		return membersOf(path, t.Elem())
+	case kind != reflect.Struct || t == reflect.TypeFor[time.Time]():
+		return []string{path + " " + strings.TrimPrefix(t.String(), "broker.")}
+	}
+	var fields []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && name == "":
+			fields = append(fields, membersOf(path, f.Type)...)
+		case name != "-" && f.IsExported():
+			fields = append(fields, membersOf(path+"."+cmp.Or(name, f.Name), f.Type)...)
+		}
+	}
+	return fields
+}
+
+// TestRecordFormats notices a change of what is stored: a field that is renamed or
+// removed needs a new schema and a way to read the old one.
 func TestRecordFormats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := everything(t)

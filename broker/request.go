@@ -141,7 +141,7 @@ func (b *Broker) requestSpent(ctx context.Context, c *Client, version SecretVers
 		e := AsError(err)
 		inactive := e.Reason == ReasonTokenInactive && try == 1
 		again := (transient(e.Reason) || inactive) && (!c.Upstream.limited() || e.Reason == ReasonUpstreamDNS) && ask.proof == ""
-		if try == attempts || !again || e.RetryAfter > maxBackoff || !pause(ctx, try, e.RetryAfter) {
+		if try == attempts || !again || e.RetryAfter > maxBackoff || !b.backOff(ctx, try, e.RetryAfter) {
 			return nil, &Error{Reason: e.Reason, Op: "request token", Client: c.ID, Detail: e.Detail, Told: e.Told, RetryAfter: e.RetryAfter, Err: err}
 		}
 	}
@@ -170,11 +170,11 @@ func (b *Broker) aheadOf(endpoint string) *time.Duration {
 	return nil
 }
 
-// pause waits between tries with full jitter, but no shorter than the server asks
+// backOff waits between tries with full jitter, but no shorter than the server asks
 // for, and reports whether there is time for another one.
-func pause(ctx context.Context, try int, atLeast time.Duration) bool {
+func (b *Broker) backOff(ctx context.Context, try int, atLeast time.Duration) bool {
 	wait := max(atLeast, rand.N(min(minBackoff<<(2*try), maxBackoff)))
-	return sleep(ctx, wait)
+	return b.wait(ctx, wait)
 }
 
 // sleep waits for d and reports whether ctx lasted so long.

@@ -81,7 +81,7 @@ func eachFaultOf(t *testing.T, flow rotationFlow, target outsideCall) {
 		}
 		return
 	}
-	faults := []brokertest.Fault{brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Hang(), brokertest.CrashBefore()}
+	faults := []brokertest.Fault{brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Hang(), brokertest.CrashBefore(), stopped()}
 	if target.op.Writes() {
 		faults = append(faults, brokertest.LoseBefore(), brokertest.LoseAfter(), brokertest.CrashAfter())
 	}
@@ -134,6 +134,9 @@ func oneFault(t *testing.T, flow rotationFlow, target outsideCall, fault lineFau
 		time.Sleep(10 * time.Second)
 	}
 	verdict(t, flow, w, next, r, target.name == "")
+	if r.Reason == broker.ReasonUpstreamSecretLost && !slices.Contains(flow.ends, broker.RotationFailed) && (fault.stops || storeFault.Name == stopped().Name) {
+		t.Error("a process that ended in peace has lost a secret")
+	}
 	return calls
 }
 

@@ -122,7 +122,9 @@ func (run *rotationRun) pause(ctx context.Context, d time.Duration) error {
 		if wait <= 0 {
 			return nil
 		}
-		if !sleep(ctx, wait) {
+		if !run.wait(ctx, wait) && run.stopping.Err() != nil {
+			return newError(ReasonShuttingDown, run.c.ID, "")
+		} else if ctx.Err() != nil {
 			return &Error{Reason: ReasonDeadlineExceeded, Op: "wait", Client: run.c.ID, Detail: "give the call more time", Err: ctx.Err()}
 		}
 		if time.Since(run.sent) >= rotationLease/3 {
@@ -239,10 +241,10 @@ func (r *rotationRecord) goesOn() bool {
 
 // goOn makes steps while they are due.
 func (run *rotationRun) goOn(ctx context.Context) error {
-	for begun := time.Now(); run.r.goesOn() && time.Since(begun) < driveTimeout; {
+	for begun := time.Now(); run.r.goesOn() && time.Since(begun) < driveTimeout && run.stopping.Err() == nil; {
 		if wait := time.Until(run.r.NextTime); wait > soon {
 			return nil
-		} else if wait > 0 && !sleep(ctx, wait) {
+		} else if wait > 0 && !run.wait(ctx, wait) {
 			return ctx.Err()
 		}
 		if time.Since(run.sent) > rotationLease/3 {
@@ -302,6 +304,9 @@ func (run *rotationRun) step(ctx context.Context) error {
 // retry notes a failure of a step and when it is tried again, or calls a person after
 // too many.
 func (run *rotationRun) retry(step string, err error, least time.Duration) {
+	if ReasonOf(err) == ReasonShuttingDown { // says nothing of the step
+		return
+	}
 	if run.r.Attempts+1 >= rotationTries {
 		run.callOperator(step, err)
 		return

@@ -89,7 +89,7 @@ func (b *Broker) WatchRotation(ctx context.Context, id string) iter.Seq2[*Rotati
 			switch {
 			case ctx.Err() != nil:
 				return
-			case b.background.Err() != nil:
+			case b.stopping.Err() != nil:
 				yield(nil, newError(ReasonShuttingDown, id, ""))
 				return
 			case err != nil && (last == nil || !outage(err)):
@@ -116,7 +116,7 @@ func (b *Broker) untilChange(ctx context.Context, signal <-chan struct{}) bool {
 	select {
 	case <-signal:
 	case <-timer.C:
-	case <-b.background.Done():
+	case <-b.stopping.Done():
 	case <-ctx.Done():
 		return false
 	}

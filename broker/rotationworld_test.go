@@ -39,6 +39,24 @@ type process struct {
 	line  *line
 }
 
+// drainFor is how long a process has to end in peace.
+const drainFor = 15 * time.Second
+
+// stoppable has the process's line end it in peace, as cmd/tokenbroker does.
+func (p *process) stoppable(t *testing.T) *process {
+	p.line.stop = sync.OnceFunc(func() {
+		p.stopRun()
+		ctx, cancel := context.WithTimeout(context.Background(), drainFor)
+		defer cancel()
+		if !p.Drain(ctx) {
+			t.Errorf("what was begun has not ended within %v", drainFor)
+		}
+		p.Close()
+		p.line.kill()
+	})
+	return p
+}
+
 // process starts a Broker; its Run begins with run.
 func (w *world) process(t *testing.T) *process {
 	t.Helper()
@@ -60,7 +78,7 @@ func (w *world) process(t *testing.T) *process {
 	f.ctx = t.Context()
 	p := &process{fixture: f, world: w, line: l}
 	f.stopRun = func() {}
-	return p
+	return p.stoppable(t)
 }
 
 // run has the process do what nobody waits for, until it is killed or the test ends.
@@ -178,10 +196,17 @@ func (w *world) valueOf(t *testing.T, number int64) string {
 type lineFault struct {
 	name string
 	// acts lets the call take effect; err, if it is not nil, takes the place of the
-	// answer; hangs waits for the context's end first; kills ends the process.
-	acts, hangs, kills bool
-	err                error
+	// answer; hangs waits for the context's end first; kills ends the process; stops asks
+	// it to end, and answers a little later.
+	acts, hangs, kills, stops bool
+	err                       error
 }
+
+// stopped is the fault of a process that is asked to end while it calls the store.
+func stopped() brokertest.Fault { return brokertest.Fault{Name: "stops"} }
+
+// stopTakes is how long the answer to a call is away whose process is asked to end.
+const stopTakes = 3 * time.Second
 
 func lineFaults(rotator bool) []lineFault {
 	timeout := &broker.Error{Reason: broker.ReasonUpstreamTimeout, Op: "by order of the test"}
@@ -193,6 +218,7 @@ func lineFaults(rotator bool) []lineFault {
 		{name: "lost after", acts: true, err: timeout},
 		{name: "crash before", kills: true, err: timeout},
 		{name: "crash after", acts: true, kills: true, err: timeout},
+		{name: "stops", stops: true},
 	}
 	if rotator {
 		faults = append(faults, lineFault{name: "unsent", err: &broker.UnsentError{Err: timeout}})
@@ -213,6 +239,8 @@ type line struct {
 	fault  lineFault
 	struck bool
 	dead   bool
+	// stop ends the process in peace.
+	stop func()
 }
 
 // outsideCall is the nth call of a name since the last reset; op is "" unless it is one
@@ -250,6 +278,13 @@ func (l *line) reset(target outsideCall, fault lineFault, storeFault brokertest.
 			return nil
 		}
 	}
+	if storeFault.Name == stopped().Name {
+		storeFault.Before = func(context.Context, brokertest.Call) error {
+			go l.stop()
+			time.Sleep(stopTakes)
+			return nil
+		}
+	}
 	l.store.Heal()
 	l.store.Always(storeFault, func(c brokertest.Call) bool {
 		l.mu.Lock()
@@ -279,6 +314,16 @@ func (l *line) call(ctx context.Context, name string, act func() error) error {
 	l.mu.Unlock()
 	if !hit {
 		return act()
+	}
+	if fault.stops {
+		err := act()
+		go l.stop()
+		select {
+		case <-time.After(stopTakes):
+			return err
+		case <-ctx.Done(): // nobody waits for the answer, but the call has taken effect
+			return &broker.Error{Reason: broker.ReasonDeadlineExceeded, Op: name, Err: ctx.Err()}
+		}
 	}
 	if fault.kills {
 		l.kill()

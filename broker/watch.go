@@ -64,7 +64,7 @@ func (b *Broker) Watch(ctx context.Context, q TokenQuery) iter.Seq2[*Token, erro
 			switch {
 			case ctx.Err() != nil:
 				return
-			case b.background.Err() != nil:
+			case b.stopping.Err() != nil:
 				yield(nil, newError(ReasonShuttingDown, q.ClientID, ""))
 				return
 			case err != nil:
@@ -93,7 +93,7 @@ func (b *Broker) untilNext(ctx context.Context, signal <-chan struct{}, t *Token
 	select {
 	case <-signal:
 	case <-timer.C:
-	case <-b.background.Done():
+	case <-b.stopping.Done():
 	case <-ctx.Done():
 		return false
 	}

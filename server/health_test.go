@@ -183,25 +183,75 @@ func TestStopLetsCallsFinish(t *testing.T) {
 	})
 }
 
+// TestStopEndsCallsAfterTheGrace, but not what they have begun.
 func TestStopEndsCallsAfterTheGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, setup{limits: server.Limits{ShutdownGrace: 3 * second}})
 		w.register(t, w.peer, "acme")
 		w.upstream.Always(brokertest.Step{Delay: 7 * second})
+		var began time.Time
 		answered := make(chan error, 1)
 		go func() {
 			_, err := w.tokens.GetToken(t.Context(), &pb.GetTokenRequest{Client: "clients/acme"})
+			if took := time.Since(began); took != 3*second {
+				t.Errorf("the call under way ended after %v, want after the grace of 3 s", took)
+			}
 			answered <- err
 		}()
 		time.Sleep(second)
-		began := time.Now()
-		if err := w.stop(); err != nil || time.Since(began) != 3*second {
-			t.Errorf("stopped with %v after %v, want after the grace of 3 s", err, time.Since(began))
+		began = time.Now()
+		if err := w.stop(); err != nil || time.Since(began) != 6*second {
+			t.Errorf("stopped with %v after %v, want with the answer after 6 s", err, time.Since(began))
 		}
 		if err := <-answered; problemOf(err).code != codes.Unavailable {
 			t.Errorf("the call under way: got %v, want UNAVAILABLE", err)
 		}
 	})
+}
+
+// TestStopTakesCallsForTheDelay: load balancers learn late that a replica goes.
+func TestStopTakesCallsForTheDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, setup{limits: server.Limits{ShutdownDelay: 5 * second}})
+		w.register(t, w.peer, "acme")
+		synctest.Wait() // the server has read the store
+		states, ended := w.watch(t.Context(), pb.TokenService_ServiceDesc.ServiceName)
+		<-states
+		began, stopped := time.Now(), make(chan error, 1)
+		go func() { stopped <- w.stop() }()
+		if got := <-states; got != notServing || time.Since(began) != 0 {
+			t.Errorf("got %v after %v, want NOT_SERVING at once", got, time.Since(began))
+		}
+		time.Sleep(4 * second)
+		if err := lookup(t, w.peer); err != nil {
+			t.Errorf("a call within the delay: %v", err)
+		}
+		if err := <-stopped; err != nil || time.Since(began) < 5*second || time.Since(began) > 6*second {
+			t.Errorf("stopped with %v after %v, want after the delay of 5 s", err, time.Since(began))
+		}
+		<-ended
+	})
+}
+
+// TestStopDrains: what nobody waits for any more comes to its end, within what is left of
+// the grace.
+func TestStopDrains(t *testing.T) {
+	for answer, want := range map[time.Duration]time.Duration{3 * second: 2 * second, 7 * second: 6 * second, time.Hour: 7 * second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, setup{limits: server.Limits{ShutdownGrace: 7 * second}})
+			w.register(t, w.peer, "acme")
+			w.upstream.Script(brokertest.Step{Delay: answer})
+			ctx, leave := context.WithCancel(t.Context())
+			go func() { _, _ = w.tokens.GetToken(ctx, &pb.GetTokenRequest{Client: "clients/acme"}) }()
+			time.Sleep(second)
+			leave()
+			synctest.Wait()
+			began := time.Now()
+			if err := w.stop(); err != nil || time.Since(began).Round(second) != want {
+				t.Errorf("an answer after %v: stopped with %v after %v, want after %v", answer, err, time.Since(began), want)
+			}
+		})
+	}
 }
 
 // TestWatchesDoNotHoldUpAStop: a load balancer watches for as long as it lives.

@@ -60,7 +60,11 @@ type Limits struct {
 	MaxConnections int `yaml:"max_connections"`
 	// MaxConnectionsPerPeer bounds those from one IP address or user; default 1,000.
 	MaxConnectionsPerPeer int `yaml:"max_connections_per_peer"`
-	// ShutdownGrace is how long calls under way may take after a stop; default 20 s.
+	// ShutdownDelay is how long calls are still taken after a stop, while health says
+	// NOT_SERVING: for load balancers that go on sending callers for a while; default 0.
+	ShutdownDelay time.Duration `yaml:"shutdown_delay"`
+	// ShutdownGrace is how long calls under way may take after that, and what was begun at
+	// authorization servers and providers, which has 5 s at least; default 20 s.
 	ShutdownGrace time.Duration `yaml:"shutdown_grace"`
 }
 
@@ -128,7 +132,8 @@ type Server struct {
 	identities  *identity.Credentials
 	connections *identity.Connections
 	border      *border
-	grace       time.Duration
+	// delay and grace are the Limits' of a stop.
+	delay, grace time.Duration
 	// endStreams ends health watches, which would outlast a graceful stop.
 	endStreams context.CancelFunc
 	ready      atomic.Bool
@@ -157,7 +162,7 @@ func New(cfg Config) (*Server, error) {
 	stopping, endStreams := context.WithCancel(context.Background())
 	s := &Server{
 		broker: cfg.Broker, health: health.NewServer(), log: cfg.Logger,
-		identities: creds, grace: cfg.Limits.ShutdownGrace, endStreams: endStreams,
+		identities: creds, delay: cfg.Limits.ShutdownDelay, grace: cfg.Limits.ShutdownGrace, endStreams: endStreams,
 		connections: &identity.Connections{
 			Max: cfg.Limits.MaxConnections, MaxPerPeer: cfg.Limits.MaxConnectionsPerPeer,
 			UserTimeout: keepaliveTimeout, Refused: cfg.Metrics.ConnectionRefused,
@@ -274,7 +279,8 @@ func services() []string {
 }
 
 // Serve serves on the listeners, which it closes, until ctx ends; then it says so to
-// health checks, lets calls under way finish for the grace period, and returns.
+// health checks, takes calls for ShutdownDelay more, lets those under way finish for the
+// grace period, drains the Broker, and returns.
 // Health is NOT_SERVING until the store was read once. If one listener fails, all end.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	defer s.grpc.Stop() // does nothing after a graceful stop
@@ -304,6 +310,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	select {
 	case err := <-served:
 		s.Close() // and with it the other listeners
+		s.drain(time.Now())
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
@@ -323,16 +330,34 @@ func (s *Server) Close() {
 	s.grpc.Stop()
 }
 
-// tellWatchers is how long watches of health have to send that it is over.
-const tellWatchers = 100 * time.Millisecond
+const (
+	// tellWatchers is how long watches of health have to send that it is over.
+	tellWatchers = 100 * time.Millisecond
+	// leastDrain is how long what was begun at authorization servers and providers may
+	// take when calls have used up the grace.
+	leastDrain = 5 * time.Second
+)
 
-// shutdown stops in the order health, new calls, watches of health, calls under way.
+// shutdown stops in the order health, new calls, watches of health, calls under way, and
+// what they and nobody in particular have begun elsewhere.
 func (s *Server) shutdown() {
 	s.health.Shutdown()
-	s.log.Info("stopping", "grace", s.grace)
+	s.log.Info("stopping", "delay", s.delay, "grace", s.grace)
+	time.Sleep(s.delay)
+	latest := time.Now().Add(s.grace)
 	end := time.AfterFunc(tellWatchers, s.endStreams)
 	defer end.Stop()
 	kill := time.AfterFunc(s.grace, s.grpc.Stop)
 	defer kill.Stop()
 	s.grpc.GracefulStop()
+	s.drain(latest)
+}
+
+// drain has the Broker end what it has begun, until latest but for leastDrain at least.
+func (s *Server) drain(latest time.Time) {
+	ctx, cancel := context.WithTimeout(context.Background(), max(time.Until(latest), leastDrain))
+	defer cancel()
+	if !s.broker.Drain(ctx) {
+		s.log.Warn("requests to authorization servers or providers are broken off", "grace", s.grace)
+	}
 }

@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -16,7 +17,8 @@ const DefaultLifetime = time.Hour
 
 // Step is what becomes of one request to an [Upstream].
 type Step struct {
-	// Delay passes before the answer; a context that ends first is UPSTREAM_TIMEOUT.
+	// Delay passes before the answer; a context whose time is up first is UPSTREAM_TIMEOUT,
+	// one that is cancelled DEADLINE_EXCEEDED.
 	Delay time.Duration
 	// Err is the answer instead of a token; nil answers as usual.
 	Err error
@@ -140,7 +142,11 @@ func (u *Upstream) RequestToken(ctx context.Context, req broker.TokenRequest) (b
 	step, sent := u.arrive(req)
 	sleep(ctx, step.Delay)
 	if err := ctx.Err(); err != nil {
-		return broker.TokenResponse{}, &broker.Error{Reason: broker.ReasonUpstreamTimeout, Op: op, Err: err}
+		reason := broker.ReasonUpstreamTimeout
+		if errors.Is(err, context.Canceled) {
+			reason = broker.ReasonDeadlineExceeded
+		}
+		return broker.TokenResponse{}, &broker.Error{Reason: reason, Op: op, Err: err}
 	}
 	if step.Err != nil {
 		return broker.TokenResponse{}, step.Err
