@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func (c providerCall) ends() bool {
 // TestFleetKilledAtProvider kills the replica that rotates while it waits for the
 // provider: at the requests that make a secret, and at each request of a rotation where
 // all faults are asked for. Another replica ends it, and the provider has no secret that
-// nobody knows.
+// nobody knows. A replica that is asked to end takes the answer with it into the store.
 func TestFleetKilledAtProvider(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, sharedStore(t))
@@ -60,9 +61,10 @@ func TestFleetKilledAtProvider(t *testing.T) {
 	if !allFaults() {
 		calls = slices.DeleteFunc(calls, func(c providerCall) bool { return !c.makes() })
 	}
-	f.killedAt(p, slices.DeleteFunc(slices.Clone(calls), providerCall.ends))
+	f.killedAt(p, syscall.SIGTERM, slices.DeleteFunc(slices.Clone(calls), func(c providerCall) bool { return !c.makes() }))
+	f.killedAt(p, syscall.SIGKILL, slices.DeleteFunc(slices.Clone(calls), providerCall.ends))
 	if last := slices.DeleteFunc(slices.Clone(calls), func(c providerCall) bool { return !c.ends() }); len(last) > 0 {
-		f.killedAt(p, last)
+		f.killedAt(p, syscall.SIGKILL, last)
 	}
 	f.stop()
 }
@@ -103,9 +105,9 @@ func (f *fleet) completes(by *replica, m *managed) error {
 	return err
 }
 
-// killedAt begins a rotation for each call, kills the replica when all of them wait for
-// the provider, and demands that the others end them.
-func (f *fleet) killedAt(p *provider, calls []providerCall) {
+// killedAt begins a rotation for each call, ends the replica by a signal when all of them
+// wait for the provider, and demands that the others end them.
+func (f *fleet) killedAt(p *provider, signal syscall.Signal, calls []providerCall) {
 	f.t.Helper()
 	clients, frozen := make([]*managed, len(calls)), make([]<-chan struct{}, len(calls))
 	problems := make([]error, len(calls))
@@ -117,7 +119,7 @@ func (f *fleet) killedAt(p *provider, calls []providerCall) {
 		group.Wait()
 	}
 	for i, call := range calls {
-		clients[i] = p.add(f.a.node, call.rotator, fmt.Sprintf("%s-%d-%t", call.rotator, call.nth, call.acted))
+		clients[i] = p.add(f.a.node, call.rotator, fmt.Sprintf("%s-%d-%t-%d", call.rotator, call.nth, call.acted, signal))
 	}
 	each(func(i int) error { return f.readied(clients[i]) })
 	each(func(i int) error {
@@ -131,12 +133,23 @@ func (f *fleet) killedAt(p *provider, calls []providerCall) {
 	}
 	tried := make([]*injected, len(calls))
 	for i, call := range calls {
-		tried[i] = inject(f.t, "kill -9 of the replica that rotates, at %v", call)
+		tried[i] = inject(f.t, "%v of the replica that rotates, at %v", signal, call)
 	}
-	f.b.Kill()
+	ended := make(chan error, 1)
+	if signal == syscall.SIGKILL {
+		f.b.Kill()
+		ended <- nil
+	} else {
+		go func() { ended <- f.b.end(signal, 20*time.Second) }()
+		time.Sleep(time.Second) // it waits for the provider, and nobody else is at work
+	}
 	each(func(i int) error {
 		clients[i].gate.thaw()
-		err := f.completes(f.a, clients[i])
+		return nil
+	})
+	err := <-ended
+	each(func(i int) error {
+		err := errors.Join(err, f.completes(f.a, clients[i]))
 		if err == nil {
 			err = errors.Join(f.c.newTokenOf(f.t.Context(), clients[i].name, 3), clients[i].hasOnly(f.t.Context(), f.c.node, 3))
 		}

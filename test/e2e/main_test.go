@@ -51,6 +51,7 @@ func TestMain(m *testing.M) {
 		_ = os.RemoveAll(built.dir)
 	}
 	tellRotationLoad(os.Stdout)
+	tellRolling(os.Stdout)
 	if !faults.tell(os.Stdout) && code == 0 {
 		code = 1
 	}

@@ -2,7 +2,9 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -99,7 +101,8 @@ func TestStopsWhenCallsAreAnswered(t *testing.T) {
 	}
 }
 
-// TestStopsWhenGraceIsOver does not wait for a call that does not end.
+// TestStopsWhenGraceIsOver does not wait for a call that does not end, and for its request
+// to the authorization server five seconds more.
 func TestStopsWhenGraceIsOver(t *testing.T) {
 	t.Parallel()
 	x := newStopping(t, "500ms")
@@ -108,7 +111,35 @@ func TestStopsWhenGraceIsOver(t *testing.T) {
 		t.Error(err)
 	}
 	if took := time.Since(began); took < 400*time.Millisecond || took > 10*time.Second {
-		t.Errorf("it ended %v after SIGINT, want half a second", took)
+		t.Errorf("it ended %v after SIGINT, want half a second and five more at most", took)
+	}
+	if err := <-x.answered; status.Code(err) != codes.Unavailable {
+		t.Errorf("the call under way: %v, want Unavailable", err)
+	}
+}
+
+// TestSecondInterruptEndsAtOnce: whoever presses Ctrl-C twice does not want to wait.
+func TestSecondInterruptEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	x := newStopping(t, "1m")
+	interrupt := func() {
+		t.Helper()
+		if err := x.command.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	interrupt()
+	eventually(t, startsWithin, "the stop", func() error {
+		if !strings.Contains(x.log.String(), `"msg":"stopping"`) {
+			return errors.New("no log line \"stopping\"")
+		}
+		return nil
+	})
+	interrupt()
+	select {
+	case <-x.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("it still runs 10 s after the second SIGINT")
 	}
 	if err := <-x.answered; status.Code(err) != codes.Unavailable {
 		t.Errorf("the call under way: %v, want Unavailable", err)

@@ -161,12 +161,17 @@ func (s *site) certificate(t testing.TB, identity string) *tls.Certificate {
 	return &pair
 }
 
+// trusting is a TLS configuration that believes the site's authority alone.
+func (s *site) trusting() *tls.Config {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.ca.PEM())
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}
+}
+
 // dial connects over TLS, with a certificate unless it is nil.
 func (s *site) dial(t testing.TB, address string, certificate *tls.Certificate) *peer {
 	t.Helper()
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(s.ca.PEM())
-	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}
+	config := s.trusting()
 	if certificate != nil {
 		config.GetClientCertificate = insist(*certificate)
 	}
