@@ -271,7 +271,7 @@ func (cfg *config) validate() []strictyaml.Problem {
 		"limits.max_concurrent_requests_per_caller": cfg.Limits.MaxConcurrentRequestsPerCaller,
 		"limits.max_concurrent_streams":             cfg.Limits.MaxConcurrentStreams, "limits.max_connections": cfg.Limits.MaxConnections,
 		"limits.max_connections_per_peer": cfg.Limits.MaxConnectionsPerPeer, "limits.max_deadline": int(cfg.Limits.MaxDeadline),
-		"limits.shutdown_grace": int(cfg.Limits.ShutdownGrace),
+		"limits.shutdown_grace": int(cfg.Limits.ShutdownGrace), "limits.shutdown_delay": int(cfg.Limits.ShutdownDelay),
 	} {
 		if value < 0 {
 			add(key, "is negative")

@@ -49,7 +49,7 @@ upstream:
   ca_file: FILE
   insecure_http_loopback: true
   allowed_addresses: [10.0.0.0/8, "fd00::/8"]
-limits: {max_message_bytes: 100000, max_deadline: 1m30s, max_concurrent_requests: 1, max_concurrent_streams: 1, max_connections: 1, max_connections_per_peer: 1, shutdown_grace: 5s}
+limits: {max_message_bytes: 100000, max_deadline: 1m30s, max_concurrent_requests: 1, max_concurrent_streams: 1, max_connections: 1, max_connections_per_peer: 1, shutdown_grace: 5s, shutdown_delay: 1s}
 admin: {address: "127.0.0.1:9090"}
 tracing: {otlp_endpoint: "https://collector.example.org:4317", ca_file: FILE, sample_ratio: 0.5, max_traces_per_second: 1.5}
 process: {lock_memory: required}
@@ -219,11 +219,11 @@ secrets:
 			"10: store.vault.kubernetes.token_file: open /nonexistent/pod: no such file or directory",
 		}},
 
-		{"limits and log", sound + "limits:\n  max_message_bytes: -1\n  max_deadline: -1s\n  max_concurrent_requests: -1\n  max_concurrent_streams: -1\n  shutdown_grace: -1s\n  max_connections: -1\n  max_connections_per_peer: -1\nlog:\n  level: loud\n  format: xml\n", []string{
+		{"limits and log", sound + "limits:\n  max_message_bytes: -1\n  max_deadline: -1s\n  max_concurrent_requests: -1\n  max_concurrent_streams: -1\n  shutdown_grace: -1s\n  shutdown_delay: -1s\n  max_connections: -1\n  max_connections_per_peer: -1\nlog:\n  level: loud\n  format: xml\n", []string{
 			"8: limits.max_message_bytes: is negative", "9: limits.max_deadline: is negative", "10: limits.max_concurrent_requests: is negative",
-			"11: limits.max_concurrent_streams: is negative", "12: limits.shutdown_grace: is negative",
-			"13: limits.max_connections: is negative", "14: limits.max_connections_per_peer: is negative",
-			`16: log.level: is "loud"; it must be debug, info, warn or error`, `17: log.format: is "xml"; it must be json or text`,
+			"11: limits.max_concurrent_streams: is negative", "12: limits.shutdown_grace: is negative", "13: limits.shutdown_delay: is negative",
+			"14: limits.max_connections: is negative", "15: limits.max_connections_per_peer: is negative",
+			`17: log.level: is "loud"; it must be debug, info, warn or error`, `18: log.format: is "xml"; it must be json or text`,
 		}},
 		{"nothing served, nothing locked, traces to loopback", sound + "admin: {address: off}\nprocess: {lock_memory: off}\ntracing: {otlp_endpoint: 'http://127.0.0.1:4317', insecure_loopback: true}\n", nil},
 		{"admin, tracing and process", sound + "admin:\n  address: 7444\ntracing:\n  otlp_endpoint: http://collector:4317\n  ca_file: /nonexistent/ca\n  sample_ratio: 2\n  max_traces_per_second: -1\nprocess:\n  lock_memory: perhaps\n", []string{
