@@ -55,6 +55,7 @@ lint: $(BUF) ## Check style, formatting, suspicious code and the API's compatibi
 .PHONY: test
 test: lint check-generated check-compose test-servers ## Run everything: lint, and all tests under the race detector with real servers
 	$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./...
+	$(GO) test -count=1 -run '^TestAccessMatrix$$' ./server
 
 .PHONY: test-fast
 test-fast: ## Run the tests that need no other server, within two minutes

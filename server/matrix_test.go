@@ -152,7 +152,9 @@ func named(t *testing.T, m method, id string) proto.Message {
 }
 
 // TestAccessMatrix calls every method of the API with every identity under every cell,
-// for a client that there is and one that there is not.
+// for a client that there is and one that there is not. The race detector sees the same
+// code in each and makes it ten times as slow: with it every seventh cell is tried, which
+// is each kind of row, and `make test` runs all without.
 func TestAccessMatrix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.yaml")
 	put := func(text string) { must(t, os.WriteFile(path, []byte(text), 0o600)) }
@@ -168,7 +170,10 @@ func TestAccessMatrix(t *testing.T) {
 	identities := map[string]string{"a": i.token("a", nil), "b": i.token("b", nil), "c": i.token("c", nil), "": ""}
 	methods := slices.DeleteFunc(registered(t, w.server), func(m method) bool { return !m.ours() && !strings.Contains(m.full, "reflection") })
 	tried, allowed := 0, 0
-	for _, c := range cells() {
+	for i, c := range cells() {
+		if raced && i%7 != 0 {
+			continue
+		}
 		put(c.text())
 		must(t, table.Reload())
 		for caller, token := range identities {
