@@ -291,10 +291,11 @@ func (b *Broker) checkIDToken(c *Client, g *storedGrant, answer TokenResponse) e
 // consented stores what a consent gave, for the grant as it was last read, and returns
 // the authorization.
 func (b *Broker) consented(ctx context.Context, c *Client, version SecretVersion, g *storedGrant, answer TokenResponse) (*Authorization, error) {
-	r, _, err := b.storeGranted(ctx, c, g.path, g.version, g.record, g.secrets, grantedAnswer{Secret: version, Scopes: g.record.Consent.Scopes, Answer: answer})
+	r, token, err := b.storeGranted(ctx, c, g.path, g.version, g.record, g.secrets, grantedAnswer{Secret: version, Scopes: g.record.Consent.Scopes, Answer: answer})
 	if err != nil {
 		return nil, fmt.Errorf("store what was granted: %w", err)
 	}
+	b.noteIssued(ctx, c, token)
 	b.log.InfoContext(ctx, "authorization granted", "client", c.ID, "authorization", g.id)
 	return b.authorization(c, r, g.id, g.secrets.Subject, time.Now()), nil
 }

@@ -23,6 +23,8 @@ const (
 	maxBudgetTokens = 1000
 	maxBudgetPeriod = 31 * 24 * time.Hour
 	maxLiveTokens   = 1000
+	// maxNoted bounds the tokens that a record lists: budgets are less.
+	maxNoted = 1200
 )
 
 // limited reports whether the authorization server bounds the client's tokens, so
@@ -141,6 +143,26 @@ func (b *Broker) settle(ctx context.Context, c *Client, id string, token *Token,
 	})
 	if err != nil {
 		b.log.WarnContext(ctx, "the note of an issued token was not corrected", "client", c.ID, "reason", ReasonOf(err))
+	}
+}
+
+// noteIssued notes a token that came with a user's consent. It refuses nothing: whoever has
+// consented is not asked to do so again because a budget is spent.
+func (b *Broker) noteIssued(ctx context.Context, c *Client, token *Token) {
+	if token == nil || c.Upstream.IssueBudget.IsZero() && c.Upstream.MaxLiveTokens == 0 {
+		return
+	}
+	entry := issuedToken{ID: newID()[:8], Time: time.Now().UTC(), ExpireTime: token.ExpireTime.UTC()}
+	_, err := b.changeUpstream(ctx, c, func(r *upstreamRecord) (bool, error) {
+		_ = r.room(c, entry.Time) // forgets what counts no more
+		if len(r.Issued) >= maxNoted {
+			return false, nil
+		}
+		r.Issued = append(r.Issued, entry)
+		return true, nil
+	})
+	if err != nil {
+		b.log.WarnContext(ctx, "a token that came with a consent is not counted", "client", c.ID, "reason", ReasonOf(err))
 	}
 }
 

@@ -46,6 +46,27 @@ func TestIssueBudget(t *testing.T) {
 	})
 }
 
+// TestConsentsCountForTheBudget, but are never refused for it.
+func TestConsentsCountForTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newConsents(t)
+		w.upstream.SetLifetime(10 * time.Minute)
+		w.register(t, "app", broker.AuthorizationCode, func(n *broker.NewClient) {
+			n.Upstream.IssueBudget = broker.IssueBudget{Tokens: 2, Period: time.Hour}
+		})
+		w.granted(t, "app")
+		w.granted(t, "app")
+		time.Sleep(10 * time.Minute)
+		q := broker.TokenQuery{ClientID: "app", Subject: subject}
+		_, _, err := w.GetToken(t.Context(), q)
+		wantReason(t, "the third token of the hour", err, broker.ReasonIssuanceBudgetSpent)
+		w.granted(t, "app")
+		if _, _, err := w.GetToken(t.Context(), q); err != nil {
+			t.Errorf("the token that came with a consent: %v", err)
+		}
+	})
+}
+
 // TestTheTimeWhenABudgetFrees is told to the second, and true.
 func TestTheTimeWhenABudgetFrees(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -420,6 +420,7 @@ type Client struct {
 	RevocationEndpoint string `protobuf:"bytes,23,opt,name=revocation_endpoint,json=revocationEndpoint,proto3" json:"revocation_endpoint,omitempty"`
 	// Optional. How many tokens the authorization server issues in a period. All
 	// replicas keep to it together; tokens are then not refreshed before their end.
+	// Tokens that come with a consent count, but no consent is refused for it.
 	IssueBudget *IssueBudget `protobuf:"bytes,24,opt,name=issue_budget,json=issueBudget,proto3" json:"issue_budget,omitempty"`
 	// Optional. How many tokens the authorization server lets live at a time, up to
 	// 1,000; 0 is no bound. Callers then share tokens with all scopes and resources
