@@ -4,8 +4,12 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
@@ -41,6 +45,61 @@ func TestFilesAreWrittenOnce(t *testing.T) {
 	}
 	if string(readFile(t, files.path("ca.pem"))) != string(before) {
 		t.Error("a second run replaced the authority")
+	}
+}
+
+// TestTheBrokerWritesWhereItMay: its container sees all but the folder of its audit log
+// read-only.
+func TestTheBrokerWritesWhereItMay(t *testing.T) {
+	var compose struct {
+		Services map[string]struct {
+			ReadOnly bool     `yaml:"read_only"`
+			Command  []string `yaml:"command"`
+			Volumes  []string `yaml:"volumes"`
+		} `yaml:"services"`
+	}
+	if err := yaml.Unmarshal(readFile(t, "../../docker-compose.yml"), &compose); err != nil {
+		t.Fatal(err)
+	}
+	broker := compose.Services["tokenbroker"]
+	mounts := map[string]bool{} // folder in the container → whether it may be written to
+	for _, volume := range broker.Volumes {
+		parts := strings.Split(volume, ":")
+		mounts[parts[1]] = len(parts) == 2
+		if parts[1] == "/data/"+auditFolder && parts[0] != "./.compose/"+auditFolder {
+			t.Errorf("%s is %s, which nobody has made", parts[1], parts[0])
+		}
+	}
+	writable := func(path string) bool {
+		for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+			if may, mounted := mounts[dir]; mounted || dir == "/" {
+				return may
+			}
+		}
+	}
+	var config struct {
+		Audit struct {
+			KeyFile string `yaml:"key_file"`
+			File    struct{ Path string }
+		}
+	}
+	if err := yaml.Unmarshal([]byte(brokerConfig), &config); err != nil {
+		t.Fatal(err)
+	}
+	if !broker.ReadOnly || !slices.Contains(broker.Command, "/data/tokenbroker.yaml") || writable("/data/tokenbroker.yaml") {
+		t.Errorf("the broker's container is %+v, want it read-only with the configuration of /data", broker)
+	}
+	for _, path := range []string{config.Audit.KeyFile, config.Audit.File.Path} {
+		if !writable(path) {
+			t.Errorf("the broker writes %s, which its container has read-only", path)
+		}
+	}
+	files := filesCommand{folder{t.TempDir()}}
+	if err := files.Run(slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(files.path(auditFolder)); err != nil || info.Mode().Perm() != 0o777 {
+		t.Errorf("the folder of the audit log: %v, %v; want that any user may write there", info.Mode(), err)
 	}
 }
 

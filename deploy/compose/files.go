@@ -64,8 +64,8 @@ store:
       role_id_file: /data/role-id
       secret_id_file: /data/secret-id
 audit:
-  key_file: /data/audit.key
-  file: {path: /data/audit.log, max_bytes: 104857600}
+  key_file: /data/audit/audit.key
+  file: {path: /data/audit/audit.log, max_bytes: 104857600}
 upstream:
   ca_file: /data/ca.pem
   # The authorization server of the demonstration is in a container network.
@@ -76,16 +76,22 @@ const (
 	clientIDFile = "client-id"
 	secretFile   = "client-secret"
 	requestFile  = "create-client.json"
+	// auditFolder is the one place that the broker writes to.
+	auditFolder = "audit"
 )
 
 // Run writes everything that is not there yet.
 func (c *filesCommand) Run(log *slog.Logger) error {
+	if err := os.MkdirAll(c.path(auditFolder), 0o755); err != nil {
+		return err
+	}
+	// The broker's user writes there; Docker may have made the folder for root.
+	if err := os.Chmod(c.path(auditFolder), 0o777); err != nil {
+		return err
+	}
 	if _, err := os.Stat(c.path(requestFile)); err == nil {
 		log.Info("files are there already", "folder", c.Dir)
 		return nil
-	}
-	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
-		return err
 	}
 	authority, err := devpki.New("tokenbroker compose CA")
 	if err != nil {
