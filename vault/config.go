@@ -59,14 +59,15 @@ type Config struct {
 }
 
 const (
-	defaultMount   = "tokenbroker"
+	// DefaultMount is where the KV version 2 engine is looked for unless Config.Mount says otherwise.
+	DefaultMount   = "tokenbroker"
 	defaultTimeout = 5 * time.Second
 	maxTimeout     = time.Minute
 )
 
 func (c Config) withDefaults() Config {
 	if c.Mount == "" {
-		c.Mount = defaultMount
+		c.Mount = DefaultMount
 	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout

@@ -70,7 +70,7 @@ func (s Sources) Validate(mount string) error {
 
 func orDefault(mount string) string {
 	if mount == "" {
-		return defaultMount
+		return DefaultMount
 	}
 	return mount
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ func (d *doctor) store(ctx context.Context, cfg *config) {
 	owned.Go(func() { _ = store.Run(running) }) // ends with running, in no other way
 	defer owned.Wait()
 	defer stop()
-	d.Good("address", settings.Address+", mount "+settings.Mount)
+	d.Good("address", settings.Address+", mount "+cmp.Or(settings.Mount, vault.DefaultMount))
 	if !d.stages(ctx, store) {
 		return
 	}

@@ -125,7 +125,11 @@ func (s *remoteSource) get(ctx context.Context, address string) ([]byte, http.He
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, nil, fmt.Errorf("the server answered %d %s", response.StatusCode, http.StatusText(response.StatusCode))
+		err := fmt.Errorf("the server answered %d %s", response.StatusCode, http.StatusText(response.StatusCode))
+		if s.issuer.TokenFile != "" && request.Header.Get("Authorization") == "" {
+			err = fmt.Errorf("%w; the token of token_file was not sent, because the jwks_uri is of another host than the issuer: set jwks_url to the keys' URL at a host that may have it, in place of discovery", err)
+		}
+		return nil, nil, err
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
 	switch {

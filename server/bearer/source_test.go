@@ -237,6 +237,30 @@ func TestTokenStaysHome(t *testing.T) {
 	}, func(i *bearer.Issuer) { i.JWKSURL, i.Discovery, i.TokenFile = "", true, tokenFile })
 }
 
+// TestKeysThatWantOurTokenElsewhere: the API server of Kubernetes names the address of a
+// node in its discovery document, and refuses whoever shows no token there.
+func TestKeysThatWantOurTokenElsewhere(t *testing.T) {
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	writeFile(t, tokenFile, "canary-token")
+	inWorld(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Host == "issuer.example":
+			serving(`{"issuer":"`+issuerName+`","jwks_uri":"https://192.0.2.2:6443/openid/v1/jwks"}`)(w, r)
+		case r.Header.Get("Authorization") == "":
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			serving(jwkSet(t))(w, r)
+		}
+	}, func(t *testing.T, w *world) {
+		refused := wantRefused(t, w.Verifier, goodToken(t), bearer.KeysUnavailable)
+		for _, want := range []string{"403 Forbidden", "was not sent", "set jwks_url"} {
+			if !strings.Contains(refused.Error(), want) {
+				t.Errorf("got %v, want %q in it", refused, want)
+			}
+		}
+	}, func(i *bearer.Issuer) { i.JWKSURL, i.Discovery, i.TokenFile = "", true, tokenFile })
+}
+
 // TestPlaintextLoopback: http is for loopback, and only if it was asked for.
 func TestPlaintextLoopback(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(serving(jwkSet(t))))

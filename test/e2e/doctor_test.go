@@ -33,7 +33,7 @@ func TestDoctorOfAVault(t *testing.T) {
 			t.Error("it printed the secret id")
 		}
 	}
-	doctor(0, "it can be read, and is empty", "grants all that the broker needs", "0 broken")
+	doctor(0, "mount "+v.mount, "it can be read, and is empty", "grants all that the broker needs", "0 broken")
 	if status, _ := v.Do("GET", v.mount+"/metadata/meta", nil); status != 404 {
 		t.Errorf("reading the broker's first record: status %d, want 404: the doctor founds no store", status)
 	}
