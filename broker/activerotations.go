@@ -182,8 +182,8 @@ func (run *rotationRun) accountBusy(ctx context.Context) time.Duration {
 	return 0
 }
 
-// rotate goes on with all active rotations, until ctx ends; those that it went on with by
-// then end with the Broker.
+// rotate goes on with all active rotations, until ctx ends. Steps that were begun by then
+// belong to the Broker: Drain and Close wait for them.
 func (b *Broker) rotate(ctx context.Context) {
 	slots := make(chan struct{}, drivesAtOnce)
 	for ; ctx.Err() == nil; sleep(ctx, activeEvery*9/10+rand.N(activeEvery/5)) {

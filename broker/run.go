@@ -25,7 +25,8 @@ const (
 // that are due, looks after all clients about once an hour (one replica at a time),
 // records who used what, which it ends with, and tells of secrets that expire soon.
 // Without it a Broker serves all the same; it then notices
-// changes by others late and refreshes only what is asked for. It returns nil.
+// changes by others late and refreshes only what is asked for. It returns nil. A rotation
+// that it went on with may still be at work then: see [Broker.Drain].
 func (b *Broker) Run(ctx context.Context) error {
 	var owned sync.WaitGroup
 	if b.feedOn {
