@@ -222,6 +222,9 @@ func TestStopTakesCallsForTheDelay(t *testing.T) {
 		if got := <-states; got != notServing || time.Since(began) != 0 {
 			t.Errorf("got %v after %v, want NOT_SERVING at once", got, time.Since(began))
 		}
+		if w.server.Ready() {
+			t.Error("it says that it is ready while it is about to go")
+		}
 		time.Sleep(4 * second)
 		if err := lookup(t, w.peer); err != nil {
 			t.Errorf("a call within the delay: %v", err)

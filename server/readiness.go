@@ -12,9 +12,9 @@ import (
 // lookForSight is how often it is looked whether the broker has become blind.
 const lookForSight = time.Second
 
-// Ready reports whether the store was read once since Serve began, and the broker is
-// not blind ([broker.Broker.Blind]).
-func (s *Server) Ready() bool { return s.ready.Load() }
+// Ready reports whether the store was read once since Serve began, the broker is not blind
+// ([broker.Broker.Blind]), and the server is not about to go.
+func (s *Server) Ready() bool { return s.ready.Load() && !s.stopping.Load() }
 
 func (s *Server) setReady(ready bool) {
 	status := healthpb.HealthCheckResponse_NOT_SERVING

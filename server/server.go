@@ -136,7 +136,8 @@ type Server struct {
 	delay, grace time.Duration
 	// endStreams ends health watches, which would outlast a graceful stop.
 	endStreams context.CancelFunc
-	ready      atomic.Bool
+	// ready says that the store was read, stopping that this server is about to go.
+	ready, stopping atomic.Bool
 }
 
 // New returns a server, or what is wrong with its configuration.
@@ -341,6 +342,7 @@ const (
 // shutdown stops in the order health, new calls, watches of health, calls under way, and
 // what they and nobody in particular have begun elsewhere.
 func (s *Server) shutdown() {
+	s.stopping.Store(true)
 	s.health.Shutdown()
 	s.log.Info("stopping", "delay", s.delay, "grace", s.grace)
 	time.Sleep(s.delay)
