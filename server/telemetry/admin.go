@@ -32,7 +32,7 @@ func (a *Admin) Handler() http.Handler {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "live") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !a.Ready() {
-			http.Error(w, "the store was not read yet, or not for longer than tokens.max_blind", http.StatusServiceUnavailable)
+			http.Error(w, "the store was not read yet, or not for longer than tokens.max_blind, or the server is about to stop", http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ready")
