@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/embedded"
@@ -47,6 +48,8 @@ type service struct {
 	closers  []func() error // in the order of making
 
 	callback *callback.Server // nil if no callback is hosted
+	// shutdownDelay is how long callers and browsers are still served after a stop.
+	shutdownDelay time.Duration
 
 	jwksAddress, callbackAddress string
 }
@@ -62,7 +65,7 @@ func newLogger(cfg logConfig, w io.Writer) *slog.Logger {
 
 // newService makes a service; on an error nothing is left open.
 func newService(cfg *config, log *slog.Logger) (_ *service, err error) {
-	s := &service{log: log, metrics: telemetry.New(version), admin: cfg.Admin}
+	s := &service{log: log, metrics: telemetry.New(version), admin: cfg.Admin, shutdownDelay: cfg.Limits.ShutdownDelay}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -296,7 +299,13 @@ func (s *service) run(ctx context.Context, listeners ...net.Listener) error {
 		owned.Go(func() { s.serveJWKS(looking, keys) })
 	}
 	if browsers != nil {
-		owned.Go(func() { s.serveCallback(ctx, browsers) })
+		browsing, stopBrowsing := context.WithCancel(looking)
+		defer stopBrowsing()
+		defer context.AfterFunc(ctx, func() { // load balancers of browsers learn late too
+			time.Sleep(s.shutdownDelay)
+			stopBrowsing()
+		})()
+		owned.Go(func() { s.serveCallback(browsing, browsers) })
 	}
 	if s.access != nil {
 		owned.Go(func() { _ = s.access.Run(looking) }) // ends with looking, in no other way

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"syscall"
@@ -115,6 +116,51 @@ func TestStopsWhenGraceIsOver(t *testing.T) {
 	}
 	if err := <-x.answered; status.Code(err) != codes.Unavailable {
 		t.Errorf("the call under way: %v, want Unavailable", err)
+	}
+}
+
+// TestServesForTheDelay: a replica that is about to go says so, and serves callers and
+// browsers for as long as a load balancer may still send them.
+func TestServesForTheDelay(t *testing.T) {
+	t.Parallel()
+	needServers(t)
+	const delay = 10 * time.Second
+	up, callback := newUpstream(t, firstSecret), unused(t)
+	s := newSite(t, embeddedStore(t.TempDir()), up.ca)
+	s.config["limits"] = map[string]any{"shutdown_delay": delay.String()}
+	s.config["authorization"] = map[string]any{"callback_url": "https://" + callback + callbackPath, "callback_listen": callback}
+	n := s.start(t, program(t))
+	browser := &http.Client{Transport: &http.Transport{TLSClientConfig: s.trusting(), DisableKeepAlives: true}}
+	admin := n.adminAddress(t)
+	get := func(url string) int {
+		response, err := browser.Get(url)
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			return 0
+		}
+		defer response.Body.Close()
+		return response.StatusCode
+	}
+	began, ended := time.Now(), make(chan error, 1)
+	go func() { ended <- n.end(syscall.SIGTERM, startsWithin) }()
+	eventually(t, delay, "that it is about to go", func() error {
+		if got := get("http://" + admin + "/readyz"); got != http.StatusServiceUnavailable {
+			return fmt.Errorf("/readyz: status %d", got)
+		}
+		return nil
+	})
+	if got := n.healthOf(t, pb.TokenService_ServiceDesc.ServiceName); got != "NOT_SERVING" {
+		t.Errorf("health: %s", got)
+	}
+	another := s.dial(t, n.address, s.certificate(t, operatorIdentity)) // on a connection of its own
+	if _, err := another.clients.ListClients(t.Context(), &pb.ListClientsRequest{}); err != nil {
+		t.Errorf("a call on a new connection: %v", err)
+	}
+	if got := get("https://" + callback + callbackPath + "?state=invented&code=c"); got != http.StatusBadRequest {
+		t.Errorf("the callback: status %d, want that of an invented answer", got)
+	}
+	if err := <-ended; err != nil || time.Since(began) < delay {
+		t.Errorf("it ended after %v, %v; want after %v", time.Since(began), err, delay)
 	}
 }
 
