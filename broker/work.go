@@ -60,8 +60,8 @@ func (t *tasks) whenIdle(last bool) <-chan struct{} {
 // long as ctx lasts: their answers, which may be the only token, refresh token or secret
 // that there is, are stored. What only waits gives up, and nothing is begun any more:
 // tokens in memory are served, and whoever needs another one gets SHUTTING_DOWN. Call it
-// before Close, when the last call was answered and Run has ended. It reports whether
-// everything came to its end.
+// before Close, when the last call was answered; Run may go on meanwhile. It reports
+// whether everything came to its end.
 func (b *Broker) Drain(ctx context.Context) bool {
 	b.stop()
 	select {
