@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
@@ -58,7 +59,9 @@ func (c *canaries) told(t *testing.T, what string, values ...any) {
 
 // TestNothingTellsASecret goes through all operations, done well and done badly,
 // with marked secrets and tokens.
-func TestNothingTellsASecret(t *testing.T) {
+func TestNothingTellsASecret(t *testing.T) { synctest.Test(t, nothingTellsASecret) }
+
+func nothingTellsASecret(t *testing.T) {
 	const first, second, third, access = "canary-first-7f3a9c", "canary-second-1b2d", "canary-third-99e0", "canary-access-c0ffee"
 	c := newCanaries(first, second, third, access, `canary-"quoted"\key`)
 	f := newFixture(t)
@@ -130,6 +133,7 @@ func TestNothingTellsASecret(t *testing.T) {
 		c.told(t, "a request", r, r.TokenRequest)
 	}
 	c.told(t, "the log", f.log.String())
+	synctest.Wait() // nothing is at work on what is printed
 	c.told(t, "the Broker", f.Broker)
 }
 

@@ -96,6 +96,7 @@ func TestOneReplicaPollsAndADeadOneIsReplaced(t *testing.T) {
 		if polls := len(w.sentOf(broker.DeviceCode)); polls < 22 || polls > 24 {
 			t.Errorf("%d polls in 2 min, want one each 5 s", polls)
 		}
+		w.store.Always(brokertest.Fail(broker.ReasonStoreUnreachable), brokertest.Any) // it dies, and hands nothing over
 		w.Close()
 		polls := len(w.sentOf(broker.DeviceCode))
 		other.authorization(t, "tv")

@@ -158,7 +158,7 @@ type hop struct {
 func (c *Client) exchange(ctx context.Context, to hop, seen *progress, build func(context.Context) (*request, error), read func(*attempt, *http.Response) error) error {
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	out, err := build(httptrace.WithClientTrace(limited, seen.trace()))
+	out, err := build(httptrace.WithClientTrace(limited, seen.trace(limited)))
 	if err != nil {
 		return err
 	}

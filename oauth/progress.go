@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"context"
 	"crypto/tls"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -58,7 +59,9 @@ func (p *progress) reach(s stage) {
 	}
 }
 
-func (p *progress) trace() *httptrace.ClientTrace {
+// trace returns the callbacks of a request on ctx. What comes when ctx is over is no answer:
+// a server may write one because the connection is being closed.
+func (p *progress) trace(ctx context.Context) *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		DNSStart:     func(httptrace.DNSStartInfo) { p.reach(stageResolving) },
 		ConnectStart: func(_, _ string) { p.reach(stageConnecting) },
@@ -74,8 +77,12 @@ func (p *progress) trace() *httptrace.ClientTrace {
 				p.reach(stageShaken)
 			}
 		},
-		GotConn:              func(httptrace.GotConnInfo) { p.reach(stageSending) },
-		WroteRequest:         func(httptrace.WroteRequestInfo) { p.reach(stageWaiting) },
-		GotFirstResponseByte: func() { p.reach(stageAnswered) },
+		GotConn:      func(httptrace.GotConnInfo) { p.reach(stageSending) },
+		WroteRequest: func(httptrace.WroteRequestInfo) { p.reach(stageWaiting) },
+		GotFirstResponseByte: func() {
+			if ctx.Err() == nil {
+				p.reach(stageAnswered)
+			}
+		},
 	}
 }

@@ -321,7 +321,7 @@ func (r *reach) ask(ctx context.Context) broker.Sight {
 		sight.Err = reachError(broker.ReasonUpstreamProxy, "%v", err)
 		return sight
 	}
-	request, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, seen.trace()), http.MethodPost, r.endpoint.String(), http.NoBody)
+	request, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, seen.trace(ctx)), http.MethodPost, r.endpoint.String(), http.NoBody)
 	if err != nil {
 		sight.Err = refusedEndpoint("the token endpoint is not a URL")
 		return sight

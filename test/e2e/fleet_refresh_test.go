@@ -35,6 +35,8 @@ func TestFleetRefresherKilled(t *testing.T) {
 		{"refresh-asking-single", 0, "", []func(*pb.Client){single}, 3},
 	}
 	var running sync.WaitGroup
+	var mu sync.Mutex
+	var replaced [][3]string // client, its old token, its new one; guarded by mu
 	for _, k := range kills {
 		victim := f.a.node
 		client := f.register(f.b, k.name, func(nth int64) {
@@ -61,10 +63,18 @@ func TestFleetRefresherKilled(t *testing.T) {
 		f.restart(f.a)
 		running.Go(func() {
 			next, replaceErr := refuseUntilReplaced(t.Context(), f.b.node, client.name, old)
-			tried.survived(errors.Join(err, replaceErr, f.adopts(client.name, old, next), client.wasAsked(k.requests), f.leaseIsFree(client)))
+			mu.Lock()
+			replaced = append(replaced, [3]string{client.name, old, next})
+			mu.Unlock()
+			tried.survived(errors.Join(err, replaceErr, f.adopts(client.name, old, next, f.b, f.c), client.wasAsked(k.requests), f.leaseIsFree(client)))
 		})
 	}
 	running.Wait()
+	for _, r := range replaced { // the replica that came back, which the next kill ended again
+		if err := f.adopts(r[0], r[1], r[2], f.a); err != nil {
+			t.Errorf("%s, at the end: %v", r[0], err)
+		}
+	}
 	f.stop()
 }
 
@@ -103,11 +113,11 @@ func refuseUntilReplaced(ctx context.Context, n *node, client, old string) (id s
 	return id, err
 }
 
-// adopts demands that all replicas have one new token once they hear that the old one
-// is refused.
-func (f *fleet) adopts(client, old, want string) error {
+// adopts demands that replicas have one new token once they hear that the old one is
+// refused.
+func (f *fleet) adopts(client, old, want string, replicas ...*replica) error {
 	var errs []error
-	for _, r := range f.replicas() {
+	for _, r := range replicas {
 		if got, err := refuseUntilReplaced(f.t.Context(), r.node, client, old); err != nil || got != want {
 			errs = append(errs, fmt.Errorf("replica %s has token %s, want %s, %w", r.name, got, want, orNothing(err)))
 		}
