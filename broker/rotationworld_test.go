@@ -44,7 +44,7 @@ const drainFor = 15 * time.Second
 
 // stoppable has the process's line end it in peace, as cmd/tokenbroker does.
 func (p *process) stoppable(t *testing.T) *process {
-	p.line.stop = sync.OnceFunc(func() {
+	p.line.stop = func() {
 		p.stopRun()
 		ctx, cancel := context.WithTimeout(context.Background(), drainFor)
 		defer cancel()
@@ -53,7 +53,7 @@ func (p *process) stoppable(t *testing.T) *process {
 		}
 		p.Close()
 		p.line.kill()
-	})
+	}
 	return p
 }
 
@@ -90,10 +90,11 @@ func (p *process) run(t *testing.T) *process {
 		defer close(ended)
 		_ = p.Run(ctx)
 	}()
-	p.stopRun = sync.OnceFunc(func() {
+	// Not by sync.OnceFunc: who waits for a lock keeps a bubble's time from passing.
+	p.stopRun = func() {
 		cancel()
 		<-ended
-	})
+	}
 	t.Cleanup(p.stopRun)
 	return p
 }
