@@ -185,19 +185,19 @@ func (f *fleet) restarted() {
 func (f *fleet) killedBeforeTelling() {
 	f.t.Helper()
 	for _, c := range changes()[:2] {
-		for _, point := range []struct {
-			name, writesOf string
-			nth            int
-			kind           faultKind
-		}{{"committed", "", 1, after}, {"telling", "feed", 2, before}} {
-			client, was := f.warmed(c.name + "-" + point.name)
-			id := point.writesOf
-			if id == "" {
-				id = client.id
-			}
+		for _, point := range []string{"committed", "telling"} {
+			client, was := f.warmed(c.name + "-" + point)
 			victim, changed := f.a.node, time.Now()
-			tried := inject(f.t, "kill -9 after %s was stored, its second announcement unsent (%s)", c.name, point.name)
-			f.a.tap.arm(id, &fault{nth: point.nth, kind: point.kind, hit: func() { changed = time.Now(); victim.Kill() }})
+			dies := &fault{nth: 1, kind: after, hit: func() { changed = time.Now(); victim.Kill() }}
+			tried := inject(f.t, "kill -9 after %s was stored, its second announcement unsent (%s)", c.name, point)
+			if point == "committed" {
+				f.a.tap.arm(client.id, dies)
+			} else {
+				// The feed is the whole fleet's: what A writes to it before the change
+				// takes more than one write when another replica writes too.
+				dies.kind = before
+				f.a.tap.arm(client.id, &fault{nth: 1, kind: seen, hit: func() { f.a.tap.arm("feed", dies) }})
+			}
 			err := c.do(f.t.Context(), victim, client.name) // its answer may come before the announcement
 			select {
 			case <-victim.Done():
@@ -206,8 +206,11 @@ func (f *fleet) killedBeforeTelling() {
 				err = fmt.Errorf("it was not hit: %w", orNothing(err))
 				victim.Kill()
 			}
-			if _, struck := f.a.tap.disarm(id); err == nil && !struck {
-				err = errors.New("it ended before it was hit")
+			if _, stored := f.a.tap.disarm(client.id); err == nil && !stored {
+				err = errors.New("it ended before the change was stored")
+			}
+			if _, struck := f.a.tap.disarm("feed"); err == nil && point == "telling" && !struck {
+				err = errors.New("it ended before it was about to tell")
 			}
 			err = errors.Join(err, c.everywhere(f.t.Context(), client.name, was, changed, f.b, f.c))
 			f.restart(f.a)

@@ -42,6 +42,8 @@ type fault struct {
 type faultKind string
 
 const (
+	// seen: nothing happens to the write but hit, before its answer comes back.
+	seen faultKind = "nothing"
 	// before: the write does not reach Vault.
 	before faultKind = "before Vault has it"
 	// after: Vault has taken the write, its answer does not come back.
@@ -79,8 +81,8 @@ func newTap(t testing.TB, vault string) *tap {
 	return p
 }
 
-// arm makes f happen to what is about a client ("meta" stands for the store's own
-// record), in place of what was armed for it.
+// arm makes f happen to what is about a client ("meta" and "feed" stand for the store's
+// own records), in place of what was armed for it.
 func (p *tap) arm(id string, f *fault) {
 	f.next, f.landed = make(chan struct{}), make(chan struct{})
 	p.mu.Lock()
@@ -88,11 +90,15 @@ func (p *tap) arm(id string, f *fault) {
 	p.faults[id] = f
 }
 
-// disarm returns how many writes were seen, and whether the n-th was among them.
+// disarm returns how many writes were seen, and whether the n-th was among them; of
+// what was never armed, none.
 func (p *tap) disarm(id string) (writes int, struck bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := p.faults[id]
+	f, armed := p.faults[id]
+	if !armed {
+		return 0, false
+	}
 	delete(p.faults, id)
 	return f.writes, f.struck
 }
@@ -156,10 +162,10 @@ func (p *tap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer, err := p.forward(r, body)
-	if kind == after || kind == blind {
+	if kind == seen || kind == after || kind == blind {
 		f.run()
 	}
-	if err != nil || kind != "" {
+	if err != nil || kind != "" && kind != seen {
 		cut(w)
 		return
 	}
