@@ -79,7 +79,7 @@ func TestImportAuthorization(t *testing.T) {
 		t.Errorf("imported: %+v", a)
 	}
 	for _, key := range w.memory.Keys() {
-		if text := recordOf(t, w.memory, key); strings.Contains(text, "brought-") || strings.Contains(text, "4711") {
+		if text := recordOf(t, w.memory, key); strings.Contains(text, "brought-") || strings.Contains(text, subject) {
 			t.Errorf("the record %s shows what was brought", key)
 		}
 	}
