@@ -101,6 +101,14 @@ func TestStartAuthorizationRefuses(t *testing.T) {
 	}
 }
 
+// bent is text in which another character stands first.
+func bent(text string) string {
+	if text[0] == 'A' {
+		return "B" + text[1:]
+	}
+	return "A" + text[1:]
+}
+
 func TestCompleteAuthorizationRefuses(t *testing.T) {
 	cases := []struct {
 		name string
@@ -122,7 +130,7 @@ func TestCompleteAuthorizationRefuses(t *testing.T) {
 		{"code with a newline", func(a *broker.AuthorizationAnswer) { a.Code += "\r\n" }, broker.ReasonInvalidRequest, ""},
 		{"long code", func(a *broker.AuthorizationAnswer) { a.Code = strings.Repeat("a", 8<<10+1) }, broker.ReasonInvalidRequest, ""},
 		{"another client", func(a *broker.AuthorizationAnswer) { a.ClientID = "other" }, broker.ReasonStateInvalid, ""},
-		{"bent state", func(a *broker.AuthorizationAnswer) { a.State = "A" + a.State[1:] }, broker.ReasonStateInvalid, ""},
+		{"bent state", func(a *broker.AuthorizationAnswer) { a.State = bent(a.State) }, broker.ReasonStateInvalid, ""},
 		{"no state", func(a *broker.AuthorizationAnswer) { a.State = "" }, broker.ReasonStateInvalid, ""},
 		{"elsewhere", func(a *broker.AuthorizationAnswer) { a.AtCallback = false; a.Code = "code-of-another" }, broker.ReasonAuthorizationNotTaken, broker.ReasonAuthorizationNotTaken},
 	}
