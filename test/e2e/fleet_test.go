@@ -25,7 +25,7 @@ const (
 	// noticedWithin is how soon a change is in force on all replicas.
 	noticedWithin = 2 * time.Second
 	// slack is what a loaded machine may take on top of a wait of many seconds.
-	slack = 5 * time.Second
+	slack = 10 * time.Second
 )
 
 // allFaults reports whether the tests may take as long as they need.
