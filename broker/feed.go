@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -39,6 +41,12 @@ type feedEntry struct {
 	Changing time.Duration `json:"changing,omitempty"`
 	// Grant is the path of the grant that changed; "" if it is the client itself.
 	Grant string `json:"grant,omitempty"`
+}
+
+// skip makes a gap that has every reader doubt all it knows.
+func (r *feedRecord) skip() {
+	r.Entries = nil
+	r.Counter++
 }
 
 // append adds entries and drops the oldest ones that are too many.
@@ -89,6 +97,35 @@ type announcer struct {
 	waiting []chan error
 	writing bool
 	last    time.Time
+	// untold are changes that a write failed to tell of: the next one does.
+	untold map[feedEntry]bool
+	// skipped says that there were more of them than are kept.
+	skipped bool
+}
+
+// wrote takes in what became of a write with these entries of the queue, and returns
+// how many of earlier ones it told of at last.
+func (a *announcer) wrote(entries []feedEntry, err error) (late int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		late = len(a.untold)
+		a.untold, a.skipped = nil, false
+		return late
+	}
+	for _, entry := range entries {
+		if entry.Changing > 0 { // another entry comes when it has changed
+			continue
+		}
+		if a.untold == nil {
+			a.untold = map[feedEntry]bool{}
+		}
+		a.untold[entry] = true
+	}
+	if len(a.untold) > maxFeedEntries {
+		a.untold, a.skipped = nil, true
+	}
+	return 0
 }
 
 // announce puts an entry into the feed, at once or together with those of the next
@@ -107,7 +144,18 @@ func (b *Broker) announce(entry feedEntry) <-chan error {
 	return done
 }
 
-// writeAnnouncements writes until nothing is left to tell.
+// tellAgain tells what could not be told before.
+func (b *Broker) tellAgain() {
+	a := &b.announcer
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.writing && (len(a.untold) > 0 || a.skipped) {
+		a.writing = true
+		go b.writeAnnouncements()
+	}
+}
+
+// writeAnnouncements writes until nothing is left to tell, or can be.
 func (b *Broker) writeAnnouncements() {
 	for more := true; more; {
 		err := b.detached(b.working, flightTimeout, func(ctx context.Context) error {
@@ -131,16 +179,21 @@ func (b *Broker) writeAnnouncements() {
 	}
 }
 
-// writeBatch writes what is in the queue.
+// writeBatch writes what is in the queue, after what could not be told before.
 func (b *Broker) writeBatch(ctx context.Context) error {
 	a := &b.announcer
 	a.mu.Lock()
-	entries, waiting := a.queue, a.waiting
+	entries, waiting, skipped := a.queue, a.waiting, a.skipped
 	a.queue, a.waiting, a.last = nil, nil, time.Now()
+	all := append(slices.Collect(maps.Keys(a.untold)), entries...)
 	a.mu.Unlock()
-	err := b.appendToFeed(ctx, entries)
-	if err != nil {
-		b.log.WarnContext(ctx, "other replicas are not told of changes", "changes", len(entries), "reason", ReasonOf(err), "cause", err)
+	err := b.appendToFeed(ctx, all, skipped)
+	late := a.wrote(entries, err)
+	switch {
+	case err != nil && len(entries) > 0:
+		b.log.WarnContext(ctx, "other replicas are not told of changes yet", "changes", len(entries), "reason", ReasonOf(err), "cause", err)
+	case late > 0 || skipped && err == nil:
+		b.log.InfoContext(ctx, "other replicas are told of changes that they were not told of", "changes", late, "all", skipped)
 	}
 	for _, done := range waiting {
 		done <- err
@@ -148,7 +201,7 @@ func (b *Broker) writeBatch(ctx context.Context) error {
 	return nil
 }
 
-func (b *Broker) appendToFeed(ctx context.Context, entries []feedEntry) error {
+func (b *Broker) appendToFeed(ctx context.Context, entries []feedEntry, skipped bool) error {
 	meta, err := b.meta(ctx)
 	if err != nil {
 		return err
@@ -161,6 +214,9 @@ func (b *Broker) appendToFeed(ctx context.Context, entries []feedEntry) error {
 			return err
 		}
 		r.UID = meta.UID
+		if skipped {
+			r.skip()
+		}
 		r.append(entries)
 		if _, err = b.write(ctx, feedKey, version, &r.header, r); ReasonOf(err) != ReasonStoreConflict {
 			return err
@@ -172,7 +228,7 @@ func (b *Broker) appendToFeed(ctx context.Context, entries []feedEntry) error {
 
 // changing tells the other replicas that a client is about to change, before it
 // does; a crash in between is then seen by them all the same. The function that it
-// returns tells that the change has come, or will not.
+// returns tells that the change has come, or will not, again and again if need be.
 func (b *Broker) changing(ctx context.Context, id string) func() {
 	if !b.feedOn {
 		return func() {}

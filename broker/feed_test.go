@@ -109,6 +109,45 @@ func TestACrashBetweenAChangeAndItsEntry(t *testing.T) {
 	})
 }
 
+// TestWhatCouldNotBeTold is told when the feed can be written again: one change, and more
+// of them than are kept.
+func TestWhatCouldNotBeTold(t *testing.T) {
+	for _, clients := range []int{1, 4097} {
+		t.Run(fmt.Sprint(clients), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				replicas := runningFleet(t, 2)
+				f, other := replicas[0], replicas[1]
+				for i := range clients {
+					f.create(t, fmt.Sprint("client-", i))
+				}
+				last := fmt.Sprint("client-", clients-1)
+				other.token(t, last)
+				time.Sleep(time.Minute)
+				f.store.Always(brokertest.Fail(broker.ReasonStorePermissionDenied), brokertest.On(brokertest.OpWrite, "feed"))
+				var group sync.WaitGroup
+				for i := range clients {
+					group.Go(func() {
+						_, err := f.SetDisabled(t.Context(), fmt.Sprint("client-", i), true)
+						wantReason(t, "SetDisabled", err, "")
+					})
+				}
+				group.Wait()
+				time.Sleep(time.Minute)
+				other.token(t, last) // nobody told it
+				f.store.Heal()
+				time.Sleep(3 * time.Second)
+				_, _, _ = other.GetToken(t.Context(), broker.TokenQuery{ClientID: last}) // reads the record again, if that is in doubt
+				synctest.Wait()
+				_, _, err := other.GetToken(t.Context(), broker.TokenQuery{ClientID: last})
+				wantReason(t, "GetToken", err, broker.ReasonClientDisabled)
+				if got, most := strings.Count(f.log.String(), "not told of changes yet"), 4; got == 0 || got > most {
+					t.Errorf("%d warnings, want some but at most %d", got, most)
+				}
+			})
+		})
+	}
+}
+
 // TestTheFeedSavesReads: records in memory are not read again while nothing changes,
 // however many there are and however often they are used.
 func TestTheFeedSavesReads(t *testing.T) {

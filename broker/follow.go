@@ -61,12 +61,14 @@ func (b *Broker) due(loaded *loadedClient) bool {
 	return b.since(loaded.readTime) < b.follower.gapAt.Load() && time.Since(loaded.tryTime) > staleRetry
 }
 
-// followFeed looks at the feed about once a second until ctx ends.
+// followFeed looks at the feed about once a second until ctx ends, and has what could
+// not be written to it written.
 func (b *Broker) followFeed(ctx context.Context) {
 	defer b.follower.seeing.Store(false)
 	b.follower.unsettled, b.follower.unsettledGrants = map[string]time.Time{}, map[string]unsettledGrant{}
 	for {
 		_ = b.guarded(ctx, func() error { b.lookAtFeed(ctx); return nil }) // guarded logs what it caught
+		b.tellAgain()
 		if !sleep(ctx, pollFeedEvery*9/10+rand.N(pollFeedEvery/5)) {
 			return
 		}
