@@ -86,6 +86,7 @@ func TestStepsInEachState(t *testing.T) {
 		}, broker.RotationPromoted, [...]broker.Reason{"", "", stage, stage, "", stage, wrong}},
 		{"promoted by itself", overlapping, func(t *testing.T, p *process) {
 			p.rotate(t)
+			p.until(t, broker.RotationPromoted)
 			time.Sleep(time.Second)
 		}, broker.RotationPromoted, [...]broker.Reason{underWay, underWay, stage, stage, "", underWay, wrong}},
 		{"retiring", overlapping, func(t *testing.T, p *process) {
