@@ -43,6 +43,7 @@ type traced struct {
 	store    *brokertest.Faulty
 	logs     *syncBuffer
 	tracing  *telemetry.Tracing
+	stop     func() // ends the server, once
 }
 
 type syncBuffer struct {
@@ -95,14 +96,23 @@ func newTraced(t *testing.T, tracing *telemetry.Tracing) *traced {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		_ = w.conn.Close()
 		stop()
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
+	t.Cleanup(w.stop)
 	return w
+}
+
+// finish stops the server and sends what was traced: a call's span ends after its caller
+// has the answer.
+func (w *traced) finish(t *testing.T) {
+	t.Helper()
+	w.stop()
+	flush(t, w.tracing)
 }
 
 // create registers a client with a secret that the authorization server knows.
@@ -145,7 +155,7 @@ func TestSpansOfACall(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = w.conn.Invoke(withParent(t.Context(), "01"), "/made.up/Name", &pb.GetTokenRequest{}, &pb.GetTokenResponse{})
-	flush(t, tracing)
+	w.finish(t)
 
 	spans, resource := c.spans()
 	if resource["service.name"] != "tokenbroker" || resource["service.version"] != "v1" {
@@ -216,7 +226,7 @@ func TestSampling(t *testing.T) {
 			for range test.wantAll {
 				_, _ = pb.NewDiagnosticsServiceClient(w.conn).CheckLookup(ctx, &pb.CheckLookupRequest{Client: "clients/absent"})
 			}
-			flush(t, tracing)
+			w.finish(t)
 			calls := 0
 			spans, _ := c.spans()
 			for _, s := range spans {
@@ -274,7 +284,7 @@ func TestNoSecretInSpans(t *testing.T) {
 		t.Error("the error is lost")
 	}
 	_ = w.conn.Invoke(ctx, "/"+mark+"/"+mark, &pb.GetTokenRequest{}, &pb.GetTokenResponse{})
-	flush(t, tracing)
+	w.finish(t)
 
 	spans, _ := c.spans()
 	if len(spans) < 10 {
@@ -320,7 +330,7 @@ func TestCollectorThatFails(t *testing.T) {
 			for range calls {
 				_, _ = pb.NewDiagnosticsServiceClient(w.conn).CheckLookup(t.Context(), &pb.CheckLookupRequest{})
 			}
-			flush(t, tracing)
+			w.finish(t)
 			log := logs.String()
 			if strings.Count(log, "\n") != 1 || !strings.Contains(log, test.want) || !strings.Contains(log, "traces cannot be exported") {
 				t.Errorf("the log is %q, want one line with %s", log, test.want)
