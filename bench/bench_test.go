@@ -25,7 +25,7 @@ func quickPlan(t *testing.T) plan {
 	return plan{
 		rounds: 1, costRounds: 1, sdkCalls: 1000, warmup: 20 * time.Millisecond, closed: 50 * time.Millisecond, open: 50 * time.Millisecond, single: 20 * time.Millisecond,
 		callers: 8, connections: 2, coldTokens: 3, herd: 50, herdPause: 200 * time.Millisecond,
-		vaultTokens: 3, vault: []realvault.Option{realvault.InMemory()}, keys: 300, stormClients: 20, stormRate: 100, stormLifetime: 2 * time.Second,
+		vaultTokens: 3, vault: []realvault.Option{realvault.InMemory()}, keys: 300, stormClients: 20, stormRate: 100, stormLifetime: 6 * time.Second,
 		swept: 50, sweeps: 1,
 		long:     longPlan{clients: 300, vaultClients: 200, warm: 100, watches: 20, watchConnections: 2, mixed: 800 * time.Millisecond, sample: 50 * time.Millisecond},
 		profiles: t.TempDir(), progress: t.Output(),

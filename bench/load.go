@@ -163,7 +163,7 @@ func (t *target) attempt(ctx context.Context, rate float64, duration time.Durati
 // paced makes calls at a rate and returns how long each took from when it was due, and
 // its error. When ctx ends it makes no more of them, and its error is the last one.
 func paced(ctx context.Context, rate float64, duration time.Duration, call func(n int) error) ([]time.Duration, []error) {
-	calls := int(rate * duration.Seconds())
+	calls := max(1, int(rate*duration.Seconds()))
 	latencies, errs := make([]time.Duration, calls), make([]error, calls)
 	var running sync.WaitGroup
 	began := time.Now()

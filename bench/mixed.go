@@ -58,7 +58,9 @@ func samples(process *process, p plan, finished <-chan struct{}) (held []memory,
 	for {
 		select {
 		case <-finished:
-			return held, nil
+			if len(held) >= 2 { // which is what there must be to compare
+				return held, nil
+			}
 		case <-ticker.C:
 		}
 		now, err := process.memory()

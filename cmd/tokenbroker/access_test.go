@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // documented returns the YAML blocks of docs/access.md: the table, and what is
@@ -64,7 +65,7 @@ func TestAccessTest(t *testing.T) {
 }
 
 func TestServeWithAnAccessTable(t *testing.T) {
-	address := free(t)
+	address := harness.UnusedAddress(t)
 	config := setup(t, address, false)
 	rule := func(permission string) string {
 		return "callers:\n  - {name: local, identities: [insecure-loopback]}\nrules:\n  - {callers: [local], permissions: [" + permission + "], clients: [\"*\"]}\n...\n"

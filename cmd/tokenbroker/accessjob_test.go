@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // forJobs returns the YAML blocks of docs/rotation.md about jobs: the table, and what is
@@ -37,7 +39,7 @@ func TestTableOfAJob(t *testing.T) {
 	if want := strings.Count(expectations, "caller:"); want < 8 || !strings.HasSuffix(got.stdout, "expectations met\n") {
 		t.Errorf("%d expectations: it printed %q", want, got.stdout)
 	}
-	config := setup(t, free(t), true)
+	config := setup(t, harness.UnusedAddress(t), true)
 	content, err := os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/server/telemetry"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // listenOn occupies an address until the test ends.
@@ -26,7 +27,7 @@ func listenOn(t *testing.T, address string) net.Listener {
 func setupAdmin(t *testing.T, line string) (path string) {
 	t.Helper()
 
-	path = setup(t, free(t), false)
+	path = setup(t, harness.UnusedAddress(t), false)
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 func TestAuditCommands(t *testing.T) {
-	config := setup(t, free(t), false)
+	config := setup(t, harness.UnusedAddress(t), false)
 	stop := serve(t, config)
 	stop().want(t, 0)
 	dir := filepath.Dir(config)

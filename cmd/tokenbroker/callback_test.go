@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // TestAuthorizationInTheConfiguration has what can be wrong with the callback.
@@ -49,7 +51,7 @@ func TestAuthorizationInTheConfiguration(t *testing.T) {
 
 // TestCallbackIsServed serves the callback on a listener of its own.
 func TestCallbackIsServed(t *testing.T) {
-	path, address := setup(t, free(t), false), free(t)
+	path, address := setup(t, harness.UnusedAddress(t), false), harness.UnusedAddress(t)
 	appendTo(t, path, "authorization: {callback_url: 'http://"+address+"/cb', callback_listen: '"+address+"', insecure_plaintext: true}\n")
 	stop := serve(t, path)
 	var body []byte
@@ -79,7 +81,7 @@ func TestCallbackIsServed(t *testing.T) {
 
 // TestCallbackAddressThatIsTaken ends the start.
 func TestCallbackAddressThatIsTaken(t *testing.T) {
-	path := setup(t, free(t), false)
+	path := setup(t, harness.UnusedAddress(t), false)
 	taken := listenOn(t, "127.0.0.1:0").Addr().String()
 	appendTo(t, path, "authorization: {callback_url: 'http://"+taken+"/cb', callback_listen: '"+taken+"', insecure_plaintext: true}\n")
 	command(t, "serve", "--config", path).want(t, 1, "authorization.callback_listen", "address already in use")

@@ -8,11 +8,13 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // TestDoctor looks at a server before its first start, while it runs, and after.
 func TestDoctor(t *testing.T) {
-	config := setup(t, free(t), true)
+	config := setup(t, harness.UnusedAddress(t), true)
 	before := entries(t, filepath.Dir(config))
 	got := command(t, "doctor", "--config", config)
 	got.prints(t, 0, "is sound", "certificate and key go together", "the server makes it when it starts", "is free", "0 broken")
@@ -90,7 +92,7 @@ func TestDoctorFinds(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			config := setup(t, free(t), true)
+			config := setup(t, harness.UnusedAddress(t), true)
 			dir := filepath.Dir(config)
 			other := filepath.Dir(setup(t, "127.0.0.1:1", true))
 			move(t, filepath.Join(other, "key.pem"), filepath.Join(dir, "other.pem"))
@@ -131,7 +133,7 @@ func fill(t *testing.T, path, content string) {
 
 // TestDoctorForPrograms prints one document.
 func TestDoctorForPrograms(t *testing.T) {
-	got := command(t, "doctor", "--config", setup(t, free(t), false), "-o", "json")
+	got := command(t, "doctor", "--config", setup(t, harness.UnusedAddress(t), false), "-o", "json")
 	got.want(t, 0)
 	var sheet struct {
 		Looks []struct{ Part, Name, Outcome string }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // TestServeTellsAWebhook of a secret that expires soon: the whole way from a client's
@@ -29,7 +30,7 @@ func TestServeTellsAWebhook(t *testing.T) {
 		requests <- told{string(body), r.Header.Get("Tokenbroker-Signature")}
 	}))
 	defer receiver.Close()
-	address := free(t)
+	address := harness.UnusedAddress(t)
 	config := setup(t, address, false)
 	secretFile := filepath.Join(filepath.Dir(config), "webhook.key")
 	if err := os.WriteFile(secretFile, []byte(key), 0o600); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // TestRotatorsAndKeysInTheConfiguration has what can be wrong; want are the beginnings
@@ -59,7 +60,7 @@ func TestRotatorsAndKeysInTheConfiguration(t *testing.T) {
 
 // TestOpenRotators has each by its name, and key pairs where keys are served.
 func TestOpenRotators(t *testing.T) {
-	path := setup(t, free(t), true)
+	path := setup(t, harness.UnusedAddress(t), true)
 	cfg, err := loadConfig(path)
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +78,7 @@ func TestOpenRotators(t *testing.T) {
 
 // TestKeysAreServed serves the public keys on a listener of their own.
 func TestKeysAreServed(t *testing.T) {
-	path, address := setup(t, free(t), false), free(t)
+	path, address := setup(t, harness.UnusedAddress(t), false), harness.UnusedAddress(t)
 	appendTo(t, path, "jwks: {address: '"+address+"', insecure_plaintext: true}\n")
 	stop := serve(t, path)
 	var body []byte
@@ -107,7 +108,7 @@ func TestKeysAreServed(t *testing.T) {
 
 // TestKeysAddressThatIsTaken ends the start.
 func TestKeysAddressThatIsTaken(t *testing.T) {
-	path := setup(t, free(t), false)
+	path := setup(t, harness.UnusedAddress(t), false)
 	appendTo(t, path, "jwks: {address: '"+listenOn(t, "127.0.0.1:0").Addr().String()+"', insecure_plaintext: true}\n")
 	command(t, "serve", "--config", path).want(t, 1, "jwks.address", "address already in use")
 }

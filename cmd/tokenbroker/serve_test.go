@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/devpki"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // setup writes a configuration over an embedded store, with TLS or without, for an
@@ -43,17 +44,6 @@ func setup(t *testing.T, address string, secure bool) string {
 		"audit: {key_file: "+filepath.Join(dir, "audit.key")+", file: {path: "+filepath.Join(dir, "audit.log")+"}}\nlimits: {shutdown_grace: 2s}\nadmin: {\"address\": off}\nprocess: {lock_memory: off}\n"))
 }
 
-// free returns an address that nobody listens on.
-func free(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
 // serve runs the server in this process; stop ends it and returns its outcome.
 func serve(t *testing.T, path string) (stop func() outcome) {
 	t.Helper()
@@ -77,7 +67,7 @@ func serve(t *testing.T, path string) (stop func() outcome) {
 func TestHealth(t *testing.T) {
 	for name, secure := range map[string]bool{"TLS": true, "plaintext": false} {
 		t.Run(name, func(t *testing.T) {
-			path := setup(t, free(t), secure)
+			path := setup(t, harness.UnusedAddress(t), secure)
 			health := func(args ...string) outcome {
 				return command(t, append([]string{"health", "--config", path}, args...)...)
 			}
@@ -104,7 +94,7 @@ func TestHealth(t *testing.T) {
 			health("--service", "no.such.Service").want(t, 1, "unknown service")
 			if secure {
 				// Another server on that address is not the one that was asked about.
-				other := setup(t, free(t), true)
+				other := setup(t, harness.UnusedAddress(t), true)
 				content, err := os.ReadFile(other)
 				if err != nil {
 					t.Fatal(err)
@@ -163,7 +153,7 @@ func TestServeThatCannot(t *testing.T) {
 	taken := setup(t, listener.Addr().String(), true)
 	command(t, "serve", "--config", taken).want(t, 1, "listen", listener.Addr().String(), "address already in use")
 
-	locked := setup(t, free(t), false)
+	locked := setup(t, harness.UnusedAddress(t), false)
 	serve(t, locked)
 	for range 200 {
 		if command(t, "health", "--config", locked).err == nil {
@@ -175,10 +165,10 @@ func TestServeThatCannot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := write(t, "second.yaml", regexp.MustCompile(`address: \S+`).ReplaceAllString(string(content), "address: "+free(t)))
+	second := write(t, "second.yaml", regexp.MustCompile(`address: \S+`).ReplaceAllString(string(content), "address: "+harness.UnusedAddress(t)))
 	command(t, "serve", "--config", second).want(t, 1, "STORE_LOCKED")
 
-	garbled := setup(t, free(t), true)
+	garbled := setup(t, harness.UnusedAddress(t), true)
 	if err := os.WriteFile(filepath.Join(filepath.Dir(garbled), "cert.pem"), []byte("no certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}

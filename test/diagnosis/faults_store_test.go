@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
@@ -81,7 +82,9 @@ var storeFaults = []storeFault{
 		want: proven(broker.StageStoreReachable, broker.ReasonStoreUnreachable, "its certificate is not accepted"),
 	},
 	{
-		name: "it never answers", before: func(m *mount) { m.config.Address = "http" + strings.TrimPrefix(silent(m.t, ""), "https") },
+		name: "it never answers", before: func(m *mount) {
+			m.config.Address, m.config.Timeout = "http"+strings.TrimPrefix(silent(m.t, ""), "https"), 2*time.Second
+		},
 		want: proven(broker.StageStoreReachable, broker.ReasonStoreUnreachable, "no answer in time"),
 	},
 	{

@@ -139,7 +139,7 @@ func connectProxy(t *testing.T) (address string) {
 
 var healthySetups = []healthy{
 	{"nothing special", toAPI, func(*scene) {}},
-	{"a slow server", toAPI, func(s *scene) { s.as.answer(slowly(patience/4, s.as.Server)) }},
+	{"a slow server", toAPI, func(s *scene) { s.as.answer(slowly(time.Second, s.as.Server)) }},
 	{"a token of 32 KiB", toAPI, func(s *scene) {
 		s.strictly("application/json", `{"access_token":"`+canary+strings.Repeat("x", 32<<10)+`","token_type":"bearer","expires_in":600}`, 200)
 	}},

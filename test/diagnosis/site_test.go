@@ -26,7 +26,7 @@ import (
 
 // patience is how long an authorization server may take; short, because some here never
 // answer, and long enough for two busy cores.
-const patience = 4 * time.Second
+const patience = 12 * time.Second
 
 // wrongTries is how many a day each client has, here.
 const wrongTries = 3

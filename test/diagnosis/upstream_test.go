@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/authserver"
 	"github.com/tokenbroker/tokenbroker/internal/devpki"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // authority is the self-made authority that all brokers here trust; stranger is one that
@@ -172,9 +173,7 @@ func speaking(t testing.TB, address, greeting string) (origin string) {
 // unused returns an https origin at which nobody listens.
 func unused(t testing.TB) string {
 	t.Helper()
-	listener := listenAt(t, "")
-	defer listener.Close()
-	return "https://" + listener.Addr().String()
+	return "https://" + harness.UnusedAddress(t)
 }
 
 // upstream is the strict authorization server of this repository and its API, whose

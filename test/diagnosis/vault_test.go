@@ -35,7 +35,7 @@ func newMount(t *testing.T, server *realvault.Server, name string) *mount {
 	roleID, secretID := server.AppRole(m.policy, m.policy)
 	m.root("POST", "auth/approle/role/"+m.policy, map[string]any{"token_no_default_policy": true, "token_ttl": "20m"})
 	m.config = vault.Config{
-		Address: server.Addr(), Mount: name, Prefix: prefix, Timeout: 2 * time.Second,
+		Address: server.Addr(), Mount: name, Prefix: prefix, Timeout: 10 * time.Second,
 		AppRole: vault.AppRole{RoleIDFile: m.file("role-id", roleID), SecretIDFile: m.file("secret-id", secretID)},
 	}
 	return m

@@ -67,7 +67,7 @@ func TestDevBanner(t *testing.T) {
 	t.Parallel()
 	needServers(t)
 	path, dir := grpcurl(t), t.TempDir()
-	args := []string{"dev", "--address", unused(t), "--authorization-server", unused(t)}
+	args := []string{"dev", "--address", harness.UnusedAddress(t), "--authorization-server", harness.UnusedAddress(t)}
 	for _, round := range []string{"first", "second"} {
 		p := start(t, program(t), dir, nil, args...)
 		eventually(t, startsWithin, "the banner", func() error {
@@ -138,7 +138,7 @@ func TestDevInUse(t *testing.T) {
 	taken := newUpstream(t)
 	address := strings.TrimPrefix(taken.origin, "https://")
 	for flag, other := range map[string]string{"--address": "--authorization-server", "--authorization-server": "--address"} {
-		_, stderr, status := output(t, "dev", "--dir", t.TempDir(), flag, address, other, unused(t))
+		_, stderr, status := output(t, "dev", "--dir", t.TempDir(), flag, address, other, harness.UnusedAddress(t))
 		if status != 1 || !strings.Contains(stderr, address) || !strings.Contains(stderr, flag) {
 			t.Errorf("%s %s: status %d: %s", flag, address, status, stderr)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/devpki"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // warmCalls asks every replica for a warm token all the time, until it is stopped.
@@ -210,7 +211,7 @@ func TestFleetWithoutUpstream(t *testing.T) {
 		t.Cleanup(func() { _ = server.Close() })
 		return server
 	}
-	server := begin(unused(t))
+	server := begin(harness.UnusedAddress(t))
 	endpoint := server.TokenEndpoint()
 	f := newFleet(t, sharedStore(t), ca.PEM())
 	const name = "clients/short"

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // hostile is a token endpoint that does what none should.
@@ -55,7 +56,7 @@ func hostiles(elsewhere string, sent *atomic.Int64) []hostile {
 		{name: "plaintext", endpoint: func(t *testing.T) string {
 			return raw(t, func(c net.Conn) { _, _ = io.WriteString(c, "SSH-2.0-x\r\n") }, true)
 		}, reason: "UPSTREAM_TLS", detail: "does not speak TLS"},
-		{name: "refuses", endpoint: func(t *testing.T) string { return "https://" + unused(t) + "/token" }, reason: "UPSTREAM_CONNECT", detail: "refused"},
+		{name: "refuses", endpoint: func(t *testing.T) string { return "https://" + harness.UnusedAddress(t) + "/token" }, reason: "UPSTREAM_CONNECT", detail: "refused"},
 		{name: "stranger", endpoint: func(t *testing.T) string { return newUpstream(t).TokenEndpoint() }, reason: "UPSTREAM_TLS", detail: "unknown authority"},
 
 		{name: "redirects-307", serve: say(307, "text/html", "", "Location", elsewhere+"/token"), reason: "UPSTREAM_REDIRECTED", detail: elsewhere, most: once},

@@ -20,6 +20,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/oauth"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 	"github.com/tokenbroker/tokenbroker/test/oidcprovider"
 )
 
@@ -59,7 +60,7 @@ const keyedName = "clients/app"
 // newKeyed registers it. change may change what is registered here.
 func newKeyed(t *testing.T, store map[string]any, change func(*pb.Client)) *keyed {
 	t.Helper()
-	keysAt := unused(t)
+	keysAt := harness.UnusedAddress(t)
 	s := newSite(t, store)
 	k := &keyed{t: t, uri: "https://" + keysAt + "/clients/app/jwks.json"}
 	k.provider = oidcprovider.Start(t, oidcprovider.Config{

@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/devpki"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 	example "github.com/tokenbroker/tokenbroker/test/rotatorexample/provider"
 )
 
@@ -75,7 +76,7 @@ func newOwnRotator(t *testing.T) *ownRotator {
 	}
 	certificate, key, err := ca.Server(ownHost)
 	certificateFile, keyFile := pair("rotator", certificate, key, err)
-	authority, address := files.write(t, "ca.pem", ca.PEM()), unused(t)
+	authority, address := files.write(t, "ca.pem", ca.PEM()), harness.UnusedAddress(t)
 	r.args = []string{
 		"-listen", address, "-certificate", certificateFile, "-key", keyFile, "-client-ca", authority, "-broker", brokerURI, "-provider", web.URL,
 		"-provider-token", files.write(t, "token", []byte(ownToken+"\n")), "-derivation-key", files.write(t, "derivation-key", []byte(strings.Repeat("k", 32))),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/internal/authserver"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // stopping is a server with one call under way, whose answer is held back.
@@ -125,7 +126,7 @@ func TestServesForTheDelay(t *testing.T) {
 	t.Parallel()
 	needServers(t)
 	const delay = 10 * time.Second
-	up, callback := newUpstream(t, firstSecret), unused(t)
+	up, callback := newUpstream(t, firstSecret), harness.UnusedAddress(t)
 	s := newSite(t, embeddedStore(t.TempDir()), up.ca)
 	s.config["limits"] = map[string]any{"shutdown_delay": delay.String()}
 	s.config["authorization"] = map[string]any{"callback_url": "https://" + callback + callbackPath, "callback_listen": callback}

@@ -59,7 +59,6 @@ func TestSecretsFromElsewhere(t *testing.T) {
 	}
 	store.PutPolicy(store.role, policy)
 	up := newUpstream(t, "owned 1")
-	up.SetTokenLifetime(time.Second)
 	site := newSite(t, store.config(store.Addr()), up.ca)
 	site.config["secrets"] = map[string]any{
 		"wrapping":   map[string]any{"creation_paths": []string{others + "/data/oauth/*"}},
@@ -95,6 +94,7 @@ func TestSecretsFromElsewhere(t *testing.T) {
 	if err := create("thief", reference(store.mount, store.prefix+"/meta", "uid")); err == nil || !strings.Contains(err.Error(), "REFERENCE_NOT_ALLOWED") {
 		t.Errorf("CreateClient with a reference to the broker's own records: %v", err)
 	}
+	up.SetTokenLifetime(time.Second)
 	if err := create("referring", reference(others, "oauth/acme", "client_secret")); err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func wellAndUnwell() []deskStep {
 		{"sweep with tokens", "", "sweep --depth token --probes 10 --all", 13, []string{"FAIL  drawer  CLIENT_REJECTED", "ok    desk", "1 with a fault"}},
 		{"a sweep of a filter", "", "sweep --filter prefix=de", 0, []string{"1 client checked"}},
 		{"access", "", "access explain crm desk", 0, []string{"lets crm have a token of clients/desk"}},
-		{"watch", "", "watch desk --timeout 2s --context caller", 8, []string{"scopes: ", "secret version 1", "stopped watching"}},
+		{"watch", "", "watch desk --timeout 6s --context caller", 8, []string{"scopes: ", "secret version 1", "stopped watching"}},
 		{"doctor", "", "doctor", 0, []string{"ok    TLS", "ok    mutual TLS", "you are oncall", "ok    clock", "the store answers", "0 broken"}},
 		{"doctor of a caller", "", "doctor --context caller", 0, []string{"you are crm", "-     store"}},
 		{"after a restore", "", "doctor --after-restore", 0, []string{"ok    rotations", "ok    secrets", "restart each replica"}},

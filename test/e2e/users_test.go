@@ -14,6 +14,7 @@ import (
 	"time"
 
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 	"github.com/tokenbroker/tokenbroker/test/oidcprovider"
 )
 
@@ -40,7 +41,7 @@ type asking struct {
 // grant when one is used twice. change may change what it is.
 func newAsking(t *testing.T, lifetime time.Duration, change func(*oidcprovider.Config)) *asking {
 	t.Helper()
-	a := &asking{t: t, callbackAt: unused(t)}
+	a := &asking{t: t, callbackAt: harness.UnusedAddress(t)}
 	scopes := []string{"openid", "read", "write"}
 	grants := []string{oidcprovider.AuthorizationCode, oidcprovider.RefreshToken}
 	redirects := []string{a.callback(), appCallback}

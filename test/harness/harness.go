@@ -1,7 +1,7 @@
 // Package harness holds what the tests with real servers share: where their programs are kept, what happens when one is missing,
 // how its process is owned, and a certificate authority of their own.
 //
-// It is imported by test/realvault, test/oidcprovider, test/glewlwyd, tools/testservers and bench, and by nothing that ships.
+// It is imported by tests, by the packages of test/ that start such servers, by tools/testservers and bench, and by nothing that ships.
 package harness
 
 import (

@@ -165,3 +165,28 @@ func TestAuthorityVouchesForLoopbackOnly(t *testing.T) {
 		}
 	}
 }
+
+// TestUnusedAddress: nobody is met there, nobody else is given it, and who is told it can
+// listen there.
+func TestUnusedAddress(t *testing.T) {
+	address := harness.UnusedAddress(t)
+	if conn, err := net.Dial("tcp", address); err == nil {
+		_ = conn.Close()
+		t.Errorf("somebody listens at %s", address)
+	}
+	for range 20000 { // three times as many as there are to choose from
+		other, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = other.Close()
+		if other.Addr().String() == address {
+			t.Fatalf("%s was given to somebody else", address)
+		}
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = listener.Close()
+}

@@ -32,7 +32,7 @@ func clientOf(t *testing.T, server *oidcprovider.Server) *oauth.Client {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(text)
-	client := oauth.New(oauth.Config{RootCAs: roots, AllowHTTPLoopback: true})
+	client := oauth.New(oauth.Config{RootCAs: roots, AllowHTTPLoopback: true, Timeout: time.Minute}) // the machine may be loaded
 	t.Cleanup(client.Close)
 	return client
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/oauth"
 	"github.com/tokenbroker/tokenbroker/plugin"
 	"github.com/tokenbroker/tokenbroker/plugin/plugintest"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 	"github.com/tokenbroker/tokenbroker/test/rotatorexample/provider"
 )
 
@@ -89,7 +89,7 @@ func newSite(t *testing.T) *site {
 	}
 	c, k, err := authority.Server("rotator.example")
 	certificate, key := pair("rotator", c, k, err)
-	address := free(t)
+	address := harness.UnusedAddress(t)
 	s.args = []string{
 		"-listen", address, "-certificate", certificate, "-key", key, "-client-ca", ca, "-broker", brokerURI, "-provider", s.url,
 		"-provider-token", write("token", []byte(managementToken+"\n")), "-derivation-key", write("derivation-key", []byte(strings.Repeat("k", 32))),
@@ -103,16 +103,6 @@ func newSite(t *testing.T) *site {
 	pair("somebody", c, k, err)
 	s.output = &output{filepath.Join(dir, "output")}
 	return s
-}
-
-func free(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // start runs the program and waits until it serves; stop kills it.
