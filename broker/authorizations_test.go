@@ -1,10 +1,13 @@
 package broker_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
@@ -111,6 +114,31 @@ func TestImportAuthorization(t *testing.T) {
 			wantReason(t, "ImportAuthorization", err, c.want)
 		})
 	}
+}
+
+// TestAGrantIsLookedAtWhileItEnds: what was read before the write does not undo what the
+// writer knows.
+func TestAGrantIsLookedAtWhileItEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newConsents(t)
+		w.register(t, "crm", broker.AuthorizationCode)
+		granted := w.granted(t, "crm")
+		q := broker.TokenQuery{ClientID: "crm", Subject: subject}
+		if _, _, err := w.GetToken(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		w.store.Once(brokertest.Before(func(brokertest.Call) {
+			time.Sleep(time.Second)
+			_, _, _ = w.GetToken(context.WithoutCancel(t.Context()), q) // has the grant read in the background
+			time.Sleep(time.Second)
+		}), brokertest.On(brokertest.OpWrite, "grants/"))
+		if _, err := w.RevokeAuthorization(t.Context(), broker.AuthorizationRef{ClientID: "crm", ID: granted.ID}, false); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := w.GetToken(t.Context(), q)
+		wantReason(t, "GetToken", err, broker.ReasonAuthorizationRequired)
+	})
 }
 
 func TestRevokeAuthorization(t *testing.T) {

@@ -177,6 +177,7 @@ func printable(text string) string {
 // endConsent writes why a consent came to nothing and returns that.
 func (b *Broker) endConsent(ctx context.Context, c *Client, path, attempt string, cause error) error {
 	e := AsError(cause)
+	var subject string
 	_, err := b.editGrant(ctx, c, path, func(r *grantRecord, secrets *grantSecrets) error {
 		k := r.Consent
 		if k == nil || k.Attempt != attempt {
@@ -184,8 +185,12 @@ func (b *Broker) endConsent(ctx context.Context, c *Client, path, attempt string
 		}
 		k.Reason, k.Detail, k.Poller = e.Reason, truncate(e.Detail, maxErrorLength), nil
 		secrets.CodeVerifier, secrets.Nonce, secrets.DeviceCode = "", "", ""
+		subject = secrets.Subject
 		return nil
 	})
+	if err == nil {
+		b.forgetRefusals(c, subject) // it is pending no more
+	}
 	if err != nil && !errors.Is(err, errUnchanged) {
 		b.log.WarnContext(ctx, "the end of a consent was not recorded", "client", c.ID, "reason", ReasonOf(err), "ended_by", e.Reason)
 	}

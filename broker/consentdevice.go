@@ -166,6 +166,7 @@ func (p *devicePoll) run(ctx context.Context) {
 		case reason == ReasonAuthorizationPending: // and slow_down, which says to wait for longer
 			interval = min(max(interval, AsError(err).RetryAfter), maxPollInterval)
 		case reason == ReasonTooManyRequests, outage(err):
+		case reason == ReasonGrantRejected && !time.Now().Before(p.consent.ExpireTime): // who forgets what has expired cannot say so
 		default:
 			p.end(ctx, err)
 			return

@@ -35,6 +35,7 @@ func TestConsentByDevice(t *testing.T) {
 }
 
 func TestADeviceThatGetsNothing(t *testing.T) {
+	const forgotten = broker.Reason("pending, and not known when it has expired")
 	cases := []struct {
 		name   string
 		answer broker.Reason
@@ -45,6 +46,7 @@ func TestADeviceThatGetsNothing(t *testing.T) {
 		{"expired, it says", broker.ReasonAuthorizationExpired, broker.ReasonAuthorizationExpired, 10 * time.Second},
 		{"not taken", broker.ReasonGrantRejected, broker.ReasonAuthorizationNotTaken, 10 * time.Second},
 		{"the client is rejected", broker.ReasonClientRejected, broker.ReasonClientRejected, 10 * time.Second},
+		{"forgotten when it has expired", forgotten, broker.ReasonAuthorizationExpired, 11 * time.Minute},
 		{"never answered", broker.ReasonAuthorizationPending, broker.ReasonAuthorizationExpired, 11 * time.Minute},
 		{"the server is away", broker.ReasonUpstreamUnavailable, broker.ReasonAuthorizationExpired, 12 * time.Minute},
 	}
@@ -53,7 +55,14 @@ func TestADeviceThatGetsNothing(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newConsents(t)
 				w.register(t, "tv", broker.DeviceCode)
-				w.users.AnswerDevice(w.start(t, "tv").Consent.UserCode, c.answer)
+				started := w.start(t, "tv")
+				if c.answer == forgotten {
+					time.AfterFunc(time.Until(started.Consent.ExpireTime)-time.Second, func() {
+						w.users.AnswerDevice(started.Consent.UserCode, broker.ReasonGrantRejected)
+					})
+					c.answer = broker.ReasonAuthorizationPending
+				}
+				w.users.AnswerDevice(started.Consent.UserCode, c.answer)
 				time.Sleep(c.after)
 				got := w.authorization(t, "tv")
 				if got.State != broker.AuthorizationEnded || got.Reason != c.want {
@@ -67,6 +76,22 @@ func TestADeviceThatGetsNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestADeviceThatIsDenied is called pending no more, although that held a moment ago.
+func TestADeviceThatIsDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newConsents(t)
+		w.register(t, "tv", broker.DeviceCode)
+		w.users.AnswerDevice(w.start(t, "tv").Consent.UserCode, broker.ReasonAuthorizationDenied)
+		q := broker.TokenQuery{ClientID: "tv", Subject: subject}
+		time.Sleep(4 * time.Second) // it is polled for after 5
+		_, _, err := w.GetToken(t.Context(), q)
+		wantReason(t, "GetToken before", err, broker.ReasonAuthorizationPending)
+		time.Sleep(2 * time.Second)
+		_, _, err = w.GetToken(t.Context(), q)
+		wantReason(t, "GetToken after", err, broker.ReasonAuthorizationRequired)
+	})
 }
 
 func TestSlowDown(t *testing.T) {

@@ -81,11 +81,12 @@ func (b *Broker) lookAtGrant(ctx context.Context, client string, id grantID) err
 	return nil
 }
 
-// noteGrant takes in the generation that a call which began at begun found or left.
+// noteGrant takes in the generation that a call which began at begun found or left. A later
+// one tells more than a call that began later: that may have read what was before a write.
 func (b *Broker) noteGrant(c *Client, subject, path string, generation int64, begun time.Time) {
 	id, changed := grantID{c.UID, subject}, false
 	b.grants.Compute(id, func(old *grantSeen, found bool) (*grantSeen, otter.ComputeOp) {
-		if found && old.readTime.After(begun) {
+		if found && old.readTime.After(begun) && old.generation >= generation {
 			return old, otter.CancelOp
 		}
 		changed = found && old.generation != generation

@@ -112,6 +112,10 @@ func (b *Broker) mint(begun context.Context, c *Client, w want) func() (any, err
 // mintNow gets a token from the store's other users or from the authorization server.
 func (b *Broker) mintNow(ctx context.Context, seen *Client, w want) (*Token, error) {
 	token, err := b.mintFromStore(ctx, seen, w)
+	if ReasonOf(err) == ReasonSecretDestroyed { // as when it was retired since the record was read, which now names another
+		w.fresh = false
+		token, err = b.mintFromStore(ctx, seen, w)
+	}
 	switch {
 	case ReasonOf(err) == ReasonStoreSealed:
 		b.secrets.forget() // an operator's emergency stop holds on when the store then goes away

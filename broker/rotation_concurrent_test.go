@@ -15,6 +15,22 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker/brokertest"
 )
 
+// TestASecretIsRetiredWhileATokenIsRequested: the record that was read names a secret
+// that is no more, and another one by now.
+func TestASecretIsRetiredWhileATokenIsRequested(t *testing.T) {
+	f := newFixture(t)
+	other := f.replica(t)
+	f.create(t, "acme")
+	f.stage(t, "acme", "next-secret")
+	f.store.Once(brokertest.Before(func(brokertest.Call) {
+		other.promote(t, "acme")
+		wantReason(t, "RetireSecret", other.RetireSecret(t.Context(), "acme", 1), "")
+	}), brokertest.On(brokertest.OpRead, "secrets/"))
+	if got := f.token(t, "acme"); got.SecretVersion != 2 {
+		t.Errorf("a token of version %d, want 2", got.SecretVersion)
+	}
+}
+
 func TestStageIsIdempotent(t *testing.T) {
 	f := newFixture(t)
 	f.create(t, "acme")
