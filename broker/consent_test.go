@@ -25,7 +25,8 @@ func TestConsentByCode(t *testing.T) {
 		t.Errorf("GetAuthorization shows the URL %q, reason %q", got.Consent.AuthorizationURL, got.Reason)
 	}
 	asked := w.users.Asked()[0]
-	if asked.RedirectURI != callback || asked.Nonce == "" || asked.LoginHint != "ann" || strings.Contains(asked.State, "crm") {
+	state, err := base64.RawURLEncoding.DecodeString(asked.State)
+	if err != nil || asked.RedirectURI != callback || asked.Nonce == "" || asked.LoginHint != "ann" || strings.Contains(string(state), `"crm"`) {
 		t.Errorf("asked for consent with %+v", asked)
 	}
 	granted, err := w.CompleteAuthorization(t.Context(), w.consent(t, started))

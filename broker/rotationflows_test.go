@@ -90,13 +90,13 @@ func rotationFlows() []rotationFlow {
 			do: func(ctx context.Context, p *process) error { return p.RetireSecret(ctx, "acme", 1) },
 		},
 		rotationFlow{
-			name: "abort what is staged", kind: byHand, edit: withoutRotator, untidy: true, gone: "given",
+			name: "abort what is staged", kind: byHand, edit: withoutRotator, untidy: true, gone: `"given"`,
 			ends:    []broker.RotationState{broker.RotationAborted},
 			prepare: func(t *testing.T, p *process) { p.stage(t, "acme", "given") },
 			do:      abortAcme,
 		},
 		rotationFlow{
-			name: "abort what is verified", kind: byHand, edit: withoutRotator, untidy: true, gone: "given",
+			name: "abort what is verified", kind: byHand, edit: withoutRotator, untidy: true, gone: `"given"`,
 			ends: []broker.RotationState{broker.RotationAborted},
 			prepare: func(t *testing.T, p *process) {
 				p.stage(t, "acme", "given")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -90,6 +91,7 @@ func (p *process) run(t *testing.T) *process {
 		defer close(ended)
 		_ = p.Run(ctx)
 	}()
+	synctest.Wait() // its first look at what is under way must not meet a rotation that just begins
 	// Not by sync.OnceFunc: who waits for a lock keeps a bubble's time from passing.
 	p.stopRun = func() {
 		cancel()
