@@ -201,8 +201,9 @@ func (b *border) recheck(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			streams := b.watching.all() // before the table: none of them was let in by a later one
 			table := b.table()
-			for _, s := range b.watching.all() {
+			for _, s := range streams {
 				if err := b.still(s, now, table); err != nil {
 					s.end(err)
 				}

@@ -183,7 +183,7 @@ func (f *File) replace(full bool) error {
 		return nil // nobody has moved it
 	}
 	if here {
-		if err := f.moveAside(); err != nil {
+		if err := f.moveAside(); err != nil && !errors.Is(err, fs.ErrNotExist) { // somebody else may have moved it just now
 			return err
 		}
 	}

@@ -53,20 +53,21 @@ func (s *fileSource) unchanged(info os.FileInfo) bool {
 }
 
 // read takes the file whole: one that is overwritten in place may be read half old,
-// half new, and then a second reading differs.
+// half new, and then a second reading differs. One that was replaced in between is read
+// once more.
 func (s *fileSource) read() (*keySet, error) {
-	var texts [2][]byte
-	for n := range texts {
+	var last []byte
+	for n := range 3 {
 		text, err := readBounded(s.path)
 		if err != nil {
 			return nil, fmt.Errorf("read the JWK Set: %w", err)
 		}
-		texts[n] = text
+		if n > 0 && bytes.Equal(text, last) {
+			return parseKeySet(text)
+		}
+		last = text
 	}
-	if !bytes.Equal(texts[0], texts[1]) {
-		return nil, errors.New("the JWK Set is being written")
-	}
-	return parseKeySet(texts[0])
+	return nil, errors.New("the JWK Set is being written")
 }
 
 func readBounded(path string) ([]byte, error) {

@@ -65,10 +65,10 @@ func (l *countingListener) Accept() (net.Conn, error) {
 		}
 		source := sourceOf(conn)
 		if bound := l.connections.enter(source); bound != "" {
-			_ = conn.Close() // nothing was sent yet
-			if l.connections.Refused != nil {
+			if l.connections.Refused != nil { // before the peer can know
 				l.connections.Refused(bound)
 			}
+			_ = conn.Close() // nothing was sent yet
 			continue
 		}
 		if l.connections.UserTimeout > 0 {
