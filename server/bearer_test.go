@@ -81,6 +81,9 @@ func (i *issuer) verifier() *bearer.Verifier {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = v.Run(ctx) }()
 	i.t.Cleanup(func() { cancel(); <-ended })
+	for v.Status()[0].Keys == 0 { // Run begins in its own time
+		time.Sleep(time.Millisecond)
+	}
 	return v
 }
 

@@ -19,6 +19,17 @@ func Tear(f *File, part string) error {
 	return err
 }
 
+// Waiting returns how many lines wait for the next write.
+func (l *Log) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Count(l.buffer, []byte{'\n'})
+}
+
+// SetPatience changes how long a daemon may take for a group of lines. It belongs before
+// the first of them.
+func (s *Syslog) SetPatience(d time.Duration) { s.patience = d }
+
 // AppendFields returns e as an object of JSON.
 func AppendFields(e *Entry) []byte { return append(e.append([]byte{'{'}), '}') }
 

@@ -38,6 +38,7 @@ type Syslog struct {
 	network, address string // "" for the local daemon
 	host             string // "" for the local daemon, which knows it
 	message          []byte // scratch; used by Write alone
+	patience         time.Duration
 
 	mu    sync.Mutex // guards the next two; not held while connecting
 	conn  net.Conn   // nil while there is none
@@ -47,7 +48,7 @@ type Syslog struct {
 // DialSyslog connects to the local syslog, or to address over network ("udp", "tcp",
 // "unixgram", "unix") if they are not empty.
 func DialSyslog(network, address string) (*Syslog, error) {
-	s := &Syslog{network: network, address: address}
+	s := &Syslog{network: network, address: address, patience: syslogPatience}
 	if network != "" && !isUnix(network) {
 		s.host, _ = os.Hostname() // without a name the daemon takes the address
 		if s.host == "" {
@@ -169,7 +170,7 @@ func (s *Syslog) send(now time.Time, line []byte) error {
 	m = strconv.AppendInt(append(append(m, ' '), syslogTag+"["...), int64(os.Getpid()), 10)
 	m = append(append(m, "]: "...), line...) // its newline ends the message on a stream
 	s.message = m
-	err := conn.SetWriteDeadline(now.Add(syslogPatience))
+	err := conn.SetWriteDeadline(now.Add(s.patience))
 	if err == nil {
 		_, err = conn.Write(m)
 	}

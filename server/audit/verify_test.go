@@ -155,7 +155,7 @@ func TestOlderRemoved(t *testing.T) {
 				wantSound(t, verify(t, cfg, strings.Join(lines[first:], "")))
 			}
 			lines := strings.SplitAfter(parts[2], "\n")
-			lines[3] = strings.Replace(lines[3], "crm", "hrm", 1)
+			lines[3] = strings.Replace(lines[3], `"crm"`, `"hrm"`, 1)
 			parts := slices.Clone(parts)
 			parts[2] = strings.Join(lines, "")
 			wantFinding(t, verify(t, cfg, parts[1:]...))
