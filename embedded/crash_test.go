@@ -107,7 +107,7 @@ func TestKilled(t *testing.T) {
 		rounds = 3
 	}
 	total := uint64(0)
-	for round := range rounds {
+	for round := 0; round < rounds || total < crashWriters*3 && round < 5*rounds; round++ { // more where the disk is slow
 		wrote, destroyed := runAndKill(t, config.File, time.Duration(5+rand.IntN(150))*time.Millisecond)
 		s, err := embedded.Open(config)
 		if err != nil {

@@ -160,11 +160,11 @@ func TestContextEndsDuringCommit(t *testing.T) {
 	if err != nil {
 		t.Fatalf("HoldCommits: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err = s.Write(ctx, "taken", object(1), 0)
 	wantReason(t, "Write that is being committed", err, broker.ReasonStoreAnswerLost)
-	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err = s.Write(ctx, "waiting", object(1), 0)
 	wantReason(t, "Write that waits", err, broker.ReasonDeadlineExceeded)

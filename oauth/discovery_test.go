@@ -191,7 +191,11 @@ func TestDiscoveryThatFails(t *testing.T) {
 				}
 				http.NotFound(w, r)
 			}
-			client, server := serve(t, handler, timeout(500*time.Millisecond))
+			patience := 10 * time.Second
+			if tt.name == "slow" {
+				patience = time.Second
+			}
+			client, server := serve(t, handler, timeout(patience))
 			_, err := client.Discover(t.Context(), server.URL)
 			if e := wantReason(t, err, tt.reason, tt.text); tt.name == "down" && e.RetryAfter != 7*time.Second {
 				t.Errorf("RetryAfter = %v", e.RetryAfter)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/oauth"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // serveRaw answers each TLS connection by what handle does to it.
@@ -146,14 +147,15 @@ func TestTimeouts(t *testing.T) {
 		"drips (HTTP/2)": {drip, "reading the answer", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client, server := serve(t, tt.handler, timeout(300*time.Millisecond), func(s *httptest.Server, _ *oauth.Config) { s.EnableHTTP2 = tt.http2 })
+			t.Parallel()
+			client, server := serve(t, tt.handler, timeout(2*time.Second), func(s *httptest.Server, _ *oauth.Config) { s.EnableHTTP2 = tt.http2 })
 			start := time.Now()
 			_, err := client.RequestToken(t.Context(), tokenRequest(server))
 			wantReason(t, err, broker.ReasonUpstreamTimeout, tt.text)
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("error = %v, does not wrap DeadlineExceeded", err)
 			}
-			if took := time.Since(start); took > 3*time.Second {
+			if took := time.Since(start); took > 6*time.Second {
 				t.Errorf("took %v", took)
 			}
 		})
@@ -163,7 +165,10 @@ func TestTimeouts(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		_, err := client.RequestToken(ctx, tokenRequest(server))
-		wantReason(t, err, broker.ReasonUpstreamTimeout, "no answer within 100ms")
+		wantReason(t, err, broker.ReasonUpstreamTimeout, "no answer within ")
+		if err == nil || strings.Contains(err.Error(), "within 5s") { // the client's own
+			t.Errorf("error = %v, want the caller's bound in it", err)
+		}
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error = %v, does not wrap DeadlineExceeded", err)
 		}
@@ -183,7 +188,7 @@ func TestTimeouts(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer listener.Close()
-		client := oauth.New(oauth.Config{AllowHTTPLoopback: true, Timeout: 200 * time.Millisecond})
+		client := oauth.New(oauth.Config{AllowHTTPLoopback: true, Timeout: 2 * time.Second})
 		_, err = client.RequestToken(t.Context(), requestTo("https://"+listener.Addr().String()+"/token"))
 		wantReason(t, err, broker.ReasonUpstreamTLS, "took too long")
 	})
@@ -225,21 +230,16 @@ func TestRedirectsAreRefused(t *testing.T) {
 }
 
 func TestNoConnection(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	_ = listener.Close()
+	address := harness.UnusedAddress(t)
 	client := oauth.New(oauth.Config{AllowHTTPLoopback: true, Timeout: 2 * time.Second})
 	for _, scheme := range []string{"http://", "https://"} {
-		_, err = client.RequestToken(t.Context(), requestTo(scheme+address+"/token"))
+		_, err := client.RequestToken(t.Context(), requestTo(scheme+address+"/token"))
 		wantReason(t, err, broker.ReasonUpstreamConnect, "connect to "+address+": connection refused")
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("error = %v, does not wrap ECONNREFUSED", err)
 		}
 	}
-	_, err = client.RequestToken(t.Context(), requestTo("https://no-such-host.invalid/token"))
+	_, err := client.RequestToken(t.Context(), requestTo("https://no-such-host.invalid/token"))
 	wantReason(t, err, broker.ReasonUpstreamDNS, "https://no-such-host.invalid: the ")
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/oauth"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // connectProxy answers CONNECT with status; with 200 it connects to target,
@@ -125,10 +126,9 @@ func TestProxyFailures(t *testing.T) {
 		wantReason(t, err, broker.ReasonUpstreamProxy, fmt.Sprintf("the proxy answered %d %s", status, http.StatusText(status)))
 		proxy.Close()
 	}
-	gone := httptest.NewServer(http.NotFoundHandler())
-	gone.Close()
-	wantReason(t, request(t, strings.Replace(gone.URL, "://", "://user:canary-7f3a9c@", 1)), broker.ReasonUpstreamProxy, "could not be connected to: connect to 127.0.0.1")
-	wantReason(t, request(t, strings.Replace(gone.URL, "http:", "socks5:", 1)), broker.ReasonUpstreamProxy, "could not be connected to")
+	gone := harness.UnusedAddress(t)
+	wantReason(t, request(t, "http://user:canary-7f3a9c@"+gone), broker.ReasonUpstreamProxy, "could not be connected to: connect to 127.0.0.1")
+	wantReason(t, request(t, "socks5://"+gone), broker.ReasonUpstreamProxy, "could not be connected to")
 	wantReason(t, request(t, "http://no-such-host.invalid:3128"), broker.ReasonUpstreamProxy, "could not be connected to: the ")
 	wantReason(t, request(t, "http://user:canary-7f3a9c@%zz"), broker.ReasonUpstreamProxy, "not a usable URL")
 

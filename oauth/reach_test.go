@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/secret"
 	"github.com/tokenbroker/tokenbroker/oauth"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // last returns the sight that a walk ended with.
@@ -112,11 +113,6 @@ func TestReachSendsNothing(t *testing.T) {
 
 // TestReachTheWay names the link that is broken before anything answers.
 func TestReachTheWay(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = closed.Close()
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections, nobody speaks
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +132,7 @@ func TestReachTheWay(t *testing.T) {
 	}{
 		{"no such name", "https://no-such-host.invalid/token", broker.StageDNS, client, broker.ReasonUpstreamDNS, "no-such-host.invalid"},
 		{"private address", "https://127.0.0.1/token", broker.StageDNS, strict, broker.ReasonUpstreamAddressRefused, "loopback"},
-		{"nothing listens", "https://" + closed.Addr().String() + "/token", broker.StageTCP, client, broker.ReasonUpstreamConnect, "connection refused"},
+		{"nothing listens", "https://" + harness.UnusedAddress(t) + "/token", broker.StageTCP, client, broker.ReasonUpstreamConnect, "connection refused"},
 		{"never speaks", "https://" + silent.Addr().String() + "/token", broker.StageTLS, client, broker.ReasonUpstreamTLS, "took too long"},
 		{"never answers", "http://" + silent.Addr().String() + "/token", broker.StageHTTP, client, broker.ReasonUpstreamTimeout, "waiting for the answer"},
 		{"no TLS", strings.Replace(plain.URL, "http:", "https:", 1) + "/token", broker.StageTLS, client, broker.ReasonUpstreamTLS, "does not speak TLS"},

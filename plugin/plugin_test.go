@@ -3,7 +3,6 @@ package plugin_test
 import (
 	"context"
 	"errors"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/plugin"
 	"github.com/tokenbroker/tokenbroker/plugin/plugintest"
 	rotatorv1 "github.com/tokenbroker/tokenbroker/proto/tokenbroker/rotator/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 func TestShapes(t *testing.T) {
@@ -185,12 +185,7 @@ func TestCurrentIsSentOnlyIfConfigured(t *testing.T) {
 
 // TestNobodyThere is certain that nothing was sent.
 func TestNobodyThere(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	_ = listener.Close()
+	address := harness.UnusedAddress(t)
 	r := dial(t, plugin.Config{Name: "away", Address: address, InsecureLoopback: true, Shape: broker.ShapeReplaced})
 	for range 2 { // the second one within the connection's back-off
 		err := r.Revoke(t.Context(), exampleCall())
@@ -212,7 +207,7 @@ func TestRotatorThatHangs(t *testing.T) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err := r.Revoke(ctx, exampleCall())
 	var unsent *broker.UnsentError

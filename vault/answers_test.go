@@ -94,15 +94,15 @@ func TestTries(t *testing.T) {
 		want    int    // requests of one read
 		longest time.Duration
 	}{
-		{"internal error", 500, `{"errors":["x"]}`, "", 3, time.Second},
-		{"bad gateway", 502, ``, "", 3, time.Second},
-		{"lagging standby", 412, `{"errors":[]}`, "", 3, time.Second},
-		{"quota", 429, `{"errors":["x"]}`, "", 3, time.Second},
-		{"quota for a moment", 429, `{"errors":["x"]}`, "1", 2, 2 * time.Second},
-		{"quota for long", 429, `{"errors":["x"]}`, "30", 1, time.Second},
-		{"sealed", 503, `{"errors":["Vault is sealed"]}`, "", 1, time.Second},
-		{"bad request", 400, `{"errors":["x"]}`, "", 1, time.Second},
-		{"absent", 404, `{"errors":[]}`, "", 1, time.Second},
+		{"internal error", 500, `{"errors":["x"]}`, "", 3, 2 * time.Second},
+		{"bad gateway", 502, ``, "", 3, 2 * time.Second},
+		{"lagging standby", 412, `{"errors":[]}`, "", 3, 2 * time.Second},
+		{"quota", 429, `{"errors":["x"]}`, "", 3, 2 * time.Second},
+		{"quota for a moment", 429, `{"errors":["x"]}`, "1", 2, 3 * time.Second},
+		{"quota for long", 429, `{"errors":["x"]}`, "30", 1, 2 * time.Second},
+		{"sealed", 503, `{"errors":["Vault is sealed"]}`, "", 1, 2 * time.Second},
+		{"bad request", 400, `{"errors":["x"]}`, "", 1, 2 * time.Second},
+		{"absent", 404, `{"errors":[]}`, "", 1, 2 * time.Second},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

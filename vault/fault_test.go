@@ -31,7 +31,9 @@ func TestLostWrites(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			c := cornerOf(t, server, server.NewKV(), "prod/eu")
-			c.config.Timeout = time.Second
+			if c.config.Timeout = 10 * time.Second; test.name == "answer too late" {
+				c.config.Timeout = time.Second
+			}
 			p := newProxy(t, c)
 			store := start(t, c.config)
 			mustWrite(t, store, "clients/a", object(1), 0)
@@ -120,7 +122,7 @@ func TestSlow(t *testing.T) {
 	_, err = store.Write(ctx, "clients/a", object(2), 1)
 	wantReason(t, "Write with a dead context", err, broker.ReasonDeadlineExceeded, "before there was a connection")
 
-	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err = store.Read(ctx, "clients/a")
 	wantReason(t, "Read", err, broker.ReasonStoreUnreachable, "the caller gave up")
@@ -128,7 +130,7 @@ func TestSlow(t *testing.T) {
 		t.Errorf("Read = %v, want %v within it", err, context.DeadlineExceeded)
 	}
 	ctx, cancel = context.WithCancel(t.Context())
-	time.AfterFunc(100*time.Millisecond, cancel)
+	time.AfterFunc(500*time.Millisecond, cancel)
 	_, err = store.Write(ctx, "clients/a", object(2), 1)
 	wantReason(t, "Write", err, broker.ReasonStoreAnswerLost, "the outcome is unknown", "the caller gave up")
 	if !errors.Is(err, context.Canceled) {
@@ -178,7 +180,7 @@ func TestQuota(t *testing.T) {
 func TestWriterFindsOut(t *testing.T) {
 	server := quickServer(t)
 	c := cornerOf(t, server, server.KV(), "")
-	c.config.Timeout = time.Second
+	c.config.Timeout = 3 * time.Second
 	p := newProxy(t, c)
 	store := start(t, c.config)
 	version := mustWrite(t, store, "clients/a", object(0), 0)

@@ -188,8 +188,8 @@ func TestEachMethodHangs(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	}))
-	defer silent.Close()
-	defer close(release)
+	t.Cleanup(silent.Close)
+	t.Cleanup(func() { close(release) })
 	authority, err := devpki.New("callers")
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestEachMethodHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	credential := file(t, "canary")
-	base := vault.Config{Address: silent.URL, CAFile: file(t, pemOf(silent.Certificate())), Timeout: 300 * time.Millisecond}
+	base := vault.Config{Address: silent.URL, CAFile: file(t, pemOf(silent.Certificate())), Timeout: 2 * time.Second}
 	tests := map[string]func(c *vault.Config){
 		"approle": func(c *vault.Config) {
 			c.AppRole = vault.AppRole{RoleIDFile: credential, SecretIDFile: credential}
@@ -212,6 +212,7 @@ func TestEachMethodHangs(t *testing.T) {
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			config := base
 			change(&config)
 			wantAll(t, start(t, config), broker.ReasonStoreUnreachable, silent.URL+": auth/"+name+"/login: no answer in time")

@@ -101,8 +101,8 @@ func TestShortLivedTokens(t *testing.T) {
 			logins, renewals := strings.Count(log.String(), "logged in to vault"), strings.Count(log.String(), "vault token renewed")
 			died := strings.Count(log.String(), "token is dead")
 			t.Logf("%d calls, %d logins, %d renewals, %d tokens died", calls, logins, renewals, died)
-			if logins < test.logins || test.logins == 1 && logins != 1 {
-				t.Errorf("%d logins, want at least %d, or just 1", logins, test.logins)
+			if logins < test.logins || test.logins == 1 && (logins-1 > died || renewals == 0) {
+				t.Errorf("%d logins, want at least %d; just 1 and renewals, if no token dies", logins, test.logins)
 			}
 			replacements.Add(int64(logins - 1))
 			deaths.Add(int64(min(died, logins-1)))

@@ -46,6 +46,7 @@ func TestServeTellsAWebhook(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop := serve(t, config)
+	healthy(t, config) // what ends soon is looked for some seconds after the start
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

@@ -155,12 +155,7 @@ func TestServeThatCannot(t *testing.T) {
 
 	locked := setup(t, harness.UnusedAddress(t), false)
 	serve(t, locked)
-	for range 200 {
-		if command(t, "health", "--config", locked).err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	healthy(t, locked)
 	content, err := os.ReadFile(locked)
 	if err != nil {
 		t.Fatal(err)

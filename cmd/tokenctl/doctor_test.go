@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
-	"net"
 	"os"
 	"regexp"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/internal/devpki"
 	pb "github.com/tokenbroker/tokenbroker/proto/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/test/harness"
 )
 
 // TestDoctor shows what is printed of a sound set-up in review.
@@ -73,13 +73,7 @@ func TestDoctorFinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = silent.Close() })
-	closed := silent.Addr().String()
-	_ = silent.Close()
+	closed := harness.UnusedAddress(t)
 	tests := []struct {
 		name string
 		edit func(*fake, *operator)
@@ -100,7 +94,7 @@ func TestDoctorFinds(t *testing.T) {
 				t.Error(err)
 			}
 		}, []string{"FAIL  key", "mode 0644", "chmod 600"}},
-		{"clock", func(f *fake, _ *operator) { f.skew = -5 * time.Minute }, []string{"FAIL  clock", "5m0", "behind this machine's", "time service"}},
+		{"clock", func(f *fake, _ *operator) { f.skew = -5*time.Minute - time.Second/2 }, []string{"FAIL  clock", "5m0", "behind this machine's", "time service"}},
 		{"clock a little", func(f *fake, _ *operator) { f.skew = 10 * time.Second }, []string{"look  clock", "ahead of"}},
 		{"nobody", func(f *fake, _ *operator) {
 			f.refuse(refusal(codes.Unavailable, "STORE_UNREACHABLE", "FIX_STORE", "Away."))

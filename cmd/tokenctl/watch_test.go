@@ -61,5 +61,5 @@ func TestWatchThatCannotGoOn(t *testing.T) {
 	f.refuse(refusal(codes.Unavailable, "STORE_UNREACHABLE", "FIX_STORE", "Away."))
 	f.operator().run("watch", "acme-crm").want(exitUnavailable, "STORE_UNREACHABLE")
 	f.refuse(nil)
-	f.operator().run("watch", "acme-crm", "--timeout", "300ms").want(exitDeadline, "stopped watching")
+	f.operator().run("watch", "acme-crm", "--timeout", "2s").want(exitDeadline, "stopped watching")
 }
