@@ -29,7 +29,7 @@ func TestDevOnce(t *testing.T) {
 	if err := command.Run(); err != nil {
 		t.Fatalf("dev --once: %v\n%s\n%s", err, stdout.String(), stderr.String())
 	}
-	if took := time.Since(began); took > 30*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	shown := stdout.String()

@@ -42,7 +42,14 @@ func TestFleetCallers(t *testing.T) {
 	f := newFleet(t, sharedStore(t))
 	var begun sync.WaitGroup
 	begun.Add(callers)
-	client := f.register(f.b, "wanted", func(int64) { begun.Wait() }) // the answer waits for the last caller
+	all := make(chan struct{})
+	go func() { defer close(all); begun.Wait() }()
+	client := f.register(f.b, "wanted", func(int64) { // the answer waits for the last caller, but not until it is asked for again
+		select {
+		case <-all:
+		case <-time.After(5 * time.Second):
+		}
+	})
 	var services []pb.TokenServiceClient
 	for range connections {
 		for _, r := range f.replicas() {

@@ -64,7 +64,7 @@ func TestFleetOfAUser(t *testing.T) {
 					return
 				}
 				// The time of the answer is later than that of the choice, by what a loaded machine takes.
-				if left := got.GetExpireTime().AsTime().Sub(got.GetServerTime().AsTime()); left < -time.Second/2 {
+				if left := got.GetExpireTime().AsTime().Sub(got.GetServerTime().AsTime()); left < -time.Second {
 					t.Errorf("replica %s gave a token that ended %v ago", by.name, -left)
 				}
 				tokens.Store(got.GetTokenId(), true)
@@ -80,7 +80,7 @@ func TestFleetOfAUser(t *testing.T) {
 	}
 	given := 0
 	tokens.Range(func(any, any) bool { given++; return true })
-	if uses < forSeconds/4 || given < forSeconds/4 || given > uses+1 {
+	if uses < forSeconds/6 || given < forSeconds/6 || given > uses+1 { // one in four seconds, and what a loaded machine takes for each
 		t.Errorf("%d tokens by %d refreshes in %d s, want one for each refresh and the consent", given, uses, forSeconds)
 	}
 	t.Logf("%d calls by %d callers, %d refreshes, none failed", calls.Load(), callers, uses)
@@ -138,7 +138,7 @@ func (f *usersFleet) givenUp(client *pb.Client) {
 func (f *usersFleet) gone(client, subject string) {
 	f.t.Helper()
 	for _, r := range f.replicas() {
-		eventually(f.t, noticedWithin, "replica "+r.name+" serves no token of what was given up", func() error {
+		eventually(f.t, noticedWithin+time.Second, "replica "+r.name+" serves no token of what was given up", func() error {
 			_, err := r.tokenOf(f.t, client, subject)
 			return hasReason("GetToken", err, "AUTHORIZATION_REQUIRED")
 		})

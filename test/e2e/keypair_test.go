@@ -66,7 +66,7 @@ func newKeyed(t *testing.T, store map[string]any, change func(*pb.Client)) *keye
 	k.provider = oidcprovider.Start(t, oidcprovider.Config{
 		Clients: []oidcprovider.Client{{ID: "app", AuthMethod: oidcprovider.PrivateKeyJWT, JWKSURI: k.uri}},
 		// The clock will be ahead of the broker's by twice what the server keeps keys for.
-		TrustedCAFile: s.write(t, "jwks-ca.pem", s.ca.PEM()), Lifetime: 2 * time.Second, ClockTolerance: 5 * time.Minute,
+		TrustedCAFile: s.write(t, "jwks-ca.pem", s.ca.PEM()), Lifetime: 5 * time.Second, ClockTolerance: 5 * time.Minute,
 	})
 	ca, err := os.ReadFile(k.provider.CAFile())
 	if err != nil {
@@ -116,7 +116,7 @@ func (k *keyed) asksTwice() {
 }
 
 // TestKeyPairChangesWithoutAGap has a real authorization server fetch the keys from the
-// broker, and changes the key while callers get tokens that live for two seconds.
+// broker, and changes the key while callers get tokens that live for five seconds.
 func TestKeyPairChangesWithoutAGap(t *testing.T) {
 	needServers(t)
 	t.Parallel()
@@ -158,13 +158,13 @@ func TestKeyPairChangesWithoutAGap(t *testing.T) {
 }
 
 // TestKeyPairRotates has the broker make the next key and do all steps by itself, over
-// real Vault, while callers get tokens that live for two seconds.
+// real Vault, while callers get tokens that live for five seconds.
 func TestKeyPairRotates(t *testing.T) {
 	t.Parallel()
 	store := sharedStore(t)
 	k := newKeyed(t, store.config(store.Addr()), func(client *pb.Client) {
 		client.Rotation = &pb.RotationSettings{
-			Rotator: "key_pair", Propagation: durationpb.New(4 * time.Second), Overlap: durationpb.New(5 * time.Second),
+			Rotator: "key_pair", Propagation: durationpb.New(10 * time.Second), Overlap: durationpb.New(10 * time.Second),
 			VerifyTokens: 2, VerifySpacing: durationpb.New(10 * time.Millisecond),
 		}
 	})

@@ -22,7 +22,7 @@ func TestLostAnswers(t *testing.T) {
 	store := sharedStore(t)
 	tap, up := newTap(t, store.Addr()), newUpstream(t, firstSecret, secondSecret)
 	settings := store.config(tap.URL)
-	settings["vault"].(map[string]any)["timeout"] = "2s" // what a late write has to outlast
+	settings["vault"].(map[string]any)["timeout"] = "4s" // what a late write has to outlast
 	n := newSite(t, settings, up.ca).start(t, program(t))
 	l := &losing{store: store, tap: tap, up: up, node: n, lost: map[faultKind]int{}}
 

@@ -169,6 +169,10 @@ func managedCompromised(t *testing.T, n *node, m *managed) {
 	if err := n.newTokenOf(t.Context(), m.name, 2); err != nil {
 		t.Fatal(err)
 	}
+	live, err := n.token(t.Context(), m.name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	revoked := m.revoked.Load()
 	if _, err := n.operator.rotations.RotateSecret(t.Context(), &pb.RotateSecretRequest{Client: m.name, Compromised: true, RequestId: "compromised"}); err != nil {
 		t.Fatalf("RotateSecret: %v", err)
@@ -180,14 +184,15 @@ func managedCompromised(t *testing.T, n *node, m *managed) {
 	if token, err := n.token(t.Context(), m.name); err != nil || token.GetSecretVersion() != 3 {
 		t.Errorf("after: a token of version %d, %v; want 3", token.GetSecretVersion(), err)
 	}
-	if m.revoked.Load() == revoked {
+	// On a loaded machine it may have ended by itself: then there was nothing to revoke.
+	if m.revoked.Load() == revoked && live.GetExpireTime().AsTime().After(ended.GetEndTime().AsTime()) {
 		t.Error("no token was revoked at the provider")
 	}
 	if callers := ended.GetCallers(); len(callers) == 0 || callers[0].GetCaller() != "crm" {
 		t.Errorf("the callers that got tokens are %v, want crm", callers)
 	}
 	hasOnly(t, n, m, 3)
-	_, err := n.operator.rotations.RollbackSecret(t.Context(), &pb.RollbackSecretRequest{Client: m.name})
+	_, err = n.operator.rotations.RollbackSecret(t.Context(), &pb.RollbackSecretRequest{Client: m.name})
 	if reasonOf(err) == "" {
 		t.Error("a compromised secret was brought back")
 	}

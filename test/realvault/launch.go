@@ -46,6 +46,8 @@ func (in *instance) launchBuilt(path string) error {
 			return fmt.Errorf("starting Vault: %w", err)
 		}
 		args = append(args, "-listen="+parsed.Host)
+	} else if in.host != "" {
+		args = append(args, "-listen="+in.host)
 	}
 	if in.tls {
 		args = append(args, "-tls-cert="+in.certFile, "-tls-key="+in.keyFile)
@@ -78,9 +80,12 @@ func (in *instance) launchInstalled(path, name string) error {
 		scheme = "https"
 	}
 	if in.address == "" {
-		address, err := freeAddress()
-		if err != nil {
-			return fmt.Errorf("starting %s: %w", name, err)
+		address := in.host
+		if address == "" {
+			var err error
+			if address, err = freeAddress(); err != nil {
+				return fmt.Errorf("starting %s: %w", name, err)
+			}
 		}
 		in.address = scheme + "://" + address
 	}

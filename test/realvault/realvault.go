@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +36,7 @@ type options struct {
 	kv    string
 	inMem bool
 	tls   bool
+	host  string // host:port to listen on; "" leaves it to the server
 }
 
 // WithKV names the KV v2 mount that is made at the start, instead of DefaultKV.
@@ -67,7 +69,9 @@ type Server struct {
 func Start(t testing.TB, opts ...Option) *Server {
 	t.Helper()
 	harness.SkipIfOff(t)
-	in, err := open(t.TempDir(), opts)
+	// A server that is started again needs its address, which is nobody else's meanwhile.
+	address := harness.UnusedAddress(t)
+	in, err := open(t.TempDir(), append(slices.Clone(opts), func(o *options) { o.host = address }))
 	switch {
 	case errors.Is(err, ErrMissing):
 		harness.Missing(t, err)
