@@ -35,10 +35,10 @@ const (
 // It is not log/syslog, which waits for a daemon that does not read for as long as
 // that pleases.
 type Syslog struct {
-	network, address string // "" for the local daemon
-	host             string // "" for the local daemon, which knows it
-	message          []byte // scratch; used by Write alone
-	patience         time.Duration
+	network, address string        // "" for the local daemon
+	host             string        // "" for the local daemon, which knows it
+	message          []byte        // scratch; used by Write alone
+	patience         time.Duration // syslogPatience, except in tests
 
 	mu    sync.Mutex // guards the next two; not held while connecting
 	conn  net.Conn   // nil while there is none
