@@ -45,6 +45,19 @@ func runningFleet(t *testing.T, n int) []*fixture {
 	return replicas
 }
 
+// disableAll disables client-0 and those after it, all at once.
+func (f *fixture) disableAll(t *testing.T, clients int) {
+	t.Helper()
+	var group sync.WaitGroup
+	for i := range clients {
+		group.Go(func() {
+			_, err := f.SetDisabled(t.Context(), fmt.Sprint("client-", i), true)
+			wantReason(t, "SetDisabled", err, "")
+		})
+	}
+	group.Wait()
+}
+
 func onFeed(c brokertest.Call) bool { return c.Key == "feed" }
 
 // TestAChangeTakesEffectEverywhere within 2 s, also for the first caller after that.
@@ -124,14 +137,7 @@ func TestWhatCouldNotBeTold(t *testing.T) {
 				other.token(t, last)
 				time.Sleep(time.Minute)
 				f.store.Always(brokertest.Fail(broker.ReasonStorePermissionDenied), brokertest.On(brokertest.OpWrite, "feed"))
-				var group sync.WaitGroup
-				for i := range clients {
-					group.Go(func() {
-						_, err := f.SetDisabled(t.Context(), fmt.Sprint("client-", i), true)
-						wantReason(t, "SetDisabled", err, "")
-					})
-				}
-				group.Wait()
+				f.disableAll(t, clients)
 				time.Sleep(time.Minute)
 				other.token(t, last) // nobody told it
 				f.store.Heal()
@@ -186,14 +192,7 @@ func TestOneWriteForManyChanges(t *testing.T) {
 		time.Sleep(time.Minute)
 		f.store.Reset()
 		start := time.Now()
-		var group sync.WaitGroup
-		for i := range clients {
-			group.Go(func() {
-				_, err := f.SetDisabled(t.Context(), fmt.Sprint("client-", i), true)
-				wantReason(t, "SetDisabled", err, "")
-			})
-		}
-		group.Wait()
+		f.disableAll(t, clients)
 		if took, most := time.Since(start), time.Second; took > most {
 			t.Errorf("took %v, want at most %v", took, most)
 		}

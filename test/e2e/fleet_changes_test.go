@@ -61,8 +61,7 @@ func (f *fleet) warmed(id string) (client *registered, token string) {
 }
 
 // notices demands that no call to a replica that begins later than noticedWithin
-// after the change is answered as before it. A loaded machine may take a second more: a
-// replica that is not told takes five.
+// after the change is answered as before it.
 func (c change) notices(ctx context.Context, r *replica, client, was string, changed time.Time) error {
 	for {
 		began := time.Now()
@@ -72,7 +71,7 @@ func (c change) notices(ctx context.Context, r *replica, client, was string, cha
 			return nil
 		case err != nil:
 			return fmt.Errorf("replica %s: %w", r.name, err)
-		case began.Sub(changed) > noticedWithin+time.Second:
+		case began.Sub(changed) > noticedWithin:
 			return fmt.Errorf("replica %s still served the old token %v after the change", r.name, began.Sub(changed))
 		}
 		if !pause(ctx, 20*time.Millisecond) {

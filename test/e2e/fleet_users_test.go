@@ -138,7 +138,7 @@ func (f *usersFleet) givenUp(client *pb.Client) {
 func (f *usersFleet) gone(client, subject string) {
 	f.t.Helper()
 	for _, r := range f.replicas() {
-		eventually(f.t, noticedWithin+time.Second, "replica "+r.name+" serves no token of what was given up", func() error {
+		eventually(f.t, noticedWithin, "replica "+r.name+" serves no token of what was given up", func() error {
 			_, err := r.tokenOf(f.t, client, subject)
 			return hasReason("GetToken", err, "AUTHORIZATION_REQUIRED")
 		})
